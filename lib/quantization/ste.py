@@ -1,0 +1,32 @@
+"""Training through a quantizer: latent weights in full precision, quantized weights in every forward pass."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, w, quantizer):
+        return quantizer(w)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+def straight_through(w: Tensor, quantizer: Callable[[Tensor], Tensor]) -> Tensor:
+    """w_q = Q(w) forward, dL/dw = dL/dw_q backward; scales and zero-points follow w and carry no gradient.
+
+    w of any shape that Q takes. The forward is Q(w) bit for bit, which w + stopgrad(Q(w) - w) is not in floating point.
+    Unlike LLM-QAT nothing is zeroed where |w| >= 2. Source: TSLD's AsymWeightQuantizer (arXiv 2308.06744).
+    """
+    return _StraightThrough.apply(w, quantizer)
+
+
+def codes_changed(before, after) -> float:
+    """Share of integer codes that differ, in [0, 1]; the scales may have moved as well and are not compared."""
+    if before.codes.shape != after.codes.shape:
+        raise ValueError(f"codes of shapes {tuple(before.codes.shape)} and {tuple(after.codes.shape)} cannot be compared")
+    return (before.codes != after.codes).double().mean().item()

@@ -1,0 +1,80 @@
+"""Scores of answers and pairwise judges. One protocol: `score(prompts, responses) -> (N,)`, all of them token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lib.logprobs import hidden_states, mean_logprob, pack, sum_logprob, token_logprobs
+from lib.metrics import fastchat_verdict
+
+Ids = Sequence[Sequence[int]]
+
+
+@torch.inference_mode()
+def completion_logprobs(model, prompts: Ids, *branches: Ids, batch: int, mean: bool = False) -> Tensor:
+    """log pi(y|x) of every branch of every prompt, (N, number of branches) float32 nats; `mean` divides by the tokens.
+
+    All branches of a prompt go through one forward, as they do in training, so policy and reference share their rounding.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + sum(len(b[i]) for b in branches))
+    out = torch.empty(len(prompts), len(branches))
+    reduce = mean_logprob if mean else sum_logprob
+    for i in range(0, len(order), batch):
+        rows = order[i : i + batch]
+        packed = pack([(prompts[r], [b[r] for b in branches]) for r in rows]).to(model.device)
+        tokens = token_logprobs(hidden_states(model, packed), model.get_output_embeddings().weight, packed.target)
+        out[rows] = reduce(tokens, packed.branch, packed.branches).view(len(rows), -1).cpu()
+    return out
+
+
+class Likelihood:
+    """Length-normalised log-likelihood under a model: the default judge is the full-precision model itself."""
+
+    def __init__(self, model, *, batch: int):
+        self.model, self.batch = model, batch
+
+    def score(self, prompts: Ids, responses: Ids) -> Tensor:
+        return completion_logprobs(self.model, prompts, responses, batch=self.batch, mean=True)[:, 0]
+
+    def compare(self, prompts: Ids, first: Ids, second: Ids, *, margin: float) -> list[str]:
+        """"first", "second" or "tie" (scores within `margin` nats per token) for each prompt, judged in this order."""
+        gap = self.score(prompts, first) - self.score(prompts, second)
+        return ["first" if g > margin else "second" if g < -margin else "tie" for g in gap.tolist()]
+
+
+class PromptedJudge:
+    """A local chat model asked which answer is better; its verdict is the larger of the two labels' log-probabilities."""
+
+    question = (
+        "Here is a request and two answers to it.\n\n[Request]\n{prompt}\n\n[Answer A]\n{first}\n\n[Answer B]\n{second}\n\n"
+        "Which answer helps the user more? Reply with one letter, A or B."
+    )
+
+    def __init__(self, model, tokenizer, decode: Callable[[Sequence[int]], str], *, batch: int):
+        self.model, self.tokenizer, self.decode, self.batch = model, tokenizer, decode, batch
+
+    def compare(self, prompts: Ids, first: Ids, second: Ids, *, margin: float) -> list[str]:
+        texts = [
+            self.question.format(prompt=self.decode(p), first=self.decode(a), second=self.decode(b))
+            for p, a, b in zip(prompts, first, second, strict=True)
+        ]
+        ids = [
+            self.tokenizer.apply_chat_template([{"role": "user", "content": t}], add_generation_prompt=True, return_dict=False)
+            for t in texts
+        ]
+        a, b = (self.tokenizer.encode(letter, add_special_tokens=False) for letter in "AB")
+        scores = completion_logprobs(self.model, ids, [a] * len(ids), [b] * len(ids), batch=self.batch, mean=True)
+        gap = (scores[:, 0] - scores[:, 1]).tolist()
+        return ["first" if g > margin else "second" if g < -margin else "tie" for g in gap]
+
+
+def judge_both_orders(judge, prompts: Ids, ours: Ids, theirs: Ids, *, margin: float) -> list[str]:
+    """"win", "tie" or "lose" of `ours` per prompt: judged in both orders, a disagreement is a tie (FastChat's rule)."""
+    forward = judge.compare(prompts, ours, theirs, margin=margin)
+    backward = judge.compare(prompts, theirs, ours, margin=margin)
+    name = {"first": "win", "second": "lose", "tie": "tie"}
+    flipped = {"first": "lose", "second": "win", "tie": "tie"}
+    return [fastchat_verdict(name[f], flipped[b]) for f, b in zip(forward, backward)]

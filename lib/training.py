@@ -1,0 +1,196 @@
+"""One loop for everything that is trained: bf16 compute weights that are a function of float32 latent parameters.
+
+The model holds plain compute weights, and every forward runs on them at full speed. Once per optimizer step each weight
+is computed anew from its latents (`Q(W)` with straight-through gradient, `Q(W + s B A)`, or just a cast), and the
+gradients gathered on the compute weights over all micro-batches are passed back to the latents in one go.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lib.harness.progress import track
+from lib.quantization.ste import straight_through
+
+Quantizer = Callable[[Tensor], Tensor]
+
+
+class Full:
+    """Latent weight W (float32), compute weight Q(W); the identity for Q trains the dense model on fp32 masters."""
+
+    def __init__(self, weight: Tensor, quantizer: Quantizer | None):
+        self.quantizer = quantizer
+        self.parameters = [nn.Parameter(weight.detach().float().clone())]
+
+    def weight(self) -> Tensor:
+        (w,) = self.parameters
+        return straight_through(w, self.quantizer) if self.quantizer else w
+
+
+class LoRA:
+    """Q(W + (alpha / r) B A): the adapter sits before the quantizer, W stays frozen. B starts at 0, A as in arXiv 2106.09685."""
+
+    def __init__(self, weight: Tensor, quantizer: Quantizer | None, *, rank: int, alpha: float, generator: torch.Generator):
+        self.quantizer, self.base, self.scale = quantizer, weight.detach().float().clone(), alpha / rank
+        out_features, in_features = weight.shape
+        bound = 1 / math.sqrt(in_features)  # kaiming_uniform(a=sqrt(5)), what peft uses
+        a = torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator)
+        self.parameters = [nn.Parameter(torch.zeros(out_features, rank)), nn.Parameter(a)]
+
+    def weight(self) -> Tensor:
+        b, a = self.parameters
+        w = self.base + self.scale * (b @ a)
+        return straight_through(w, self.quantizer) if self.quantizer else w
+
+
+class Latent:
+    """The trainable weights of a model: {module: Full or LoRA}. All other parameters stay frozen.
+
+    latent = Latent(block_linears(model), lambda w: Full(w, quantizer)); `sync` writes the compute weights.
+    """
+
+    def __init__(self, linears: dict[str, nn.Linear], make: Callable[[Tensor], Any], sources: dict[str, Tensor] | None = None):
+        self.linears = linears
+        self.latents = {name: make((sources or {}).get(name, m.weight)) for name, m in linears.items()}
+        self.parameters = [p for latent in self.latents.values() for p in latent.parameters]
+        self.gradients = {name: None for name in linears}
+        self.sync()
+
+    @torch.no_grad()
+    def sync(self) -> None:
+        """Compute weights from latents, once per step and not per micro-batch."""
+        for name, m in self.linears.items():
+            m.weight.copy_(self.latents[name].weight())
+
+    def gather(self) -> None:
+        """Move the micro-batch's gradients into float32 sums: bf16 sums would lose the small ones."""
+        for name, m in self.linears.items():
+            if m.weight.grad is not None:
+                g = m.weight.grad.float()
+                self.gradients[name] = g if self.gradients[name] is None else self.gradients[name].add_(g)
+                m.weight.grad = None
+
+    def backward(self) -> None:
+        """From the gathered gradients to the latents: the identity for Full (straight-through), the chain rule for LoRA."""
+        for name, latent in self.latents.items():
+            g, self.gradients[name] = self.gradients[name], None
+            if g is None:
+                continue
+            if isinstance(latent, Full):  # the straight-through gradient, without a second Q(W)
+                (p,) = latent.parameters
+                p.grad = g
+            else:
+                latent.weight().backward(g)
+
+    def snapshot(self) -> list[Tensor]:
+        return [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def restore(self, snapshot: list[Tensor]) -> None:
+        for p, s in zip(self.parameters, snapshot):
+            p.copy_(s)
+        self.sync()
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        for m in self.linears.values():
+            m.weight.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for m in self.linears.values():
+                m.weight.requires_grad_(False)
+                m.weight.grad = None
+
+
+def schedule(step: int, warmup: int) -> float:
+    """Linear warm-up over `warmup` steps, then constant: (step + 1) / warmup, at most 1."""
+    return min(1.0, (step + 1) / max(1, warmup))
+
+
+def epochs(n: int, batch: int, generator: torch.Generator) -> Iterator[list[int]]:
+    """Endless batches of `batch` indices below n; each epoch a fresh permutation, the remainder opens the next epoch."""
+    queue: list[int] = []
+    while True:
+        while len(queue) < batch:
+            queue += torch.randperm(n, generator=generator).tolist()
+        yield queue[:batch]
+        queue = queue[batch:]
+
+
+def fit(
+    latent: Latent,
+    batches: Iterator[Sequence[int]],
+    loss: Callable[[Sequence[int]], tuple[Tensor, dict[str, float]]],
+    *,
+    steps: int,
+    lr: float,
+    warmup: int,
+    clip: float,
+    micro: int,
+    validate: Callable[[], dict[str, float]] | None = None,
+    every: int = 0,
+    select: str | None = None,
+    stop: Callable[[list[dict]], bool] | None = None,
+    desc: str = "train",
+) -> list[dict]:
+    """Train the latents with AdamW (no weight decay) and return the curve: one dict a step.
+
+    `loss(indices)` gives the *summed* loss over those examples and logged sums; `fit` divides once by the batch size, so
+    micro-batching cannot change the result. With `validate` and `select`, the latents with the smallest selected value
+    (step 0 included) are kept: no arm can end worse than it began on the validation prompts. `stop(curve)` ends early.
+    """
+    if steps < 0 or lr <= 0 or micro < 1:
+        raise ValueError(f"steps >= 0, lr > 0 and micro >= 1 are needed, got {steps}, {lr} and {micro}")
+    optimizer = torch.optim.AdamW(latent.parameters, lr=lr, weight_decay=0.0, fused=True)
+    curve: list[dict] = []
+    best: tuple[float, list[Tensor]] | None = None
+
+    def check(step: int) -> dict[str, float]:
+        nonlocal best
+        values = {f"validation {k}": v for k, v in validate().items()}
+        if select is not None and (best is None or values[f"validation {select}"] < best[0]):
+            best = (values[f"validation {select}"], latent.snapshot())
+        return values
+
+    if validate:
+        curve.append({"step": 0, **check(0)})
+    start = time.perf_counter()
+    for step in track(range(steps), desc):
+        indices = next(batches)
+        sums: dict[str, float] = {}
+        with latent.training():
+            for i in range(0, len(indices), micro):
+                total, logged = loss(indices[i : i + micro])
+                if not torch.isfinite(total):
+                    raise FloatingPointError(f"{desc}: the loss is {total.item()} at step {step + 1}; lower the learning rate")
+                (total / len(indices)).backward()
+                latent.gather()
+                for k, v in {"loss": float(total), **logged}.items():
+                    sums[k] = sums.get(k, 0.0) + v
+            latent.backward()
+        norm = nn.utils.clip_grad_norm_(latent.parameters, clip)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * schedule(step, warmup)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        latent.sync()
+        row = {"step": step + 1, **{k: v / len(indices) for k, v in sums.items()}, "gradient norm": float(norm)}
+        row["seconds"] = time.perf_counter() - start
+        if validate and every and ((step + 1) % every == 0 or step + 1 == steps):
+            row |= check(step + 1)
+        curve.append(row)
+        if stop and stop(curve):
+            if validate and "validation " + str(select) not in row:
+                row |= check(step + 1)
+            break
+    if best is not None:
+        latent.restore(best[1])
+    return curve

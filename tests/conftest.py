@@ -1,0 +1,73 @@
+"""All tests run on the CPU, offline and without progress bars; `gpu` and `network` tests run only when asked for by mark."""
+
+import os
+
+os.environ.update(
+    TQDM_DISABLE="1",
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    DO_NOT_TRACK="1",
+    MPLBACKEND="Agg",
+    TOKENIZERS_PARALLELISM="false",
+)
+os.environ.pop("PLUMBLINE_HEADLESS", None)
+os.environ.pop("PLUMBLINE_NO_CACHE", None)
+
+import random  # noqa: E402
+import sys  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+ON_REQUEST = ("gpu", "network")
+
+
+def pytest_configure(config):
+    if "gpu" not in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same numbers on every machine, kernels of notebooks included
+
+
+def pytest_collection_modifyitems(config, items):
+    left_out = [
+        item for item in items if any(item.get_closest_marker(m) and m not in config.option.markexpr for m in ON_REQUEST)
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    if "torch" in sys.modules:  # the harness tests never pay for its import
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture
+def sandbox(tmp_path, monkeypatch):
+    """An empty folder with results/ and cache/ to which paths.RESULTS and paths.CACHE point during the test."""
+    monkeypatch.setenv("PLUMBLINE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
+def _tiny():
+    import torch
+
+    from lib import models
+
+    return models.load("tiny-random", dtype=torch.float32)
+
+
+@pytest.fixture
+def tiny_model(_tiny):
+    """A random Llama of a few thousand weights, float32, fresh for each test."""
+    return _tiny[0]
+
+
+@pytest.fixture
+def byte_tokenizer(_tiny):
+    """The tokenizer that goes with `tiny_model`: one token a byte, no download."""
+    return _tiny[1]
