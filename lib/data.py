@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lib.metrics import first_divergence
 
@@ -103,6 +105,20 @@ def pairs(
         tau = first_divergence(w, l)
         if tau is not None and tau < min(len(w), len(l)):
             out.append(Pair(p.id, list(x), list(w), list(l), tau))
+    return out
+
+
+def calibration(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, batch: int) -> list[tuple[Tensor, Tensor]]:
+    """[(ids (B, T), mask (B, T)), ...]: prompts followed by their answers, right-padded, for AWQ and GPTQ."""
+    rows = [[*p, *a] for p, a in zip(prompts, answers, strict=True)]
+    out = []
+    for i in range(0, len(rows), batch):
+        part = rows[i : i + batch]
+        ids = torch.zeros(len(part), max(map(len, part)), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for r, row in enumerate(part):
+            ids[r, : len(row)], mask[r, : len(row)] = torch.tensor(row), 1
+        out.append((ids, mask))
     return out
 
 

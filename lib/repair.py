@@ -8,18 +8,23 @@ per-prompt scores, the training curve and sample answers in the run.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from lib import evaluation, metrics, training
-from lib.flipping import Fidelity, Forced
+from lib.data import Pair, Prompt
+from lib.flipping import Fidelity, Forced, breakdown
 from lib.harness import seeding
+from lib.losses import LabelMargin, label_margin
 from lib.quantization import block_linears, rtn
 from lib.quantization.ste import codes_changed
+from lib.scoring import completion_logprobs, judge_both_orders
 
 
 class Study:
@@ -43,9 +48,9 @@ class Study:
         """Quantize a copy of the full-precision model with `apply(model)` and measure it."""
         if arm in self.arms:
             with self.run.stage(arm):
-                model = copy.deepcopy(self.fp)
+                model = copy.deepcopy(self.fp).float()  # AWQ's scales would be lost in part in bfloat16
                 apply(model)
-                self.measure(arm, model)
+                self.measure(arm, model.to(self.fp.dtype))
 
     def quantized(self):
         """The student as round-to-nearest leaves it: every trained arm starts here."""
@@ -86,7 +91,7 @@ class Study:
                 desc=arm,
             )
             self.run.curve(arm, self.curves[arm])
-            changed = codes_changed(before, self._codes(latent))
+            changed = self._changed(before, self._codes(latent))
             self.run.metric("training", "train", arm, "codes changed", changed)
             self.run.metric("training", "train", arm, "steps", self.curves[arm][-1]["step"])
             self.run.metric("training", "train", arm, "kept step", kept_step(self.curves[arm]))
@@ -94,6 +99,12 @@ class Study:
 
     def _codes(self, latent) -> dict:
         return {name: rtn.quantize(_plain(x), **self.format) for name, x in latent.latents.items()}
+
+    @staticmethod
+    def _changed(before: dict, after: dict) -> float:
+        """Share of all integer codes that differ."""
+        total = sum(q.codes.numel() for q in before.values())
+        return sum(codes_changed(before[k], after[k]) * before[k].codes.numel() for k in before) / total
 
     def measure(self, arm: str, model, answers: Sequence[Sequence[int]] | None = None) -> None:
         """Fidelity on the test prompts, task accuracy, items and samples of one arm."""
@@ -124,8 +135,6 @@ class Study:
 
     def judge(self, judge, ours: str, theirs: str) -> dict[str, float]:
         """Win, tie and lose of one arm against another on the test prompts, in both orders with FastChat's tie rule."""
-        from lib.scoring import judge_both_orders
-
         verdicts = judge_both_orders(
             judge, self.test.prompts, self.answers[ours], self.answers[theirs], margin=self.cfg.judge_margin
         )
@@ -135,6 +144,76 @@ class Study:
             self.run.items(f"judge vs {theirs}", ours, name, self.test_ids, hits)
             self.run.metric("judge", f"judge vs {theirs}", ours, name, hits.mean(), n=len(hits))
         return rates
+
+    def reference(self, model, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+        """Summed log-probs of every pair's answers under a frozen model: {"ref_w": (N,), "ref_l": (N,)}, computed once."""
+        columns = zip(*((p.prompt, p.chosen, p.rejected) for p in pairs))
+        w, l = completion_logprobs(model, *columns, batch=self.cfg.micro).unbind(1)
+        return {"ref_w": w, "ref_l": l}
+
+    def label_table(self, pairs: Sequence[Pair], label: LabelMargin) -> pd.DataFrame:
+        """How often the label argument's three inequalities hold, on whole answers and cut at the first differing token."""
+        short = [p.truncated() for p in pairs]
+        sides = [self.reference(m, short).values() for m in (self.fp, self.quantized())]
+        rows = []
+        for name, margin in (("whole answers", label), ("cut at the first divergence", label_margin(*sides[0], *sides[1]))):
+            for part, values in zip(("full-precision bracket", "quantized bracket", "delta"), margin):
+                hold = (values >= 0).double().numpy()
+                self.run.items(f"pairs, {name}", "label", part, [p.id for p in pairs], hold)
+                self.run.metric("label", f"pairs, {name}", "label", f"{part} >= 0", hold.mean(), n=len(hold))
+                rows.append({"pairs": name, "quantity": part, "share >= 0": hold.mean(), "mean, nats": values.mean().item()})
+        self.run.metric("label", "train", "label", "pairs", len(pairs), n=self.cfg.n_train)
+        return pd.DataFrame(rows)
+
+    def margins(self, arm: str) -> None:
+        """Full-precision margin at flipped and at kept positions, and flip probability by margin decile."""
+        f, n = self.forced[arm], len(self.test_ids)
+        for name, chosen in (("margin where flipped", f.flip), ("margin where kept", ~f.flip)):
+            count = f.per_row(chosen, n)
+            has = count > 0
+            mean = f.per_row(f.margin * chosen, n)[has] / count[has]
+            self.run.items("test prompts", arm, name, [i for i, h in zip(self.test_ids, has) if h], mean, weights=count[has])
+            self.run.metric("flips", "test prompts", arm, name, np.average(mean, weights=count[has]), n=int(count.sum()))
+        for k, d in enumerate(metrics.flip_by_margin_decile(f.margin, f.flip), 1):
+            self.run.metric("flips", "test prompts", arm, f"flip rate, margin decile {k}", d["rate"], n=d["n"])
+
+    def breakdown(self, arm: str, *, steps: int, stop_ids: Sequence[int]) -> None:
+        """Record the four-way breakdown at each prompt's first divergence of `arm` (a round-to-nearest student)."""
+        parts = breakdown(
+            self.fp, self.quantized(), self.test.prompts, self.test.answers, self.answers[arm],
+            steps=steps, stop_ids=stop_ids, batch=self.cfg.generation_batch,
+        )  # fmt: skip
+        ids = [self.test_ids[i] for i in parts.pop("index")["prompt"]]
+        for variant, values in parts.items():
+            for metric, v in values.items():
+                self.run.items("first divergence", variant, metric, ids, v)
+                self.run.metric("breakdown", "first divergence", variant, metric, v.mean(), n=len(v))
+
+    def formats(self, bits: Sequence[str], groups: Sequence[str]) -> None:
+        """Flip rate and KL of untrained round-to-nearest over formats, teacher-forced on the validation prompts."""
+        for b, g in itertools.product(map(int, bits), map(int, groups)):
+            quantizer = partial(rtn.fake_quant, bits=b, group=g, symmetric=self.cfg.symmetric)
+            training.Latent(block_linears(self.student), partial(training.Full, quantizer=quantizer), self.sources)
+            for name, value in self.validation.validation(self.student).items():
+                self.run.metric("formats", "validation prompts", f"W{b} g{g}", name, value, n=len(self.validation.prompts))
+
+    def contests(self) -> list[tuple[str, str]]:
+        """Which arms the judge compares: every arm with full precision, and QDPO with every other arm."""
+        measured = [a for a in self.answers if a != "fp"]
+        return [(a, "fp") for a in measured] + [("qdpo", a) for a in measured if a != "qdpo" and "qdpo" in measured]
+
+    def examples(self, prompts: Sequence[Prompt], arms: Sequence[str], *, n: int) -> pd.DataFrame:
+        """The first n test prompts with each arm's answer; `/` marks where it leaves the full-precision answer."""
+        rows = []
+        for i, prompt in enumerate(prompts[:n]):
+            for arm in (a for a in arms if a in self.answers):
+                y = self.answers[arm][i]
+                t = metrics.agreement_prefix(y, self.answers["fp"][i])
+                head, tail = (self.tokenizer.decode(part, skip_special_tokens=True) for part in (y[:t], y[t:]))
+                text = head if arm == "fp" else f"{head} / {tail}"
+                rows.append({"prompt": prompt.text, "arm": arm, "answer": text})
+        self.run.samples(rows)
+        return pd.DataFrame(rows).set_index(["prompt", "arm"])
 
 
 def _plain(latent) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lib import models
 from lib.logprobs import hidden_states, mean_logprob, pack, sum_logprob, token_logprobs
 from lib.metrics import fastchat_verdict
 
@@ -69,6 +70,14 @@ class PromptedJudge:
         scores = completion_logprobs(self.model, ids, [a] * len(ids), [b] * len(ids), batch=self.batch, mean=True)
         gap = (scores[:, 0] - scores[:, 1]).tolist()
         return ["first" if g > margin else "second" if g < -margin else "tie" for g in gap]
+
+
+def load_judge(spec: str, fp, tokenizer, *, batch: int):
+    """"fp": likelihood under the full-precision model at hand; anything `models.load` takes: that model, asked."""
+    if spec == "fp":
+        return Likelihood(fp, batch=batch)
+    model, own = models.load(spec, dtype=fp.dtype, device=str(fp.device))
+    return PromptedJudge(model, own, lambda ids: tokenizer.decode(ids, skip_special_tokens=True), batch=batch)
 
 
 def judge_both_orders(judge, prompts: Ids, ours: Ids, theirs: Ids, *, margin: float) -> list[str]:

@@ -173,7 +173,7 @@ def fit(
                     raise FloatingPointError(f"{desc}: the loss is {total.item()} at step {step + 1}; lower the learning rate")
                 (total / len(indices)).backward()
                 latent.gather()
-                for k, v in {"loss": float(total), **logged}.items():
+                for k, v in {"loss": total.item(), **logged}.items():
                     sums[k] = sums.get(k, 0.0) + v
             latent.backward()
         norm = nn.utils.clip_grad_norm_(latent.parameters, clip)

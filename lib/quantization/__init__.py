@@ -1,0 +1,33 @@
+"""Weight quantization: RTN, AWQ, GPTQ and NF4, training through the rounding, and quantized weights on disk.
+
+A *quantizer* is a callable w (out, in) -> w_hat of the same shape, e.g. functools.partial(rtn.fake_quant, bits=4, group=64,
+symmetric=False). Every apply_* changes the model in place: deep-copy it first to keep the original.
+"""
+
+from . import awq, gptq, nf4, rtn
+from .awq import apply_awq
+from .blocks import block_linears
+from .export import load_quantized, save_quantized
+from .format import Quantized, check_format
+from .gptq import apply_gptq
+from .nf4 import apply_nf4
+from .rtn import apply_rtn
+from .ste import codes_changed, straight_through
+
+__all__ = [
+    "Quantized",
+    "apply_awq",
+    "apply_gptq",
+    "apply_nf4",
+    "apply_rtn",
+    "awq",
+    "block_linears",
+    "check_format",
+    "codes_changed",
+    "gptq",
+    "load_quantized",
+    "nf4",
+    "rtn",
+    "save_quantized",
+    "straight_through",
+]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 ROWS = 512  # tokens that go through a block at once; bounds memory, not results
@@ -12,7 +13,9 @@ def decoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
     for prefix, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) and all(map(_has_linear, module)):
             return {f"{prefix}.{i}": block for i, block in enumerate(module)}
-    raise ValueError(f"{type(model).__name__} has no ModuleList of decoder blocks with linear layers, so nothing to quantize")
+    raise ValueError(
+        f"{type(model).__name__} has no ModuleList of decoder blocks with linear layers, so nothing to quantize"
+    )
 
 
 def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -110,7 +113,8 @@ class BlockStream:
                 x = args[0]
                 leader.setdefault(name, seen.setdefault(id(x), (name, x))[0])
                 if leader[name] == name:
-                    value = reduce(x.reshape(-1, x.shape[-1])[self.keep[chunk]].float())
+                    x = x.reshape(-1, x.shape[-1])[self.keep[chunk]]
+                    value = reduce(x.to(torch.promote_types(x.dtype, torch.float32)))
                     sums[name] = sums[name] + value if name in sums else value
 
             return hook

@@ -28,5 +28,7 @@ def straight_through(w: Tensor, quantizer: Callable[[Tensor], Tensor]) -> Tensor
 def codes_changed(before, after) -> float:
     """Share of integer codes that differ, in [0, 1]; the scales may have moved as well and are not compared."""
     if before.codes.shape != after.codes.shape:
-        raise ValueError(f"codes of shapes {tuple(before.codes.shape)} and {tuple(after.codes.shape)} cannot be compared")
+        raise ValueError(
+            f"codes of shapes {tuple(before.codes.shape)} and {tuple(after.codes.shape)} cannot be compared"
+        )
     return (before.codes != after.codes).double().mean().item()

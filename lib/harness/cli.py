@@ -1,0 +1,213 @@
+"""The `plumbline` command."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lib.harness import index, notebooks, paths, presets, results, runner
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Five alignment papers, rerun end to end.")
+books = typer.Typer(no_args_is_help=True, help="Clean, check and show notebooks.")
+app.add_typer(books, name="notebooks")
+NEED_GB = {"smoke": 1, "small": 6, "paper": 64}
+
+
+def one_sentence(command):
+    """Bad input ends in one line on stderr and exit code 2, not in a traceback."""
+
+    @wraps(command)
+    def wrapped(*args, **kwargs):
+        try:
+            return command(*args, **kwargs)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            typer.echo(f"plumbline: {error}", err=True)
+            raise typer.Exit(runner.BAD_INPUT) from None
+
+    return wrapped
+
+
+def literal(text: str):
+    """A Python literal (1e-5, True, "x"), else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def assignment(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name.strip():
+        raise ValueError(f"write NAME=VALUE, given {text!r}")
+    return name.strip(), value.strip()
+
+
+def numbers(text: str) -> list[int]:
+    try:
+        return [int(s) for s in text.replace(",", " ").split()]
+    except ValueError:
+        raise ValueError(f'seeds are whole numbers such as "0 1 2", given {text!r}') from None
+
+
+@app.command("list")
+@one_sentence
+def list_() -> None:
+    """Papers, their notebooks and their newest runs."""
+    for paper in notebooks.papers():
+        runs = results.load_runs(paper)
+        last = f"{runs[-1].dir.name} ({runs[-1].manifest.get('status')})" if runs else "no run yet"
+        typer.echo(f"{paper:20} notebooks/{notebooks.find(paper).name:32} {last}")
+
+
+@app.command()
+@one_sentence
+def run(
+    paper: str,
+    preset: Annotated[str, typer.Option(help="smoke, small or paper")] = "small",
+    seed: int = 0,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, repeatable")] = None,
+    force: bool = False,
+) -> None:
+    """Run one paper's notebook once."""
+    overrides = {k: literal(v) for k, v in map(assignment, set_ or [])}
+    raise typer.Exit(runner.run(paper, preset=preset, seed=seed, overrides=overrides, force=force).code)
+
+
+@app.command()
+@one_sentence
+def reproduce(paper: str = "all", preset: str = "small", seeds: str = "0", force: bool = False) -> None:
+    """Run papers and seeds, rebuild the index, print the claims."""
+    which = notebooks.papers() if paper in ("", "all") else paper.replace(",", " ").split()
+    raise typer.Exit(runner.reproduce(which, preset or "small", numbers(seeds or "0"), force))
+
+
+@app.command("results")
+@one_sentence
+def results_(check: Annotated[bool, typer.Option(help="only say whether the pages are up to date")] = False) -> None:
+    """Rebuild the tables, figures and pages from the cited runs."""
+    if check:
+        problems = index.check()
+        typer.echo("\n".join(problems) or "results are up to date")
+        raise typer.Exit(bool(problems))
+    for path in index.write():
+        typer.echo(path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path)
+
+
+@app.command()
+@one_sentence
+def sweep(
+    paper: str,
+    grid: Annotated[list[str], typer.Option(help="NAME=v1,v2 (a comma-separated setting cannot be swept), repeatable")],
+    preset: str = "small",
+    seeds: str = "0",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE for every point, repeatable")] = None,
+    jobs: Annotated[int, typer.Option(help="runs at a time")] = 1,
+    ray: Annotated[bool, typer.Option(help="spread over a Ray cluster (extra `scale`)")] = False,
+) -> None:
+    """Every combination of the grid and the seeds, one run each."""
+    axes = [[(k, v) for v in values.split(",")] for k, values in map(assignment, grid)]
+    fixed = [assignment(s) for s in set_ or []]
+    points = [[*fixed, *p] for p in itertools.product(*axes)]
+    for point, seed in itertools.product(points, numbers(seeds)):
+        runner.validate(paper, preset, seed, {k: literal(v) for k, v in point})
+    commands = [
+        [sys.executable, "-m", "lib.harness.cli", "run", paper, "--preset", preset, "--seed", str(s), *(x for k, v in p for x in ("--set", f"{k}={v}"))]
+        for p, s in itertools.product(points, numbers(seeds))
+    ]
+    typer.echo(f"{len(commands)} runs, {jobs} at a time")
+    codes = _with_ray(commands) if ray else list(ThreadPoolExecutor(jobs).map(_call, commands))
+    for command, code in zip(commands, codes):
+        typer.echo(f"{'done  ' if code == 0 else 'FAILED'} {' '.join(command[4:])}")
+    raise typer.Exit(max(codes))
+
+
+def _call(command: list[str]) -> int:
+    return subprocess.run(command, cwd=paths.ROOT).returncode
+
+
+def _with_ray(commands: list[list[str]]) -> list[int]:
+    try:
+        import ray
+    except ImportError:
+        raise ValueError('--ray needs the extra: pip install -e ".[scale]"') from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(ignore_reinit_error=True)
+    return ray.get([ray.remote(_call).remote(c) for c in commands])
+
+
+@app.command()
+@one_sentence
+def doctor() -> None:
+    """Versions, device, memory, and which presets fit this machine."""
+    bad = False
+    for text in metadata.requires("plumbline") or []:
+        if "extra ==" in text:
+            continue
+        name = text.split(";")[0].split("=")[0].split(">")[0].split("<")[0].strip()
+        try:
+            typer.echo(f"OK    {name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            bad = True
+            typer.echo(f"FAIL  {name} is missing: pip install -e .[dev]")
+    import torch
+
+    cuda = torch.cuda.is_available()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    video = torch.cuda.get_device_properties(0).total_memory / 2**30 if cuda else 0
+    typer.echo(f"device {torch.cuda.get_device_name(0) if cuda else 'cpu'}, {os.cpu_count()} cores, {memory:.0f} GB memory, {video:.0f} GB on the GPU")
+    embedded = (paths.CACHE / "models" / "smollm2-135m-instruct" / "plumbline.json").exists()
+    typer.echo(f"embedded model: {'in data/cache' if embedded else 'not fetched yet (93 MB, once)'}")
+    for preset, need in NEED_GB.items():
+        fits = video >= need if preset == "paper" else memory >= need
+        typer.echo(f"preset {preset}: {'fits' if fits else f'needs {need} GB' + (' on a GPU' if preset == 'paper' else '')}")
+    raise typer.Exit(bad)
+
+
+def _chosen(files: list[Path] | None) -> list[Path]:
+    return files or sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+
+
+@books.command()
+@one_sentence
+def clean(files: Annotated[list[Path] | None, typer.Argument()] = None) -> None:
+    """Strip outputs and counts."""
+    for path in _chosen(files):
+        notebooks.clean(path)
+
+
+@books.command()
+@one_sentence
+def check(files: Annotated[list[Path] | None, typer.Argument()] = None) -> None:
+    """Say what departs from the house form."""
+    problems = [p for path in _chosen(files) for p in notebooks.check(path)]
+    typer.echo("\n".join(problems) or f"{len(_chosen(files))} notebooks in form")
+    raise typer.Exit(bool(problems))
+
+
+@books.command()
+@one_sentence
+def show(files: Annotated[list[Path], typer.Argument()]) -> None:
+    """Print as plain text."""
+    for path in files:
+        typer.echo(notebooks.show(path))
+
+
+@app.command("presets")
+@one_sentence
+def presets_(paper: str, preset: str = "small") -> None:
+    """All settings of a paper at a preset, with their sources."""
+    typer.echo(presets.table(presets.resolve(paper, {"PRESET": preset, "SEED": 0})).to_markdown(index=False))
+
+
+if __name__ == "__main__":
+    app()

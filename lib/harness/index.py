@@ -1,0 +1,115 @@
+"""The pages a person reads, generated from the cited runs: results/tables, results/figures, results/README.md and the
+claims table of the root README. A test regenerates them and fails on any difference."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from lib.harness import claims, paths, plots, results
+
+BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
+SHOWN = ["claim", "statement", "published", "ours", "n", "seeds", "verdict"]
+
+
+def build() -> dict[Path, str]:
+    """Path -> text of every generated page and table; figures apart (see `write`)."""
+    runs = results.cited(results.load_runs())
+    table = claims.evaluate(runs)
+    metrics = pd.concat([r.metrics() for r in runs], ignore_index=True) if runs else pd.DataFrame(columns=results.METRIC_COLUMNS)
+    pages = {
+        paths.TABLES / "claims.csv": table.to_csv(index=False, float_format="%.6g"),
+        paths.TABLES / "metrics.csv": metrics.to_csv(index=False, float_format="%.8g"),
+    }
+    index, readme = paths.RESULTS / "README.md", paths.ROOT / "README.md"
+    pages[index] = _between(index, "# Results\n\n" + f"{BEGIN}\n{END}\n", _index(runs, table))
+    if readme.exists() and BEGIN in readme.read_text():
+        pages[readme] = _between(readme, "", claims_markdown(table))
+    return pages
+
+
+def write() -> list[Path]:
+    """Write tables, pages and figures; returns their paths."""
+    paths.check_writable(paths.TABLES)
+    out = []
+    for path, text in build().items():
+        path.write_text(text)
+        out.append(path)
+    runs = results.cited(results.load_runs(preset="small"))
+    for paper in sorted({r.manifest["paper"] for r in runs}):
+        out += plots.index_figures(paper, [r for r in runs if r.manifest["paper"] == paper], paths.FIGURES)
+    return out
+
+
+def check() -> list[str]:
+    """What differs between the files and what the cited runs give; empty if the index is true."""
+    problems = [f"{p.name} is not what the runs give: run `make results`" for p, t in build().items() if not p.exists() or p.read_text() != t]
+    for r in results.cited(results.load_runs()):
+        m = r.metrics()
+        twice = m.duplicated(["exhibit", "dataset", "arm", "metric"])
+        problems += [f"{r.dir.name}: {n} metric rows twice" for n in [int(twice.sum())] if n]
+    return problems
+
+
+def copy_notebook(run: results.RunRecord) -> Path | None:
+    """Put the executed notebook of a run where readers find it."""
+    from lib.harness import notebooks
+
+    source = run.dir / "notebook.ipynb"
+    if not source.exists():
+        return None
+    target = paths.RESULTS / "notebooks" / f"{run.manifest['notebook']}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    notebooks.executed_copy(source, target)
+    return target
+
+
+def claims_markdown(table: pd.DataFrame) -> str:
+    """The claims as a table: ours with its interval."""
+    shown = table.assign(ours=[_number(r) for r in table.itertuples()], verdict=[f"**{v}**" for v in table.verdict])[SHOWN]
+    return shown.to_markdown(index=False, disable_numparse=True)
+
+
+def claims_text(table: pd.DataFrame) -> str:
+    """The claims for a terminal."""
+    width = shutil.get_terminal_size((140, 40)).columns
+    rows = [(r.claim, r.verdict, _number(r), r.statement) for r in table.itertuples()]
+    return "\n".join(f"{c:22} {v:16} {n:30} {s}"[: max(width, 100)] for c, v, n, s in rows)
+
+
+def _number(row) -> str:
+    return "" if row.verdict == "not run" else f"{row.ours:.3f} [{row.low:.3f}, {row.high:.3f}]"
+
+
+def _index(runs, table: pd.DataFrame) -> str:
+    parts = ["## Claims\n", claims_markdown(table), ""]
+    for paper in sorted({r.manifest["paper"] for r in runs}):
+        mine = [r for r in runs if r.manifest["paper"] == paper and r.manifest["preset"] == "small"]
+        if not mine:
+            continue
+        n = len({r.manifest["seed"] for r in mine})
+        parts += [f"## {paper}: arms\n", f"Mean [95 % interval over prompts], {n} seed(s), preset small.\n"]
+        parts += [claims.arms_table(paper, mine).to_markdown(index=False, disable_numparse=True), ""]
+        parts += [f"![{name}](figures/{paper}_{name}.svg)\n" for name in plots.INDEX]
+        notebook = mine[-1].manifest["notebook"]
+        parts += [f"Executed notebook: [{notebook}](notebooks/{notebook}.ipynb)\n"]
+    parts += ["## Runs cited\n"]
+    rows = [
+        {
+            "run": f"[{r.dir.name}](runs/{r.dir.name}/manifest.json)", "commit": r.manifest["commit"][:7], "seconds": f"{r.manifest['seconds']:.0f}",
+            "peak memory GB": r.manifest["peak memory GB"], "device": f"{r.manifest['device']}, {r.manifest['machine']['cores']} cores", "dtype": r.manifest["dtype"],
+        }
+        for r in runs
+    ]  # fmt: skip
+    parts.append(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) if rows else "none yet")
+    return "\n".join(parts)
+
+
+def _between(path: Path, default: str, text: str) -> str:
+    """The file with everything between the markers replaced; what a person wrote around them stays."""
+    current = path.read_text() if path.exists() else default
+    head, _, rest = current.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n{text}\n{END}{tail}"

@@ -1,0 +1,140 @@
+"""The figures of the notebooks and of results/. Ours solid, intervals always drawn, one colour an arm everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from lib.harness import claims
+
+SIZE = (7.0, 3.6)
+COLOURS = {
+    "fp": "#444444", "rtn": "#b0b0b0", "awq": "#8c6d31", "gptq": "#bd9e39", "nf4": "#e7ba52", "sft": "#9467bd", "kd": "#1f77b4",
+    "tskd": "#6baed6", "qdpo": "#d62728", "qdpo-r2": "#e6550d", "soft-qdpo": "#fd8d3c", "qdpo-dpop": "#e377c2", "qdpo-lora": "#7f2704",
+}  # fmt: skip
+LABELS = {
+    "flips": "flipped tokens (share)",
+    "kl": "KL(FP || Q), nats per token",
+    "agreement prefix": "tokens before the first difference",
+    "validation kl": "validation KL(FP || Q), nats per token",
+}
+GLOSSARY = {
+    "loss": "loss: mean over the batch; log 2 means no preference yet",
+    "margin": "margin: beta times how much more the policy raised the chosen answer than the rejected one, nats",
+    "reward accuracy": "reward accuracy: share of pairs with a positive margin",
+    "validation kl": "validation KL: how far the quantized model's next-token distribution lies from full precision's, on held-out "
+    "prompts; 0 is a perfect repair. The checkpoint with the smallest value is kept",
+}
+
+
+def glossary(*names: str) -> str:
+    """What the curves' names mean, one line each."""
+    return "\n".join(GLOSSARY[n] for n in names)
+
+
+def _axes(size=SIZE):
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def curves(by_arm: dict[str, list[dict]], name: str):
+    """One line an arm over optimizer steps, labelled at its end."""
+    figure, axes = _axes()
+    ends = []
+    for arm, rows in by_arm.items():
+        points = [(r["step"], r[name]) for r in rows if name in r]
+        if points:
+            x, y = zip(*points)
+            axes.plot(x, y, color=COLOURS.get(arm), marker="o", markersize=3)
+            ends.append([y[-1], x[-1], arm])
+    ends.sort()
+    if ends:  # spread the labels so that they do not overlap
+        low, high = axes.get_ylim()
+        gap = (high - low) / 18
+        at = -np.inf
+        for y, x, arm in ends:
+            at = max(y, at + gap)
+            axes.annotate(arm, (x, y), xytext=(max(e[1] for e in ends) * 1.03, at), color=COLOURS.get(arm), fontsize=8, va="center")
+    axes.set(xlabel="optimizer step", ylabel=LABELS.get(name, name))
+    return figure
+
+
+def arms(runs: Sequence, metric: str):
+    """One bar an arm with its 95 % interval over prompts, pooled over seeds; each seed a dot."""
+    pool = claims.Pool(runs)
+    chosen = pool.items[(pool.items.dataset == "test prompts") & (pool.items.metric == metric)]
+    names = [a for a in dict.fromkeys(chosen.arm) if a != "fp"]
+    figure, axes = _axes()
+    for k, arm in enumerate(names):
+        i = pool.rate("test prompts", arm, metric)
+        axes.barh(k, i.value, color=COLOURS.get(arm), alpha=0.75, height=0.7)
+        axes.errorbar(i.value, k, xerr=[[max(0, i.value - i.low)], [max(0, i.high - i.value)]], color="black", capsize=2, lw=1)
+        for _, rows in chosen[chosen.arm == arm].groupby("seed"):
+            axes.plot(np.average(rows.value, weights=rows.weight.fillna(1.0)), k, "o", color="black", markersize=2.5)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{LABELS.get(metric, metric)}; {len(pool.seeds)} seed(s), 95 % interval over {chosen.prompt_id.nunique()} prompts")
+    return figure
+
+
+def margin_deciles(runs: Sequence):
+    """Flip probability by decile of full precision's margin, one line a seed."""
+    figure, axes = _axes()
+    for r in runs:
+        m = r.metrics()
+        m = m[m.metric.str.startswith("flip rate, margin decile")]
+        k = m.metric.str.split().str[-1].astype(int)
+        axes.plot(k, m.value, marker="o", color=COLOURS["rtn"], markeredgecolor="black", markersize=4)
+    axes.set(xlabel="decile of the margin p(top 1) - p(top 2) under full precision", ylabel="flipped tokens (share)", xticks=range(1, 11), ylim=(0, None))
+    return figure
+
+
+def breakdown(runs: Sequence):
+    """Agreement with full precision's own continuation after one flip, four ways."""
+    pool = claims.Pool(runs)
+    names = list(dict.fromkeys(pool.items[pool.items.dataset == "first divergence"].arm))
+    figure, axes = _axes((7.0, 2.4))
+    for k, name in enumerate(names):
+        i = pool.rate("first divergence", name, "agreement")
+        axes.barh(k, i.value, color="#4c78a8", alpha=0.8, height=0.6)
+        axes.errorbar(i.value, k, xerr=[[max(0, i.value - i.low)], [max(0, i.high - i.value)]], color="black", capsize=2, lw=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="tokens equal to full precision's continuation (share)", xlim=(0, 1))
+    return figure
+
+
+def formats(runs: Sequence):
+    """Flip rate of untrained round-to-nearest by bits, one line a group size."""
+    m = runs[0].metrics()
+    m = m[(m.exhibit == "formats") & (m.metric == "flip rate")].copy()
+    m["bits"], m["group"] = m.arm.str.extract(r"W(\d+)")[0].astype(int), m.arm.str.extract(r"g(-?\d+)")[0].astype(int)
+    figure, axes = _axes()
+    for group, rows in m.groupby("group"):
+        rows = rows.sort_values("bits")
+        axes.plot(rows.bits, rows.value, marker="o", label=f"group {group}")
+    axes.set(xlabel="bits of a weight", ylabel="flipped tokens (share)", xticks=sorted(m.bits.unique()), ylim=(0, None))
+    axes.legend(frameon=False)
+    return figure
+
+
+INDEX = {"flips": lambda r: arms(r, "flips"), "kl": lambda r: arms(r, "kl"), "prefix": lambda r: arms(r, "agreement prefix"),
+         "margins": margin_deciles, "breakdown": breakdown, "formats": formats}  # fmt: skip
+
+
+def index_figures(paper: str, runs: Sequence, folder: Path) -> list[Path]:
+    """Write the paper's figures as SVG that is byte-equal when nothing changed; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    out = []
+    with plt.rc_context({"svg.hashsalt": "plumbline"}):
+        for name, draw in INDEX.items():
+            figure = draw(runs)
+            path = folder / f"{paper}_{name}.svg"
+            figure.savefig(path, metadata={"Date": None})
+            plt.close(figure)
+            out.append(path)
+    return out

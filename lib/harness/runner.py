@@ -1,0 +1,203 @@
+"""Run notebooks headlessly and say honestly how it ended; what papermill itself does not guard."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.harness import claims, index, notebooks, paths, presets, results
+from lib.harness.progress import duration
+
+TIME_LIMIT = {"smoke": 900, "small": 3 * 3600, "paper": None}  # seconds a run
+BUDGET = {"smoke": 60, "small": 15 * 60, "paper": 24 * 3600}  # first guess of a run's length
+OK, FAILED, BAD_INPUT, TIMEOUT, INTERRUPTED, DIED = 0, 1, 2, 124, 130, 137
+
+
+@dataclass(frozen=True)
+class RunResult:
+    dir: Path | None
+    code: int  # exit code: 0 done, 1 a cell failed, 124 time limit, 130 interrupted, 137 the kernel died
+    reason: str
+
+
+def validate(paper: str, preset: str, seed: int, overrides: dict) -> tuple[Path, presets.Config]:
+    """(notebook, resolved settings); ValueError, KeyError or TypeError in one sentence, before any work."""
+    path = notebooks.find(paper)
+    names = {k.upper(): v for k, v in overrides.items()}
+    return path, presets.resolve(paper, {**notebooks.parameters(path), **names, "PRESET": preset, "SEED": seed})
+
+
+def finished(cfg) -> results.RunRecord | None:
+    """A done run of the same settings, commit and data, if code and data are as committed."""
+    commit, dirty = results.git_state()
+    for r in reversed(results.load_runs(cfg.paper, cfg.preset)):
+        m = r.manifest
+        if not dirty and m.get("status") == "done" and m["commit"] == commit and not m["dirty"] and m["fingerprint"] == cfg.fingerprint():
+            return r
+    return None
+
+
+def run(
+    paper: str, *, preset: str, seed: int, overrides: dict | None = None, force: bool = False, timeout: float | None = None
+) -> RunResult:
+    """Execute a paper's notebook in a run folder of its own. Bad input raises; everything later ends in a RunResult."""
+    overrides = overrides or {}
+    path, cfg = validate(paper, preset, seed, overrides)
+    paths.check_writable(paths.RUNS)
+    paths.check_writable(paths.CACHE)
+    if not force and (done := finished(cfg)):
+        _say(f"{paper} {preset} seed {seed}: already done in {done.dir.name} (FORCE=1 or --force runs it again)")
+        return RunResult(done.dir, OK, "already done")
+    folder = results.new_run_dir(paper, preset, seed)
+    limit = timeout or TIME_LIMIT[preset]
+    given = {k.upper(): v for k, v in overrides.items()} | {"PRESET": preset, "SEED": seed}
+    began = time.monotonic()
+    _say(f"{paper} {preset} seed {seed}: starting; expect {duration(_expected(cfg))}")
+    with _environment(PLUMBLINE_RUN_DIR=str(folder), PLUMBLINE_HEADLESS="1", PYTHONWARNINGS="ignore"):
+        code, reason, cell, tail = _execute(path, folder / "notebook.ipynb", given, limit, _expected(cfg))
+    if code == OK and results.RunRecord(folder).manifest["status"] != "done":
+        code, reason = FAILED, "the notebook ended without its record cell"
+    if code != OK:
+        results.fail(folder, reason, cell, tail)
+        _say(f"{paper} {preset} seed {seed}: failed in cell {cell or '?'}: {reason}")
+        if tail:
+            _say(tail)
+    else:
+        _say(f"{paper} {preset} seed {seed}: done in {duration(time.monotonic() - began)}, {folder.name}")
+    return RunResult(folder, code, reason)
+
+
+def _execute(path: Path, output: Path, parameters: dict, limit: float | None, expected: float):
+    """(exit code, reason, cell id, last lines). One kernel, over IPC so that parallel runs cannot fight for ports."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
+    from papermill.exceptions import PapermillExecutionError
+
+    began = time.monotonic()
+    state = {"cell": "", "kernel": None, "expired": False}
+
+    class Client(PapermillNotebookClient):
+        def create_kernel_manager(self):
+            manager = super().create_kernel_manager()
+            if sys.platform != "win32":
+                manager.transport = "ipc"
+            state["kernel"] = manager
+            return manager
+
+        def process_message(self, msg, cell, cell_index):
+            if msg["msg_type"] == "stream" and msg["content"].get("name") == "stderr":
+                sys.stderr.write("".join(f"    {line}\n" for line in msg["content"]["text"].splitlines() if " left" in line or " in " in line))
+            return super().process_message(msg, cell, cell_index)
+
+    class Engine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
+            start = nb_man.cell_start
+
+            def cell_start(cell, cell_index=None, **more):
+                state["cell"] = cell.get("id", str(cell_index))
+                if cell.cell_type == "code":
+                    spent = time.monotonic() - began
+                    _say(f"  [{duration(spent)}, about {duration(max(0, expected - spent))} left] {state['cell']}")
+                return start(cell, cell_index, **more)
+
+            nb_man.cell_start = cell_start
+            Client(nb_man, start_timeout=300, startup_timeout=300, kernel_name=kernel_name, execution_timeout=None).execute()
+
+    papermill_engines.register("plumbline", Engine)
+
+    def expire():
+        state["expired"] = True
+        if state["kernel"] is not None:
+            state["kernel"].provisioner.process.kill()  # our own kernel, and nothing else
+
+    watchdog = threading.Timer(limit, expire) if limit else None
+    if watchdog:
+        watchdog.daemon = True
+        watchdog.start()
+    try:
+        papermill.execute_notebook(
+            str(path).replace("{", "{{").replace("}", "}}"), str(output).replace("{", "{{").replace("}", "}}"),
+            parameters=parameters, engine_name="plumbline", kernel_name="python3", progress_bar=False, cwd=str(path.parent),
+            log_output=False,
+        )  # fmt: skip
+        return OK, "", "", ""
+    except PapermillExecutionError as error:
+        tail = "\n".join(error.traceback[-1:] if isinstance(error.traceback, list) else str(error.traceback).splitlines())[-2000:]
+        return FAILED, f"{error.ename}: {error.evalue}", state["cell"], tail
+    except DeadKernelError:
+        if state["expired"]:
+            return TIMEOUT, f"time limit of {duration(limit)} reached", state["cell"], ""
+        return DIED, "the kernel died, most often for lack of memory: use a smaller batch, micro or model", state["cell"], ""
+    except KeyboardInterrupt:
+        return INTERRUPTED, "interrupted", state["cell"], ""
+    finally:
+        if watchdog:
+            watchdog.cancel()
+
+
+def reproduce(which: Sequence[str], preset: str, seeds: Sequence[int], force: bool = False) -> int:
+    """All papers and seeds, then the index; goes on after a failure and returns the first failing exit code."""
+    jobs = [(p, s) for p in which for s in seeds]
+    for paper, seed in jobs:
+        validate(paper, preset, seed, {})
+    outcome = {}
+    for k, (paper, seed) in enumerate(jobs, 1):
+        _say(f"[{k}/{len(jobs)}] {paper}, preset {preset}, seed {seed}")
+        outcome[paper, seed] = run(paper, preset=preset, seed=seed, force=force)
+        if outcome[paper, seed].code == INTERRUPTED:
+            break
+    failed = {k: r for k, r in outcome.items() if r.code != OK}
+    for paper in which:
+        fresh = [results.RunRecord(r.dir) for (p, _), r in outcome.items() if p == paper and r.code == OK]
+        if fresh:
+            _say(f"\n{paper}: this run alone ({len(fresh)} seed(s))")
+            print(index.claims_text(claims.card(paper, fresh)))
+    if preset != "smoke":
+        _publish(which)
+    for (paper, seed), r in failed.items():
+        _say(f"FAILED {paper} seed {seed}: {r.reason} ({r.dir})")
+    return next((r.code for r in failed.values()), OK)
+
+
+def _publish(which: Sequence[str]) -> None:
+    for paper in which:
+        mine = results.cited(results.load_runs(paper, "small"))
+        newest = max((r for r in mine if (r.dir / "notebook.ipynb").exists()), key=lambda r: r.manifest["start"], default=None)
+        if newest:
+            index.copy_notebook(newest)
+    written = index.write()
+    _say("\nPooled over all cited runs (results/README.md):")
+    print(index.claims_text(claims.evaluate(results.cited(results.load_runs()))))
+    _say(f"\nFigures: {paths.FIGURES} ({sum(p.suffix == '.svg' for p in written)} files), tables: {paths.TABLES}")
+    if results.git_state()[1]:
+        _say("Code or data differ from the last commit: these runs are recorded but not cited in the index.")
+
+
+def _expected(cfg) -> float:
+    """Seconds of the newest finished run of this paper and preset, else the budget."""
+    done = [r for r in results.load_runs(cfg.paper, cfg.preset) if r.manifest.get("status") == "done"]
+    return float(done[-1].manifest["seconds"]) if done else BUDGET[cfg.preset]
+
+
+@contextmanager
+def _environment(**values: str):
+    before = {k: os.environ.get(k) for k in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for k, v in before.items():
+            os.environ.pop(k) if v is None else os.environ.__setitem__(k, v)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
