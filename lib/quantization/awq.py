@@ -191,7 +191,7 @@ def search(
             ratio, s, loss, unscaled = best_scale(mine, objective, tries, quantizer)
             scale_(block.get_submodule(before), mine, s)
             for reader in readers:  # the inputs are now x / s, and so are their moments
-                pass
+                sums[reader] = _rescale(sums[reader], s)
             found.choices.append(Choice(name, readers, ratio, loss, unscaled))
         _check_unchanged(name, stream.forward(index, [0])[0], outputs[0])
         for layer, module in layers.items() if clip else ():
