@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import json
 import logging
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,69 +16,118 @@ import yaml
 
 
 class Accuracy(NamedTuple):
-    """Per-question results of one model."""
+    """Per-question results of one model, in the order of the file."""
 
     ids: list[str]
     predicted: np.ndarray  # (N,) option with the largest summed log-likelihood
     correct: np.ndarray  # (N,) bool, lm-eval's acc
-    correct_norm: np.ndarray  # (N,) bool, lm-eval's acc_norm (log-likelihood per byte)
-    version: str  # of lm-eval
+    correct_norm: np.ndarray  # (N,) bool, lm-eval's acc_norm: log-likelihood per character of the option
+    version: str  # of lm-eval and of the task
+
+
+class Rows(list):
+    """Questions as lm-eval 0.4.13 reads them: of a datasets.Dataset it asks for rows, length and `features`."""
+
+    @property
+    def features(self) -> dict:
+        return dict.fromkeys(self[0])
 
 
 def load_task(path: Path | str) -> dict:
-    """An lm-eval task from YAML, with the rows of the JSON-lines file of the same name under "rows".
+    """An lm-eval task from YAML, with the checked rows of the JSON-lines file beside it under "rows".
 
-    Raises FileNotFoundError or ValueError naming the row: four choices, gold answer 0 to 3.
+    The file's name is that of `dataset_kwargs.data_files`, else the YAML's own. Raises FileNotFoundError or ValueError
+    naming the line: an id and a question, four different choices, a gold answer 0 to 3.
     """
     path = Path(path)
-    rows_path = path.with_suffix(".jsonl")
-    for p in (path, rows_path):
-        if not p.is_file():
-            raise FileNotFoundError(f"no task file at {p}; a task is a YAML file and a JSON-lines file of the same name")
-    rows = [json.loads(line) for line in rows_path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not path.is_file():
+        raise FileNotFoundError(f"no task file at {path}; give a YAML file that has its JSON-lines file beside it")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict) or "task" not in config:
+        raise ValueError(f"{path.name} names no 'task'; it is not a task of lm-evaluation-harness")
+    named = (config.get("dataset_kwargs") or {}).get("data_files") or {}
+    rows_path = path.with_name(Path(named.get(config.get("test_split"), path.with_suffix(".jsonl"))).name)
+    if not rows_path.is_file():
+        raise FileNotFoundError(f"no task file at {rows_path}; {path.name} needs it beside itself")
+    lines = rows_path.read_text(encoding="utf-8").splitlines()
+    rows = [_checked(line, f"{rows_path.name} line {n}") for n, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise ValueError(f"{rows_path.name} holds no question")
-    for n, r in enumerate(rows, 1):
-        if len(r["choices"]) != 4 or r["answer"] not in range(4):
-            raise ValueError(f"{rows_path.name} line {n} needs four choices and an answer 0 to 3, it has {len(r['choices'])} and {r['answer']}")
-    return {**yaml.safe_load(path.read_text(encoding="utf-8")), "rows": rows}
+    if len({r["id"] for r in rows}) < len(rows):
+        raise ValueError(f"{rows_path.name} uses an id twice; results are paired by id")
+    return {**config, "rows": rows}
+
+
+def _checked(line: str, where: str) -> dict:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{where} is no JSON: {e}") from None
+    missing = {"id", "question", "choices", "answer"} - set(row if isinstance(row, dict) else ())
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(sorted(missing))}")
+    choices, answer = row["choices"], row["answer"]
+    if not isinstance(choices, list) or len(choices) != 4 or len({str(c) for c in choices}) != 4 or "" in choices:
+        raise ValueError(f"{where} needs four choices, all different, it has {choices}")
+    if type(answer) is not int or answer not in range(4):
+        raise ValueError(f"{where} needs an answer 0 to 3, it has {answer!r}")
+    return row
 
 
 def multiple_choice(model, tokenizer, task: dict, *, batch_size: int, limit: int | None = None) -> Accuracy:
-    """Score every question with lm-eval's own task, request and metric code; log-softmax in float32."""
-    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    import lm_eval
-    from datasets import Dataset
-    from lm_eval.api.task import ConfigurableTask
-    from lm_eval.evaluator import evaluate
-    from lm_eval.models.huggingface import HFLM
+    """Score every question (the first `limit`) with lm-eval's own task, request and metric code.
 
-    rows = task["rows"][:limit]
-    config = {k: v for k, v in task.items() if k != "rows"}
-    config["custom_dataset"] = lambda **_: {"test": Dataset.from_list(rows)}
-    quiet = not os.environ.get("PLUMBLINE_SHOW_LM_EVAL")
-    before = os.environ.get("TQDM_DISABLE")
-    if quiet:  # one bar per request type and arm would drown the notebook
-        os.environ["TQDM_DISABLE"] = "1"
+    s(q, c) = sum over the tokens t of " " + c of log p(t | q, tokens before t), log-softmax in float32; the answer is
+    the c of largest s. No chat template, no examples. Raises ValueError, or FloatingPointError if an s is not finite.
+    """
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise ValueError(f"batch_size and limit are at least 1, given {batch_size} and {limit}")
+    if not task.get("rows"):
+        raise ValueError("the task has no rows; take it from load_task")
+    rows, name = Rows(task["rows"][:limit]), task["task"]
+    config = {k: copy.deepcopy(v) for k, v in task.items() if k != "rows"}  # lm-eval edits what it is given
+    with _quiet():
+        import lm_eval
+        from lm_eval.api.task import ConfigurableTask
+        from lm_eval.evaluator import evaluate  # simple_evaluate would spend seconds on describing the machine
+        from lm_eval.models.huggingface import HFLM
+
+        harness_task = ConfigurableTask(config=config | {"custom_dataset": lambda **_: {task["test_split"]: rows}})
+        own = copy.deepcopy(tokenizer)  # HFLM gives it a padding token
+        lm = HFLM(model, backend="causal", tokenizer=own, batch_size=batch_size, softmax_dtype="float32")
+        out = evaluate(lm=lm, task_dict={name: harness_task}, bootstrap_iters=0, log_samples=True)
+    samples = sorted(out["samples"][name], key=lambda s: s["doc_id"])
+    scores = np.array([[float(r[0]) for r in s["filtered_resps"]] for s in samples])  # (N, 4)
+    if not np.isfinite(scores).all():
+        bad = rows[int(np.argmin(np.isfinite(scores).all(1)))]["id"]
+        raise FloatingPointError(f"the model's log-likelihoods are not finite, first at question {bad}")
+    version = f"lm-eval {lm_eval.__version__}, {name} {task.get('metadata', {}).get('version', 'without version')}"
+    correct, correct_norm = (np.array([s[m] == 1 for s in samples]) for m in ("acc", "acc_norm"))
+    return Accuracy([rows[s["doc_id"]]["id"] for s in samples], scores.argmax(1), correct, correct_norm, version)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """lm-eval draws three bars a model and logs what we know; errors are exceptions and still come through."""
+    loggers = [logging.getLogger(n) for n in ("lm_eval", "transformers")]
+    levels = [logger.level for logger in loggers]
     try:
-        harness_task = ConfigurableTask(config=config)
-        lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32", backend="causal")
-        out = evaluate(lm=lm, task_dict={config["task"]: harness_task}, bootstrap_iters=0, log_samples=True)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
-        if quiet:
-            os.environ.pop("TQDM_DISABLE") if before is None else os.environ.__setitem__("TQDM_DISABLE", before)
-    samples = sorted(out["samples"][config["task"]], key=lambda s: s["doc_id"])
-    predicted = np.array([int(np.argmax([float(r[0]) for r in s["filtered_resps"]])) for s in samples])
-    acc, norm = (np.array([bool(s[m]) for s in samples]) for m in ("acc", "acc_norm"))
-    return Accuracy([rows[s["doc_id"]]["id"] for s in samples], predicted, acc, norm, lm_eval.__version__)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 def answer_flips(a: Accuracy, b: Accuracy) -> dict[str, float]:
-    """From a to b: share of questions whose answer changed, went right to wrong, wrong to right (arXiv 2407.09141)."""
-    if a.ids != b.ids:
-        raise ValueError("answer flips compare two models on the same questions in the same order")
+    """From a to b: share of questions whose answer changed, went right to wrong, wrong to right (arXiv 2407.09141).
+
+    Two models of equal accuracy can differ in many answers: "changed" also counts one wrong answer for another.
+    """
+    if a.ids != b.ids or not a.ids:
+        raise ValueError("answer flips compare two models on the same questions in the same order, at least one")
     return {
         "changed": float((a.predicted != b.predicted).mean()),
         "right to wrong": float((a.correct & ~b.correct).mean()),

@@ -33,10 +33,10 @@ LEVELS = {
         ["maths", "things", "harness.assets", "harness.paths", "harness.progress"],
     ),
     "doing": (
-        ["generation", "scoring", "objectives", "flipping", "training", "synthesis", "evaluation"],
-        {"torch", "numpy", "transformers", "peft", "safetensors"},
-        {"bitsandbytes", "lm_eval", "accelerate"},
-        ["maths", "things", "doing", "harness.progress", "harness.seeding"],
+        ["generation", "scoring", "objectives", "flipping", "training", "synthesis", "evaluation", "repair"],
+        {"torch", "numpy", "pandas", "transformers", "peft", "safetensors", "yaml"},
+        {"bitsandbytes", "lm_eval", "accelerate", "datasets"},
+        ["maths", "things", "doing", "harness.progress", "harness.seeding", "harness.cache"],
     ),
     "harness": (
         ["harness"],
@@ -51,6 +51,7 @@ USES = {
     "flipping": {"generation", "scoring", "objectives"},
     "synthesis": {"generation", "scoring"},
     "evaluation": {"generation", "scoring"},
+    "repair": {"generation", "scoring", "objectives", "flipping", "training", "evaluation"},
 }
 
 

@@ -4,15 +4,15 @@ A *quantizer* is a callable w (out, in) -> w_hat of the same shape, e.g. functoo
 symmetric=False). Every apply_* changes the model in place: deep-copy it first to keep the original.
 """
 
-from . import awq, gptq, nf4, rtn
-from .awq import apply_awq
-from .blocks import block_linears
-from .export import load_quantized, save_quantized
-from .format import Quantized, check_format
-from .gptq import apply_gptq
-from .nf4 import apply_nf4
-from .rtn import apply_rtn
-from .ste import codes_changed, straight_through
+from lib.quantization import awq, gptq, nf4, rtn
+from lib.quantization.awq import apply_awq
+from lib.quantization.blocks import block_linears
+from lib.quantization.export import load_quantized, save_quantized
+from lib.quantization.format import Quantized, check_format
+from lib.quantization.gptq import apply_gptq
+from lib.quantization.nf4 import apply_nf4
+from lib.quantization.rtn import apply_rtn
+from lib.quantization.ste import codes_changed, straight_through
 
 __all__ = [
     "Quantized",

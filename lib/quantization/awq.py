@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .blocks import ROWS, BlockStream, block_linears, first, linears
-from .format import Quantized, check_format
-from .rtn import apply_rtn, fake_quant
+from lib.quantization.blocks import ROWS, BlockStream, block_linears, first, linears
+from lib.quantization.format import Quantized, check_format
+from lib.quantization.rtn import apply_rtn, fake_quant
 
 # (operation before, layers that read its output, module whose output is compared). A GPT-NeoX block's dense_4h_to_h reads an
 # activation that cannot take the scale without a new module, so it is only clipped; so is an o_proj behind grouped heads.
@@ -153,7 +153,7 @@ def search(
     tokens: int = 512,
     track: Callable[[Iterable, str], Iterable] = lambda it, desc: it,
 ) -> Search:
-    """s* = argmin || Q(W diag(s)) diag(s)^-1 X - W X || of the parent's output, for every mapping of every block; eq. 4.
+    """s* = argmin || Q(W diag(s)) diag(s)^-1 X - W X || of the parent's output, for every mapping of every block.
 
     Scales the model in place without changing its function (keep it in float32: the scales are lost in part in bfloat16) and
     rounds nothing. calibration: pairs (input_ids (B, T), attention_mask (B, T)); mean |x| and clip errors use all its tokens,

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .format import Quantized
+from lib.quantization.format import Quantized
 
 FORMAT = "plumbline-quantized-1"
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from . import rtn
-from .blocks import BlockStream, block_linears, linears
-from .format import Quantized, check_format
+from lib.quantization import rtn
+from lib.quantization.blocks import BlockStream, block_linears, linears
+from lib.quantization.format import Quantized, check_format
 
 
 @torch.no_grad()

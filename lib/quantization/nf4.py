@@ -10,7 +10,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from .blocks import block_linears
+from lib.quantization.blocks import block_linears
 
 OFFSET = 0.9677083  # the outermost probability: keeps the end levels finite; from the release
 

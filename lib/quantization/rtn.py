@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from .blocks import block_linears
-from .format import Quantized, check_format
+from lib.quantization.blocks import block_linears
+from lib.quantization.format import Quantized, check_format
 
 TINY = 1e-12  # smallest step: keeps w / s finite in a group of zeros
 

@@ -1,0 +1,64 @@
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from lib import data
+from lib.harness import paths
+
+
+def test_our_prompts():
+    prompts = data.load_prompts(paths.DATA / "prompts.jsonl")
+    assert len(prompts) >= 400 and len({p.id for p in prompts}) == len({p.text for p in prompts}) == len(prompts)
+    counts = Counter((p.category, p.split) for p in prompts)
+    assert len({p.category for p in prompts}) == 8
+    assert all(counts[c, "train"] >= 32 and counts[c, "test"] >= 10 for c, _ in counts)
+
+
+def test_no_near_duplicates_across_splits():
+    prompts = data.load_prompts(paths.DATA / "prompts.jsonl")
+    worst = max((data.similarity(a.text, b.text), a.text, b.text) for i, a in enumerate(prompts) for b in prompts[:i] if a.split != b.split)
+    assert worst[0] < 0.5, worst
+
+
+def test_similarity_by_hand():
+    assert data.similarity("a b c d", "a b c d") == 1 and data.similarity("a b", "c d") == 0
+    assert data.similarity("the red cat sat", "the red dog sat") == pytest.approx(3 / 5)
+
+
+def test_fastchat_form_and_errors(tmp_path):
+    f = tmp_path / "q.jsonl"
+    f.write_text("".join(json.dumps({"question_id": i, "category": "x", "turns": [f"question number {i}", "then"]}) + "\n" for i in range(200)))
+    prompts = data.load_prompts(f)
+    assert prompts[3].text == "question number 3" and 110 < sum(p.split == "train" for p in prompts) < 165
+    assert data.load_prompts(f) == prompts
+    f.write_text('{"prompt": "a"}\n{"text": "b"}\n')
+    with pytest.raises(ValueError, match="line 2 has neither"):
+        data.load_prompts(f)
+    with pytest.raises(FileNotFoundError, match="no prompt file"):
+        data.load_prompts(tmp_path / "none")
+    with pytest.raises(ValueError, match="split is one of"):
+        data.load_prompts(f, "training")
+
+
+def test_sample_is_balanced_and_repeatable():
+    prompts = data.load_prompts(paths.DATA / "prompts.jsonl", "train")
+    a = data.sample(prompts, 64, np.random.default_rng(1))
+    assert set(Counter(p.category for p in a).values()) == {8} and len(set(a)) == 64
+    assert a == data.sample(prompts, 64, np.random.default_rng(1)) != data.sample(prompts, 64, np.random.default_rng(2))
+    with pytest.raises(ValueError, match="asked for"):
+        data.sample(prompts, 10**4, np.random.default_rng(1))
+
+
+def test_equal_pairs_are_dropped():
+    prompts = [data.Prompt(str(i), "c", "t", "train") for i in range(4)]
+    pairs = data.pairs(prompts, [[1]] * 4, [[1, 2, 3], [1, 2], [5, 6, 7], [8]], [[1, 2, 3], [1, 3], [5, 6, 9, 9], [8, 9]])
+    assert [(p.id, p.divergence) for p in pairs] == [("1", 1), ("2", 2)]
+    assert pairs[1].truncated().chosen == [5, 6, 7] and pairs[1].truncated().rejected == [5, 6, 9]
+    assert pairs[0].truncated(5) == pairs[0]
+
+
+def test_calibration_rows():
+    (ids, mask), (last, _) = data.calibration([[1, 2], [3], [4]], [[5], [6, 7, 8], [9]], batch=2)
+    assert ids.tolist() == [[1, 2, 5, 0], [3, 6, 7, 8]] and mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]] and last.tolist() == [[4, 9]]

@@ -1,0 +1,74 @@
+import json
+
+import pytest
+import torch
+
+from lib import models
+
+
+def test_tiny_random_is_the_same_every_time(tiny_model, byte_tokenizer):
+    assert models.fingerprint(tiny_model) == models.fingerprint(models.load("tiny-random", dtype=torch.float32)[0])
+    assert byte_tokenizer.pad_token is None and models.stop_ids(tiny_model, byte_tokenizer) == [257]
+    assert models.describe(tiny_model)["block linears"] == 28
+
+
+@pytest.mark.parametrize("text", ["plain", "naïve café", "日本 🎈\n\ttabs  and spaces ", "<b>&amp;</b>"])
+def test_byte_tokenizer_keeps_every_text(byte_tokenizer, text):
+    ids = byte_tokenizer.encode(text, add_special_tokens=False)
+    assert byte_tokenizer.decode(ids) == text and len(ids) == len(text.encode())
+    chat = byte_tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False)
+    assert chat[0] == 256 and chat.count(257) == 1 and byte_tokenizer.decode(chat).endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_a_local_folder_gives_the_same_logits(tmp_path, tiny_model, byte_tokenizer, family):
+    if family == "gpt_neox":
+        from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+        config = GPTNeoXConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=258)
+        tiny_model = GPTNeoXForCausalLM(config).eval()
+    tiny_model.save_pretrained(tmp_path / "m")
+    byte_tokenizer.save_pretrained(tmp_path / "m")
+    loaded, tokenizer = models.load(str(tmp_path / "m"), dtype=torch.float32)
+    ids = torch.tensor([tokenizer.encode("hello there", add_special_tokens=False)])
+    assert torch.equal(loaded(ids).logits, tiny_model(ids).logits)
+    assert not any(p.requires_grad for p in loaded.parameters()) and not loaded.training
+    assert models.fingerprint(loaded) == models.fingerprint(tiny_model)
+
+
+def test_bad_model_specs(tmp_path):
+    with pytest.raises(FileNotFoundError, match="needs config.json and"):
+        models.load(str(tmp_path), dtype=torch.float32)
+    with pytest.raises(FileNotFoundError, match="no model folder"):
+        models.load(str(tmp_path / "nowhere"), dtype=torch.float32)
+    with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE=1"):
+        models.load("owner/name", dtype=torch.float32)
+
+
+def test_fingerprint_sees_one_weight(tiny_model):
+    before = models.fingerprint(tiny_model)
+    with torch.no_grad():
+        next(tiny_model.parameters())[0, 0] += 1e-3
+    assert models.fingerprint(tiny_model) != before
+
+
+def test_embedded_is_converted_once_and_reused(sandbox, monkeypatch, tiny_model, byte_tokenizer):
+    """The conversion's own steps, with a small model standing in for what the GGUF holds."""
+    import transformers
+
+    source = sandbox / "asset"
+    source.mkdir()
+    (source / "m.gguf").write_bytes(b"x")
+    calls = []
+    byte_tokenizer.eos_token = "<|im_start|>"  # as the real GGUF has it
+    monkeypatch.setattr(models.assets, "fetch", lambda name: calls.append(name) or source)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *a, **k: byte_tokenizer)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: tiny_model)
+    folder = models.embedded_folder()
+    assert models.embedded_folder() == folder and calls == ["smollm2"]
+    stamp = json.loads((folder / "plumbline.json").read_text())
+    assert stamp["sha256"] == models._sha256(folder / "model.safetensors")
+    assert json.loads((folder / "tokenizer_config.json").read_text())["eos_token"] == "<|im_end|>"
+    (folder / "model.safetensors").write_bytes(b"cut short")
+    models.embedded_folder()
+    assert calls == ["smollm2", "smollm2"] and (folder / "model.safetensors").stat().st_size == stamp["bytes"]
