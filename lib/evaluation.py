@@ -43,10 +43,10 @@ def load_task(path: Path | str) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no task file at {path}; give a YAML file that has its JSON-lines file beside it")
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or "task" not in config:
-        raise ValueError(f"{path.name} names no 'task'; it is not a task of lm-evaluation-harness")
+    if not isinstance(config, dict) or not {"task", "test_split"} <= set(config):
+        raise ValueError(f"{path.name} is no task of lm-evaluation-harness: it needs 'task' and 'test_split'")
     named = (config.get("dataset_kwargs") or {}).get("data_files") or {}
-    rows_path = path.with_name(Path(named.get(config.get("test_split"), path.with_suffix(".jsonl"))).name)
+    rows_path = path.with_name(Path(named.get(config["test_split"], path.with_suffix(".jsonl"))).name)
     if not rows_path.is_file():
         raise FileNotFoundError(f"no task file at {rows_path}; {path.name} needs it beside itself")
     lines = rows_path.read_text(encoding="utf-8").splitlines()
@@ -85,7 +85,7 @@ def multiple_choice(model, tokenizer, task: dict, *, batch_size: int, limit: int
     if not task.get("rows"):
         raise ValueError("the task has no rows; take it from load_task")
     rows, name = Rows(task["rows"][:limit]), task["task"]
-    config = {k: copy.deepcopy(v) for k, v in task.items() if k != "rows"}  # lm-eval edits what it is given
+    config = {k: v for k, v in task.items() if k != "rows"}
     with _quiet():
         import lm_eval
         from lm_eval.api.task import ConfigurableTask

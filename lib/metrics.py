@@ -68,7 +68,9 @@ def flip_by_margin_decile(margin: Tensor, flip: Tensor) -> list[dict]:
 
 
 def rouge_l(candidate: str, reference: str) -> float:
-    """ROUGE-L F1 of two texts (package rouge-score, no stemming), in [0, 1]."""
+    """ROUGE-L F1 of two texts (package rouge-score, no stemming), in [0, 1]; identical texts are 1 even without a word."""
+    if candidate == reference:
+        return 1.0
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(["rougeL"], use_stemmer=False).score(reference, candidate)["rougeL"].fmeasure

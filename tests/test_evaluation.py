@@ -80,10 +80,11 @@ def test_offline_quiet_and_without_traces(tiny_model, byte_tokenizer, task, monk
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(lm_eval_task, "tqdm", partial(lm_eval_task.tqdm, disable=False))
-    level, text, state = logging.getLogger("lm_eval").level, json.dumps(task), torch.get_rng_state()
+    logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    text, state = json.dumps(task), torch.get_rng_state()
     got = evaluation.multiple_choice(tiny_model, byte_tokenizer, task, batch_size=2, limit=2)
     assert capfd.readouterr() == ("", "")
-    assert byte_tokenizer.pad_token is None and logging.getLogger("lm_eval").level == level
+    assert byte_tokenizer.pad_token is None and logging.getLogger("lm_eval").level == logging.WARNING
     assert json.dumps(task) == text and torch.equal(torch.get_rng_state(), state)
     assert got.version.startswith("lm-eval 0.4") and got.version.endswith("plumbline_common_knowledge 1.0")
 
@@ -130,7 +131,7 @@ def test_missing_files(tmp_path):
     write(tmp_path, "", "task: t\ntest_split: test\ndataset_kwargs: {data_files: {test: data/other.jsonl}}\n")
     with pytest.raises(FileNotFoundError, match="no task file at .*other.jsonl; t.yaml needs it"):
         evaluation.load_task(path)
-    with pytest.raises(ValueError, match="names no 'task'"):
+    with pytest.raises(ValueError, match="needs 'task' and 'test_split'"):
         evaluation.load_task(write(tmp_path, json.dumps(ROW), "group: g\n"))
 
 

@@ -1,0 +1,136 @@
+"""Verdicts on pools whose answer is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.harness import claims
+
+
+class Record:
+    def __init__(self, seed=0, preset="small"):
+        self.manifest = {"paper": "qdpo", "preset": preset, "seed": seed}
+        self.rows, self.numbers = [], []
+
+    def add(self, dataset, arm, metric, values, weight=np.nan):
+        self.rows += [(dataset, arm, metric, f"p{i}", v, weight) for i, v in enumerate(values)]
+        return self
+
+    def items(self):
+        return pd.DataFrame(self.rows, columns=["dataset", "arm", "metric", "prompt_id", "value", "weight"])
+
+    def metrics(self):
+        return pd.DataFrame(self.numbers, columns=["arm", "metric", "value"])
+
+
+def noise(n=60, seed=0):
+    return np.random.default_rng(seed).normal(size=n) * 0.02
+
+
+def pool(fill, seeds=(0, 1, 2), **kw):
+    out = []
+    for s in seeds:
+        r = Record(s, **kw)
+        fill(r, noise(seed=s))
+        out.append(r)
+    return out
+
+
+def verdict(runs, claim):
+    t = claims.card("qdpo", runs).set_index("claim")
+    return t.loc[claim]
+
+
+@pytest.mark.parametrize("metric, higher", [("flips", False), ("kl", False), ("agreement prefix", True), ("rouge-l", True), ("fp likelihood", True)])
+def test_better_means_positive_on_every_metric(metric, higher):
+    gain = 0.1 if higher else -0.1
+
+    def fill(r, e):
+        r.add("test prompts", "qdpo", metric, 0.5 + gain + e, 48.0).add("test prompts", "kd", metric, 0.5 - e, 48.0)
+
+    row = verdict(pool(fill), f"C5 {metric}")
+    assert row.verdict == "holds" and row.ours == pytest.approx(0.1, abs=0.02) and row.low > 0 and row.seeds == 3 and row.n == 60
+
+
+def test_worse_fails_and_even_is_not_resolved():
+    worse = pool(lambda r, e: r.add("test prompts", "qdpo", "flips", 0.3 + e).add("test prompts", "kd", "flips", 0.2 - e))
+    assert verdict(worse, "C5 flips").verdict == "fails"
+    even = pool(lambda r, e: r.add("test prompts", "qdpo", "flips", 0.2 + e).add("test prompts", "kd", "flips", 0.2 + e[::-1]))
+    assert verdict(even, "C5 flips").verdict == "not resolved"
+
+
+def test_one_seed_resolves_nothing_and_smoke_is_no_evidence():
+    fill = lambda r, e: r.add("test prompts", "qdpo", "kl", 0.1 + e).add("test prompts", "rtn", "kl", 0.5 - e)  # noqa: E731
+    assert verdict(pool(fill), "C4 rtn kl").verdict == "holds"
+    assert verdict(pool(fill, seeds=(0, 1)), "C4 rtn kl").verdict == "not resolved"
+    assert verdict(pool(fill, preset="smoke"), "C4 rtn kl").verdict == "smoke"
+    assert verdict(pool(fill), "C4 awq kl").verdict == "not run"
+    assert set(claims.card("qdpo", []).verdict) == {"not run"}
+
+
+def test_net_wins_against_full_precision():
+    def fill(r, e):
+        zero = np.zeros(60)
+        for arm, wins in (("qdpo", 30), ("rtn", 0)):
+            win = zero.copy()
+            win[:wins] = 1
+            r.add("judge vs fp", arm, "win", win).add("judge vs fp", arm, "lose", 1 - win)
+
+    row = verdict(pool(fill), "C4 rtn judge")
+    assert row.verdict == "holds" and row.ours == pytest.approx(1.0)
+
+
+def test_accuracy_hides_flips():
+    def fill(r, drop, flips=0.2):
+        right = np.ones(60)
+        wrong = right.copy()
+        wrong[:drop] = 0
+        r.add("common knowledge", "fp", "accuracy", right).add("common knowledge", "rtn", "accuracy", wrong)
+        r.add("test prompts", "rtn", "flips", flips + noise(), 48.0)
+
+    assert verdict(pool(lambda r, e: fill(r, 0)), "C1a").verdict == "holds"
+    assert verdict(pool(lambda r, e: fill(r, 20)), "C1a").verdict == "fails"
+    assert verdict(pool(lambda r, e: fill(r, 0, flips=0.0)), "C1a").verdict == "fails"
+
+
+@pytest.mark.parametrize("only, cache, a, b", [(0.3, 0.9, "holds", "holds"), (0.9, 0.3, "fails", "fails")])
+def test_breakdown_shares(only, cache, a, b):
+    def fill(r, e):
+        for arm, v in (("flip only", only), ("perturbed KV only", cache), ("full quantized decoding", 0.2)):
+            r.add("first divergence", arm, "agreement", v + e)
+
+    runs = pool(fill)
+    assert verdict(runs, "C2a").verdict == a and verdict(runs, "C2b").verdict == b
+    assert verdict(runs, "C2a").ours == pytest.approx((1 - only) / 0.8, abs=0.02)
+
+
+def test_margins_need_the_order_too():
+    def fill(r, e, rates):
+        r.add("test prompts", "rtn", "margin where flipped", 0.1 + e, 5.0).add("test prompts", "rtn", "margin where kept", 0.5 - e, 40.0)
+        r.numbers += [("rtn", f"flip rate, margin decile {k}", v) for k, v in enumerate(rates, 1)]
+
+    assert verdict(pool(lambda r, e: fill(r, e, np.linspace(0.6, 0.0, 10))), "C1b").verdict == "holds"
+    assert verdict(pool(lambda r, e: fill(r, e, np.ones(10))), "C1b").verdict == "direction holds"
+
+
+def test_labels_and_tax():
+    def fill(r, e):
+        r.add("pairs, whole answers", "label", "full-precision bracket", [1.0] * 42 + [0.0] * 18)
+        r.add("pairs, cut at the first divergence", "label", "delta", np.ones(60))
+        r.add("common knowledge", "qdpo", "accuracy", [1.0] * 50 + [0.0] * 10).add("common knowledge", "rtn", "accuracy", np.ones(60))
+
+    runs = pool(fill)
+    assert verdict(runs, "C3a").verdict == "direction holds" and verdict(runs, "C3d").verdict == "holds" and verdict(runs, "C6").verdict == "fails"
+
+
+def test_intervals_resample_prompts_not_rows():
+    """Three identical seeds are not three times the evidence."""
+    one = [Record(0).add("test prompts", "rtn", "flips", noise() + 0.2)]
+    three = [Record(s).add("test prompts", "rtn", "flips", noise() + 0.2) for s in range(3)]
+    a, b = (claims.Pool(r).rate("test prompts", "rtn", "flips") for r in (one, three))
+    assert (a.high - a.low) == pytest.approx(b.high - b.low) and a.n == b.n == 60
+
+
+def test_sentence_names_failures():
+    worse = pool(lambda r, e: r.add("test prompts", "qdpo", "flips", 0.3 + e).add("test prompts", "kd", "flips", 0.2 - e))
+    assert "Fails: C5 flips." in claims.sentence("qdpo", worse)

@@ -1,0 +1,120 @@
+"""The real notebooks: form, and a headless run of each at smoke; and the tool that checks them."""
+
+import nbformat
+import papermill
+import pytest
+
+from lib.harness import notebooks, paths, results, runner
+
+ALL = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+PAPERS = notebooks.papers()
+
+
+def test_all_notebooks_are_found_and_in_form():
+    assert {"00_start_here.ipynb", "10_qdpo.ipynb", "90_results.ipynb"} <= {p.name for p in ALL}
+    assert [problem for path in ALL for problem in notebooks.check(path)] == []
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_parameter_is_read_by_the_settings(paper):
+    found = notebooks.parameters(notebooks.find(paper))
+    assert {"PRESET", "SEED"} <= found.keys() and all(v is None for k, v in found.items() if k not in ("PRESET", "SEED"))
+    runner.validate(paper, "paper", 0, {})
+
+
+@pytest.fixture(scope="module")
+def smoke_runs(tmp_path_factory):
+    """One run through the runner, one through plain papermill, of every paper."""
+    folder = tmp_path_factory.mktemp("smoke")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLUMBLINE_RESULTS", str(folder / "results"))
+        patch.setenv("PLUMBLINE_CACHE", str(folder / "cache"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for paper in PAPERS:
+            assert runner.run(paper, preset="smoke", seed=0).code == 0
+            book = notebooks.find(paper)
+            papermill.execute_notebook(str(book), str(folder / f"{paper}.ipynb"), {"PRESET": "smoke", "SEED": 0}, progress_bar=False, cwd=str(book.parent))
+        return {p: results.load_runs(p) for p in PAPERS}
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_runner_and_plain_papermill_agree_and_repeat(smoke_runs, paper):
+    a, b = smoke_runs[paper]
+    assert a.manifest["status"] == b.manifest["status"] == "done" and a.dir != b.dir
+    x, y = (r.metrics().drop(columns="run_id") for r in (a, b))
+    assert x.equals(y) and len(x) > 50
+    assert a.items().equals(b.items())
+    assert (a.dir / "notebook.ipynb").exists()
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_what_a_smoke_run_records(smoke_runs, paper):
+    run = smoke_runs[paper][0]
+    m = run.metrics()
+    arms = set(run.manifest["settings"]["arms"].split(","))
+    assert arms <= set(m.arm), "every arm is measured"
+    shares = m[m.metric.isin(["flips", "exact match", "rouge-l", "accuracy", "codes changed", "agreement", "win", "lose", "distinct-2"])]
+    assert shares.value.between(0, 1).all() and len(shares) > 30
+    assert (m[m.metric == "kl"].value > -1e-6).all()
+    assert m[(m.arm == "fp") & (m.metric == "flips")].value.item() == 0
+    cut = m[(m.dataset == "pairs, cut at the first divergence") & (m.metric == "delta >= 0")].value.item()
+    assert cut == 1.0
+    assert run.manifest["model"]["sha256"] and run.manifest["data"][0]["rows"] == 480
+
+
+def test_a_misspelt_parameter_fails_under_plain_papermill(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLUMBLINE_RESULTS", str(tmp_path / "results"))
+    book = notebooks.find("qdpo")
+    with pytest.raises(Exception, match="did you mean BETA"):
+        papermill.execute_notebook(str(book), str(tmp_path / "out.ipynb"), {"BETTA": 0.1}, progress_bar=False, cwd=str(book.parent))
+
+
+# ------------------------------------------------------------------------------------------------ the tool
+
+
+def book(cells, name="10_qdpo.ipynb"):
+    nb = nbformat.v4.new_notebook(cells=cells)
+    nb.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return nb
+
+
+def code(source, cid, tags=()):
+    c = nbformat.v4.new_code_cell(source, id=cid)
+    if tags:
+        c.metadata["tags"] = list(tags)
+    return c
+
+
+@pytest.mark.parametrize("cell, message", [
+    (code("def f():\n    pass", "a"), "defines or installs"), (code("!pip install x", "a"), "defines or installs"),
+    (code("open('/ho" + "me/x')", "a"), "absolute path"), (code("\n".join("x" * 26), "a"), "26 lines"), (code("1", "Bad_Id"), "not a word"),
+])  # fmt: skip
+def test_form_is_checked(tmp_path, cell, message):
+    path = tmp_path / "00_x.ipynb"
+    nbformat.write(book([cell]), path)
+    assert any(message in p for p in notebooks.check(path))
+
+
+@pytest.mark.parametrize("line, message", [
+    ("BETTA = 0.1  # help", "no setting"), ("BETA = dict(a=1)  # help", "NAME = literal"), ("BETA = None", "NAME = literal"),
+])  # fmt: skip
+def test_parameter_lines_are_checked(tmp_path, line, message):
+    path = tmp_path / "10_qdpo.ipynb"
+    nbformat.write(book([code(line, "parameters", ["parameters"])]), path)
+    assert any(message in p for p in notebooks.check(path))
+
+
+def test_clean_and_copy(tmp_path):
+    path = tmp_path / "00_x.ipynb"
+    cell = code("1", "one", ["keep"])
+    cell.outputs = [nbformat.v4.new_output("stream", name="stderr", text="9 % left"), nbformat.v4.new_output("stream", text=f"{paths.ROOT}/lib")]
+    cell.execution_count = 3
+    nbformat.write(book([cell]), path)
+    assert any("has outputs" in p for p in notebooks.check(path))
+    notebooks.executed_copy(path, tmp_path / "copy.ipynb")
+    outputs = nbformat.read(tmp_path / "copy.ipynb", 4).cells[0].outputs
+    assert [o.text for o in outputs] == ["lib"]
+    notebooks.clean(path)
+    cleaned = nbformat.read(path, 4).cells[0]
+    assert notebooks.check(path) == [] and cleaned.metadata["tags"] == ["keep"] and cleaned.id == "one"
+    assert "one (code)" in notebooks.show(path)

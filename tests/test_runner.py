@@ -1,0 +1,109 @@
+"""How runs end: every way must be said honestly."""
+
+import json
+import os
+import signal
+
+import nbformat
+import pytest
+
+from lib.harness import notebooks, paths, results, runner
+
+START = """
+from lib.harness import presets, results
+cfg = presets.resolve("qdpo", {"PRESET": PRESET, "SEED": SEED})
+run = results.start(cfg, notebook="10_qdpo")
+"""
+
+
+@pytest.fixture
+def world(sandbox, monkeypatch):
+    """A notebooks folder whose only paper holds the given cell."""
+    folder = sandbox / "notebooks"
+    folder.mkdir()
+    monkeypatch.setattr(paths, "NOTEBOOKS", folder)
+    monkeypatch.setattr(results, "git_state", lambda: ("abc1234567", False))
+
+    def write(cell):
+        nb = nbformat.v4.new_notebook(cells=[
+            nbformat.v4.new_code_cell('PRESET = "smoke"  # p\nSEED = 0  # s\nBETA = None  # b', id="parameters", metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(START, id="setup"),
+            nbformat.v4.new_code_cell(cell, id="work"),
+            nbformat.v4.new_code_cell("run.finish()", id="record"),
+        ])  # fmt: skip
+        nb.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(nb, folder / "10_qdpo.ipynb")
+
+    return write
+
+
+def manifest(result):
+    return json.loads((result.dir / "manifest.json").read_text())
+
+
+def test_success_then_skipped_then_forced(world, capsys):
+    world('run.metric("a", "b", "c", "d", 1.0)')
+    first = runner.run("qdpo", preset="smoke", seed=0)
+    assert first.code == 0 and manifest(first)["status"] == "done" and (first.dir / "notebook.ipynb").exists()
+    assert "left] work" in capsys.readouterr().out
+
+
+def test_finished_runs_are_found(sandbox, monkeypatch):
+    monkeypatch.setattr(results, "git_state", lambda: ("abc1234567", False))
+    _, cfg = runner.validate("qdpo", "smoke", 0, {})
+    assert runner.finished(cfg) is None
+    results.start(cfg, notebook="x").finish()
+    assert runner.finished(cfg) is not None
+    assert runner.finished(runner.validate("qdpo", "smoke", 0, {"beta": 0.2})[1]) is None
+    assert runner.run("qdpo", preset="smoke", seed=0).reason == "already done"
+    monkeypatch.setattr(results, "git_state", lambda: ("fff", False))
+    assert runner.finished(cfg) is None
+
+
+def test_a_failing_cell(world, capsys):
+    world("raise RuntimeError('boom')")
+    r = runner.run("qdpo", preset="smoke", seed=0)
+    m = manifest(r)
+    assert r.code == 1 and m["status"] == "failed" and m["failed cell"] == "work" and m["reason"] == "RuntimeError: boom"
+    assert "boom" in capsys.readouterr().out
+
+
+def test_a_dead_kernel(world):
+    world("import os\nos._exit(9)")
+    r = runner.run("qdpo", preset="smoke", seed=0)
+    assert r.code == 137 and manifest(r)["status"] == "failed" and "memory" in manifest(r)["reason"]
+
+
+def test_the_time_limit(world):
+    world("import time\ntime.sleep(300)")
+    r = runner.run("qdpo", preset="smoke", seed=0, timeout=12)
+    assert r.code == 124 and "time limit" in manifest(r)["reason"]
+
+
+def test_an_interrupt(world, monkeypatch):
+    import papermill
+
+    world("1")
+    monkeypatch.setattr(papermill, "execute_notebook", lambda *a, **k: os.kill(os.getpid(), signal.SIGINT) or signal.pause())
+    r = runner.run("qdpo", preset="smoke", seed=0)
+    assert r.code == 130 and manifest(r)["status"] == "failed"
+
+
+@pytest.mark.parametrize("overrides, error", [({"betta": 0.1}, KeyError), ({"beta": "5e-7"}, TypeError), ({"bits": 9}, ValueError)])
+def test_bad_parameters_start_nothing(sandbox, overrides, error):
+    with pytest.raises(error):
+        runner.run("qdpo", preset="smoke", seed=0, overrides=overrides)
+    assert not paths.RUNS.exists()
+
+
+def test_unknown_paper_and_unwritable_results(sandbox, monkeypatch):
+    with pytest.raises(ValueError, match="no paper is called"):
+        runner.run("qdop", preset="smoke", seed=0)
+    (sandbox / "file").write_text("")
+    monkeypatch.setenv("PLUMBLINE_RESULTS", str(sandbox / "file"))
+    with pytest.raises(PermissionError, match="cannot write in"):
+        runner.run("qdpo", preset="smoke", seed=0)
+
+
+def test_papers_are_found_by_number():
+    assert "qdpo" in notebooks.papers() and notebooks.find("qdpo").name == "10_qdpo.ipynb"

@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from lib import scoring
+
+X, A, B = [[1, 2, 3], [8, 9], [7]], [[4, 5, 257], [10], [6, 5]], [[4, 9], [11, 12, 13], [5, 6]]
+
+
+def test_completion_logprobs_by_a_plain_forward_in_any_batch(tiny_model):
+    got = scoring.completion_logprobs(tiny_model, X, A, B, batch=3)
+    for i in range(3):
+        for k, y in enumerate((A[i], B[i])):
+            lp = tiny_model(torch.tensor([[*X[i], *y]])).logits[0].log_softmax(-1)
+            assert got[i, k].item() == pytest.approx(sum(lp[len(X[i]) - 1 + t, v].item() for t, v in enumerate(y)), abs=1e-3)
+    assert torch.allclose(scoring.completion_logprobs(tiny_model, X, A, B, batch=1), got, atol=1e-4)
+    mean = scoring.completion_logprobs(tiny_model, X, A, B, batch=2, mean=True)
+    assert torch.allclose(mean * torch.tensor([[3, 2], [1, 3], [2, 2]]), got, atol=1e-3)
+
+
+def test_likelihood_judge(tiny_model):
+    judge = scoring.load_judge("fp", tiny_model, None, batch=2)
+    a, b = judge.score(X, A), judge.score(X, B)
+    want = ["win" if x > y else "lose" for x, y in zip(a, b)]
+    assert scoring.judge_both_orders(judge, X, A, B, margin=0.0) == want
+    assert scoring.judge_both_orders(judge, X, A, A, margin=0.0) == ["tie"] * 3
+    assert scoring.judge_both_orders(judge, X, A, B, margin=1e9) == ["tie"] * 3
+
+
+class Fixed:
+    def __init__(self, verdicts):
+        self.verdicts = iter(verdicts)
+
+    def compare(self, prompts, first, second, *, margin):
+        return next(self.verdicts)
+
+
+def test_both_orders():
+    biased = Fixed([["first"] * 2, ["first"] * 2])  # always the first answer: no information
+    assert scoring.judge_both_orders(biased, X[:2], A[:2], B[:2], margin=0) == ["tie", "tie"]
+    judge = Fixed([["first", "second", "first"], ["second", "first", "tie"]])
+    assert scoring.judge_both_orders(judge, X, A, B, margin=0) == ["win", "lose", "tie"]
+
+
+def test_prompted_judge_reads_the_labels(tiny_model, byte_tokenizer):
+    judge = scoring.PromptedJudge(tiny_model, byte_tokenizer, byte_tokenizer.decode, batch=2)
+    assert set(judge.compare(X, A, B, margin=0.0)) <= {"first", "second"}
+    assert judge.compare(X, A, B, margin=1e9) == ["tie"] * 3
+    one = judge.compare(X[:1], A[:1], B[:1], margin=0.0)
+    text = judge.question.format(prompt=byte_tokenizer.decode(X[0]), first=byte_tokenizer.decode(A[0]), second=byte_tokenizer.decode(B[0]))
+    ids = byte_tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False)
+    logits = tiny_model(torch.tensor([ids])).logits[0, -1]
+    assert one == ["first" if logits[ord("A") - 33] > logits[ord("B") - 33] else "second"] and byte_tokenizer.encode("A") == [ord("A") - 33]
