@@ -23,8 +23,8 @@ def test_bad_input_is_one_sentence(sandbox, arguments, words):
 def test_overrides_are_literals(monkeypatch):
     seen = {}
     monkeypatch.setattr(runner, "run", lambda paper, **k: seen.update(k) or runner.RunResult(None, 0, ""))
-    assert invoke("run", "qdpo", "--seed", "4", "--set", "beta=1e-1", "--set", "arms=fp,rtn", "--force").exit_code == 0
-    assert seen == {"preset": "small", "seed": 4, "overrides": {"beta": 0.1, "arms": "fp,rtn"}, "force": True}
+    assert invoke("run", "qdpo", "--seed", "4", "--set", "beta=1e-1", "--set", "arms=fp,rtn", "--set", "ablate_bits=5", "--force").exit_code == 0
+    assert seen == {"preset": "small", "seed": 4, "overrides": {"beta": 0.1, "arms": "fp,rtn", "ablate_bits": "5"}, "force": True}
 
 
 def test_reproduce_passes_on_what_was_asked(monkeypatch):

@@ -37,12 +37,21 @@ def one_sentence(command):
     return wrapped
 
 
-def literal(text: str):
-    """A Python literal (1e-5, True, "x"), else the text itself."""
+def literal(text: str, kind: type | None = None):
+    """A Python literal (1e-5, True, "x"), else the text itself; always the text where the setting is one."""
+    if kind is str:
+        return text
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def overrides(paper: str, pairs) -> dict:
+    """{NAME: value} of NAME=VALUE pairs, each read as its setting's type wants; unknown names are refused later."""
+    notebooks.find(paper)
+    known = presets.settings(paper)
+    return {k: literal(v, known[k.lower()].kind if k.lower() in known else None) for k, v in pairs}
 
 
 def assignment(text: str) -> tuple[str, str]:
@@ -79,8 +88,8 @@ def run(
     force: bool = False,
 ) -> None:
     """Run one paper's notebook once."""
-    overrides = {k: literal(v) for k, v in map(assignment, set_ or [])}
-    raise typer.Exit(runner.run(paper, preset=preset, seed=seed, overrides=overrides, force=force).code)
+    given = overrides(paper, map(assignment, set_ or []))
+    raise typer.Exit(runner.run(paper, preset=preset, seed=seed, overrides=given, force=force).code)
 
 
 @app.command()
@@ -119,7 +128,7 @@ def sweep(
     fixed = [assignment(s) for s in set_ or []]
     points = [[*fixed, *p] for p in itertools.product(*axes)]
     for point, seed in itertools.product(points, numbers(seeds)):
-        runner.validate(paper, preset, seed, {k: literal(v) for k, v in point})
+        runner.validate(paper, preset, seed, overrides(paper, point))
     commands = [
         [sys.executable, "-m", "lib.harness.cli", "run", paper, "--preset", preset, "--seed", str(s), *(x for k, v in p for x in ("--set", f"{k}={v}"))]
         for p, s in itertools.product(points, numbers(seeds))
