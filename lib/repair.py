@@ -92,9 +92,13 @@ class Study:
             )
             self.run.curve(arm, self.curves[arm])
             changed = self._changed(before, self._codes(latent))
+            self.run.metric("training", "train", arm, "learning rate", lr)
             self.run.metric("training", "train", arm, "codes changed", changed)
             self.run.metric("training", "train", arm, "steps", self.curves[arm][-1]["step"])
-            self.run.metric("training", "train", arm, "kept step", kept_step(self.curves[arm]))
+            kept = next(r for r in self.curves[arm] if r["step"] == kept_step(self.curves[arm]))
+            self.run.metric("training", "train", arm, "kept step", kept["step"])
+            self.run.metric("training", "validation prompts", arm, "kept kl", kept["validation kl"])
+            self.run.metric("training", "validation prompts", arm, "kept flips", kept["validation flip rate"])
             self.measure(arm, self.student)
 
     def _codes(self, latent) -> dict:

@@ -21,6 +21,7 @@ def build() -> dict[Path, str]:
     metrics = pd.concat([r.metrics() for r in runs], ignore_index=True) if runs else pd.DataFrame(columns=results.METRIC_COLUMNS)
     pages = {
         paths.TABLES / "claims.csv": table.to_csv(index=False, float_format="%.6g"),
+        paths.TABLES / "tuning.csv": tuning(results.load_runs()).to_csv(index=False, float_format="%.6g"),
         paths.TABLES / "metrics.csv": metrics.to_csv(index=False, float_format="%.8g"),
     }
     index, readme = paths.RESULTS / "README.md", paths.ROOT / "README.md"
@@ -28,6 +29,19 @@ def build() -> dict[Path, str]:
     if readme.exists() and BEGIN in readme.read_text():
         pages[readme] = _between(readme, "", claims_markdown(table))
     return pages
+
+
+def tuning(runs) -> pd.DataFrame:
+    """Learning rates tried: the smallest validation KL of every trained arm, in runs of clean code with settings overridden."""
+    columns = ["paper", "preset", "seed", "arm", "learning rate", "kept kl", "kept flips", "kept step", "steps", "run_id"]
+    rows = []
+    for r in runs:
+        if r.manifest.get("status") == "done" and r.manifest["overrides"] and not r.manifest["dirty"]:
+            m = r.metrics()
+            wide = m[m.exhibit == "training"].pivot(index="arm", columns="metric", values="value").reset_index()
+            rows.append(wide.assign(**{k: r.manifest[k] for k in ("paper", "preset", "seed", "run_id")}))
+    table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
+    return table[columns].sort_values(columns[:5] + ["run_id"])
 
 
 def write() -> list[Path]:

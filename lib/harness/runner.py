@@ -75,12 +75,15 @@ def run(
 
 def _execute(path: Path, output: Path, parameters: dict, limit: float | None, expected: float):
     """(exit code, reason, cell id, last lines). One kernel, over IPC so that parallel runs cannot fight for ports."""
+    import logging
+
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
     from papermill.exceptions import PapermillExecutionError
 
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters were validated; its own check knows less
     began = time.monotonic()
     state = {"cell": "", "kernel": None, "expired": False}
 

@@ -4,7 +4,7 @@ are named there, no hyper-parameter is. Every value is ours unless its source sa
 from lib.harness.presets.base import Setting
 
 OURS = "not seen in any readable source; ours"
-TUNED = "not seen; ours, chosen on validation KL with the same grid for every arm: results/tables/tuning_qdpo.csv"
+TUNED = "not seen; ours, chosen on validation KL with the same grid for every arm: results/tables/tuning.csv"
 
 SETTINGS = {
     "model": Setting(
