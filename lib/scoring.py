@@ -36,9 +36,13 @@ class Likelihood:
 
     def __init__(self, model, *, batch: int):
         self.model, self.batch = model, batch
+        self._known: dict[tuple, Tensor] = {}  # a contest scores the same answers again and again
 
     def score(self, prompts: Ids, responses: Ids) -> Tensor:
-        return completion_logprobs(self.model, prompts, responses, batch=self.batch, mean=True)[:, 0]
+        key = tuple((tuple(p), tuple(r)) for p, r in zip(prompts, responses, strict=True))
+        if key not in self._known:
+            self._known[key] = completion_logprobs(self.model, prompts, responses, batch=self.batch, mean=True)[:, 0]
+        return self._known[key]
 
     def compare(self, prompts: Ids, first: Ids, second: Ids, *, margin: float) -> list[str]:
         """"first", "second" or "tie" (scores within `margin` nats per token) for each prompt, judged in this order."""
