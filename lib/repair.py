@@ -58,22 +58,25 @@ class Study:
         return self.student
 
     def train(
-        self, arm: str, objective: Callable, n: int, *, lr: float, target: float | None = None, lora: bool = False
-    ) -> None:
+        self, arm: str, objective: Callable, n: int, *, lr: float, target: float | None = None, lora: bool = False,
+        start: training.Latent | None = None,
+    ) -> training.Latent | None:
         """Reset the student, train its latent weights on `objective` over n examples, keep the best validation KL, measure.
 
         `target`: stop when the mean loss of the last three steps falls to it (L* of papers' notes: beyond it the model is
-        pushed past full precision). Every arm gets the same steps, batch, warm-up, clipping and checkpoint rule.
+        pushed past full precision). Every arm gets the same steps, batch, warm-up, clipping and checkpoint rule. `start`: go on
+        from what an earlier call returned, instead of from full precision. Returns None for an arm that is not asked for.
         """
         if arm not in self.arms:
-            return
+            return None
         cfg = self.cfg
         make = partial(training.Full, quantizer=self.quantizer)
         if lora:
             generator = seeding.torch_generator(cfg.seed, "lora")
             make = partial(training.LoRA, quantizer=self.quantizer, rank=cfg.lora_rank, alpha=cfg.lora_alpha, generator=generator)
         with self.run.stage(arm):
-            latent = training.Latent(block_linears(self.student), make, self.sources)
+            latent = start or training.Latent(block_linears(self.student), make, self.sources)
+            latent.sync()
             before = self._codes(latent)
             self.curves[arm] = training.fit(
                 latent,
@@ -100,6 +103,7 @@ class Study:
             self.run.metric("training", "validation prompts", arm, "kept kl", kept["validation kl"])
             self.run.metric("training", "validation prompts", arm, "kept flips", kept["validation flip rate"])
             self.measure(arm, self.student)
+        return latent
 
     def _codes(self, latent) -> dict:
         return {name: rtn.quantize(_plain(x), **self.format) for name, x in latent.latents.items()}
@@ -165,7 +169,7 @@ class Study:
                 hold = (values >= 0).double().numpy()
                 self.run.items(f"pairs, {name}", "label", part, [p.id for p in pairs], hold)
                 self.run.metric("label", f"pairs, {name}", "label", f"{part} >= 0", hold.mean(), n=len(hold))
-                rows.append({"pairs": name, "quantity": part, "share >= 0": hold.mean(), "mean, nats": values.mean().item()})
+                rows.append({"pairs": name, "quantity": part, "share >= 0": hold.mean(), "mean, nats": values.mean().item(), "smallest, nats": values.min().item()})
         self.run.metric("label", "train", "label", "pairs", len(pairs), n=self.cfg.n_train)
         return pd.DataFrame(rows)
 

@@ -233,6 +233,17 @@ def test_apply_rtn_refuses_before_it_touches_the_model():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_formats_are_checked_against_every_layer_before_work():
+    from lib.quantization import check_model
+
+    model = llama()
+    check_model(model, bits=[3, 8], groups=[16, -1, None])
+    with pytest.raises(ValueError, match=r"layers\.0\..*group 48 does not divide"):
+        check_model(model, bits=[4], groups=[16, 48])
+    with pytest.raises(ValueError, match="bits must be a whole number from 2 to 8, not 9"):
+        check_model(model, bits=[9], groups=[16])
+
+
 def test_sixteen_levels_of_eight_bits_leave_the_output_almost_alone():
     model, ids = llama(), torch.randint(0, 97, (2, 12))
     quantized = copy.deepcopy(model)

@@ -85,3 +85,16 @@ def test_judge_and_examples(study):
     assert rates["win"] + rates["tie"] + rates["lose"] == 1
     table = study.examples(study.prompts, ["fp", "rtn"], n=2)
     assert len(table) == 4 and " / " in table.answer.iloc[1] and " / " not in table.answer.iloc[0]
+
+
+def test_a_second_round_goes_on_where_the_first_ended(study):
+    pairs = make_pairs(study)
+    x, w = [p.prompt for p in pairs], [p.chosen for p in pairs]
+    teacher = objectives.teacher_states(study.fp, x, w, batch=4)
+    kd = objectives.distillation(study.student, x, w, teacher, tau=None)
+    latent = study.train("kd", kd, len(pairs), lr=1e-3)
+    ended = study.validation.validation(study.student)["kl"]
+    study.quantized()  # another arm uses the student in between
+    study.train("qdpo", kd, len(pairs), lr=1e-3, start=latent)
+    assert study.curves["qdpo"][0]["validation kl"] == pytest.approx(ended, abs=1e-7)
+    assert study.train("sft", kd, 4, lr=1.0) is None

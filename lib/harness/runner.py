@@ -59,7 +59,8 @@ def run(
     given = {k.upper(): v for k, v in overrides.items()} | {"PRESET": preset, "SEED": seed}
     began = time.monotonic()
     _say(f"{paper} {preset} seed {seed}: starting; expect {duration(_expected(cfg))}")
-    with _environment(PLUMBLINE_RUN_DIR=str(folder), PLUMBLINE_HEADLESS="1", PYTHONWARNINGS="ignore"):
+    wait = os.environ.get("OMP_WAIT_POLICY", "passive")  # spinning threads are ten times slower when anything else runs
+    with _environment(PLUMBLINE_RUN_DIR=str(folder), PLUMBLINE_HEADLESS="1", PYTHONWARNINGS="ignore", OMP_WAIT_POLICY=wait):
         code, reason, cell, tail = _execute(path, folder / "notebook.ipynb", given, limit, _expected(cfg))
     if code == OK and results.RunRecord(folder).manifest["status"] != "done":
         code, reason = FAILED, "the notebook ended without its record cell"

@@ -6,7 +6,7 @@ symmetric=False). Every apply_* changes the model in place: deep-copy it first t
 
 from lib.quantization import awq, gptq, nf4, rtn
 from lib.quantization.awq import apply_awq
-from lib.quantization.blocks import block_linears
+from lib.quantization.blocks import block_linears, check_model
 from lib.quantization.export import load_quantized, save_quantized
 from lib.quantization.format import Quantized, check_format
 from lib.quantization.gptq import apply_gptq
@@ -23,6 +23,7 @@ __all__ = [
     "awq",
     "block_linears",
     "check_format",
+    "check_model",
     "codes_changed",
     "gptq",
     "load_quantized",

@@ -1,9 +1,12 @@
 """A decoder as quantizers see it: its blocks in order, the linear layers inside them, and what flows from block to block."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from lib.quantization.format import check_format
 
 ROWS = 512  # tokens that go through a block at once; bounds memory, not results
 
@@ -25,6 +28,17 @@ def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
         for prefix, block in decoder_blocks(model).items()
         for name, module in linears(block).items()
     }
+
+
+def check_model(model: nn.Module, *, bits: Iterable[int], groups: Iterable[int | None]) -> None:
+    """ValueError if a block's linear layer cannot be quantized in one of these formats: asked before anything is computed."""
+    bits, groups = list(bits), list(groups)
+    for name, layer in block_linears(model).items():
+        for b, g in itertools.product(bits, groups):
+            try:
+                check_format(b, g, layer.in_features)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
 
 
 def linears(block: nn.Module) -> dict[str, nn.Linear]:

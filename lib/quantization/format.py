@@ -43,5 +43,5 @@ def check_format(bits: int, group: int | None, in_features: int) -> int:
     if isinstance(group, bool) or not isinstance(group, int) or group < 1:
         raise ValueError(f"group must be a positive whole number, or None or -1 for a whole row, not {group!r}")
     if in_features % group:
-        raise ValueError(f"group {group} does not divide the {in_features} input channels; None takes a whole row")
+        raise ValueError(f"group {group} does not divide the {in_features} input channels; -1 takes a whole row")
     return group
