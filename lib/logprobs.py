@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-CHUNK = 512  # head positions at a time: 512 x 49k float32 logits are 100 MB
+CHUNK = 256  # head positions at a time: 256 x 49k float32 logits are 50 MB
 
 
 class Packed(NamedTuple):
@@ -70,7 +70,12 @@ def pack(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Packe
 
 
 def hidden_states(model, packed: Packed) -> Tensor:
-    """Final hidden states (M, D) that predict the scored tokens; `model` is any causal LM with a `base_model`."""
+    """Final hidden states (M, D) that predict the scored tokens; `model` is any causal LM with a `base_model`.
+
+    Raises ValueError naming the row for a token id outside the model's vocabulary, or a row longer than its context.
+    """
+    _check_fit(packed.input_ids, model.config.vocab_size, "token id {} and the model's vocabulary ends at")
+    _check_fit(packed.position_ids, getattr(model.config, "max_position_embeddings", None), "position {} and the model's context ends at")
     out = model.base_model(
         input_ids=packed.input_ids,
         attention_mask=packed.attention_mask,
@@ -80,17 +85,34 @@ def hidden_states(model, packed: Packed) -> Tensor:
     return out.last_hidden_state[packed.row, packed.source]
 
 
+def _check_fit(values: Tensor, size: int | None, what: str) -> None:
+    top = values.amax(1)
+    if size and int(top.max()) >= size:
+        row = int(top.argmax())
+        raise ValueError(f"row {row} holds {what.format(int(top[row]))} {size - 1}")
+
+
+def check_finite(values: Tensor, rows: Sequence) -> Tensor:
+    """`values` (N, ...) as given; FloatingPointError naming the rows whose log-probabilities are not finite."""
+    good = torch.isfinite(values.detach()).view(len(values), -1).all(1)
+    if not good.all():
+        bad = [r for r, g in zip(rows, good.tolist()) if not g]
+        raise FloatingPointError(f"the log-probabilities of rows {bad[:8]} are not finite: the model's weights or logits are broken")
+    return values
+
+
 class _TokenLogprobs(torch.autograd.Function):
     """log softmax(h W^T)[target] for a frozen head W. The gradient with respect to h is g (W[target] - p W), and p W
     is formed in the forward while the chunk's p is at hand, so the backward needs neither logits nor a second pass."""
 
     @staticmethod
     def forward(ctx, hidden, weight, target, chunk):
-        out = torch.empty(len(target), dtype=torch.float32, device=hidden.device)
+        wide = torch.promote_types(hidden.dtype, torch.float32)  # float64 stays, so that formulas can be checked
+        out = torch.empty(len(target), dtype=wide, device=hidden.device)
         jacobian = torch.empty_like(hidden) if hidden.requires_grad else None
         for i in range(0, len(target), chunk):
             s = slice(i, i + chunk)
-            logits = (hidden[s] @ weight.T).float()
+            logits = (hidden[s] @ weight.T).to(wide)
             norm = logits.logsumexp(-1, keepdim=True)
             out[s] = logits.gather(-1, target[s, None])[:, 0] - norm[:, 0]
             if jacobian is not None:
@@ -102,14 +124,15 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (jacobian,) = ctx.saved_tensors
-        return (grad[:, None] * jacobian.float()).to(jacobian.dtype), None, None, None
+        return (grad[:, None] * jacobian.to(grad.dtype)).to(jacobian.dtype), None, None, None
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, target: Tensor, *, chunk: int = CHUNK) -> Tensor:
-    """log p(target | context) of each token, (M,) float32 nats, from hidden states (M, D) and the head weight (V, D)."""
+    """log p(target | context) of each token, (M,) nats, at least float32, from hidden states (M, D) and the head weight (V, D)."""
     if not weight.requires_grad:
         return _TokenLogprobs.apply(hidden, weight, target, chunk)
-    return -torch.nn.functional.cross_entropy((hidden @ weight.T).float(), target, reduction="none")
+    logits = (hidden @ weight.T).to(torch.promote_types(hidden.dtype, torch.float32))
+    return -torch.nn.functional.cross_entropy(logits, target, reduction="none")
 
 
 class _TokenKL(torch.autograd.Function):
@@ -117,12 +140,13 @@ class _TokenKL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, student, teacher, weight, chunk):
-        out = torch.empty(len(student), dtype=torch.float32, device=student.device)
+        wide = torch.promote_types(student.dtype, torch.float32)
+        out = torch.empty(len(student), dtype=wide, device=student.device)
         jacobian = torch.empty_like(student) if student.requires_grad else None
         for i in range(0, len(student), chunk):
             s = slice(i, i + chunk)
-            log_t = (teacher[s] @ weight.T).float().log_softmax(-1)
-            log_s = (student[s] @ weight.T).float().log_softmax(-1)
+            log_t = (teacher[s] @ weight.T).to(wide).log_softmax(-1)
+            log_s = (student[s] @ weight.T).to(wide).log_softmax(-1)
             p_t = log_t.exp()
             out[s] = (p_t * (log_t - log_s)).sum(-1)
             if jacobian is not None:
@@ -133,11 +157,11 @@ class _TokenKL(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (jacobian,) = ctx.saved_tensors
-        return (grad[:, None] * jacobian.float()).to(jacobian.dtype), None, None, None
+        return (grad[:, None] * jacobian.to(grad.dtype)).to(jacobian.dtype), None, None, None
 
 
 def token_kl(student: Tensor, teacher: Tensor, weight: Tensor, *, chunk: int = CHUNK) -> Tensor:
-    """KL(p_T || p_S) of each token's next-token distribution, (M,) float32 nats.
+    """KL(p_T || p_S) of each token's next-token distribution, (M,) nats, at least float32.
 
     Hidden states (M, D) of student and teacher, which share the frozen head `weight` (V, D): true here because only
     the linears inside the blocks are quantized. Same gradient as the soft-target cross-entropy of logit distillation.

@@ -13,10 +13,12 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from lib import attention
 from lib.harness import assets, paths, progress
 
 TINY, EMBEDDED = "tiny-random", "embedded"
@@ -27,7 +29,7 @@ CHAT_TEMPLATE = (
 
 
 def load(spec: str, *, dtype: torch.dtype, device: str = "cpu"):
-    """(model in eval mode, frozen, in `dtype`; tokenizer). Raises FileNotFoundError for a folder without weights."""
+    """(model in eval mode, frozen, in `dtype`, with `lib.attention`; tokenizer). Raises FileNotFoundError for a folder without weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if spec == TINY:
@@ -37,7 +39,18 @@ def load(spec: str, *, dtype: torch.dtype, device: str = "cpu"):
         folder = embedded_folder() if spec == EMBEDDED else _checked_folder(spec)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    attention.use(model)
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def check_lengths(model, total: Sequence[int], prompt: Sequence[int]) -> None:
+    """ValueError naming the first row with an empty prompt, or with more tokens in all than the model's context."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    for row, (n, p) in enumerate(zip(total, prompt, strict=True)):
+        if p < 1:
+            raise ValueError(f"row {row} has an empty prompt")
+        if context and n > context:
+            raise ValueError(f"row {row} needs {n} tokens, prompt and answer, and the model's context holds {context}")
 
 
 def _checked_folder(spec: str) -> str:

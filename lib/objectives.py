@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lib.data import Pair
-from lib.logprobs import hidden_states, mean_logprob, pack, sum_logprob, token_kl, token_logprobs
+from lib.logprobs import check_finite, hidden_states, mean_logprob, pack, sum_logprob, token_kl, token_logprobs
 from lib.losses import Preference, token_scale
 
 Objective = Callable[[Sequence[int]], tuple[Tensor, dict[str, float]]]
@@ -27,7 +27,7 @@ def preference(model, pairs: Sequence[Pair], loss: Callable[..., Preference], **
     def objective(indices):
         packed = pack([(pairs[i].prompt, (pairs[i].chosen, pairs[i].rejected)) for i in indices]).to(model.device)
         tokens = token_logprobs(hidden_states(model, packed), head, packed.target)
-        w, l = sum_logprob(tokens, packed.branch, packed.branches).view(-1, 2).unbind(1)
+        w, l = check_finite(sum_logprob(tokens, packed.branch, packed.branches).view(-1, 2), indices).unbind(1)
         out = loss(w, l, **{name: c[list(indices)].to(w.device) for name, c in columns.items()})
         logged = {
             "chosen logprob": w.sum().item(),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lib import models
-from lib.logprobs import hidden_states, mean_logprob, pack, sum_logprob, token_logprobs
+from lib.logprobs import check_finite, hidden_states, mean_logprob, pack, sum_logprob, token_logprobs
 from lib.metrics import fastchat_verdict
 
 Ids = Sequence[Sequence[int]]
@@ -28,7 +28,7 @@ def completion_logprobs(model, prompts: Ids, *branches: Ids, batch: int, mean: b
         packed = pack([(prompts[r], [b[r] for b in branches]) for r in rows]).to(model.device)
         tokens = token_logprobs(hidden_states(model, packed), model.get_output_embeddings().weight, packed.target)
         out[rows] = reduce(tokens, packed.branch, packed.branches).view(len(rows), -1).cpu()
-    return out
+    return check_finite(out, range(len(out)))
 
 
 class Likelihood:

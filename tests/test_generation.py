@@ -6,8 +6,8 @@ from lib import generation, models
 PROMPTS = [[5, 6, 7], [9], [1, 2, 3, 4, 5, 6, 7, 8], [100, 101]]
 
 
-def run(model, prompts=PROMPTS, n=12, batch=4, stop=(257,), **kw):
-    return generation.generate(model, prompts, max_new_tokens=n, stop_ids=stop, batch=batch, **kw)
+def run(model, prompts=PROMPTS, n=12, batch=4, stop=(257,), n_candidates=1, **kw):
+    return generation.generate(model, prompts, max_new_tokens=n, stop_ids=stop, batch=batch, n=n_candidates, **kw)
 
 
 def test_greedy_equals_transformers(tiny_model):
@@ -37,11 +37,64 @@ def test_seeds(tiny_model):
     assert draw(0) == draw(0) != draw(1)
 
 
-def test_draws_follow_the_softmax():
-    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, 0.5]]).expand(40000, 5)
-    for t in (1.0, 0.5):
-        got = generation.draw(logits, t, torch.Generator().manual_seed(0)).bincount(minlength=5) / 40000
-        assert torch.allclose(got, (logits[0] / t).softmax(-1), atol=0.01)
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.8), (0.5, 0.6)])
+def test_draws_follow_the_exact_distribution(temperature, top_p):
+    """Chi-square against the softmax, on a vocabulary that is no multiple of the block."""
+    from scipy.stats import chisquare
+
+    draws, row = 200_000, torch.randn(300, generator=torch.Generator().manual_seed(3)) * 2
+    p = (row.double() / temperature).softmax(-1)
+    ranked = p.sort(descending=True)
+    p[ranked.indices[(ranked.values.cumsum(0) - ranked.values) >= top_p]] = 0  # the smallest set that reaches top_p
+    p /= p.sum()
+    token, logprob = generation.draw(row.expand(draws, -1), temperature, torch.Generator().manual_seed(0), top_p=top_p)
+    got = token.bincount(minlength=300)
+    assert got[p == 0].sum() == 0
+    often = p * draws >= 5
+    seen, want = [*got[often].tolist(), got[~often].sum().item()], [*(p[often] * draws).tolist(), p[~often].sum().item() * draws]
+    if want[-1] < 1e-9:
+        seen, want = seen[:-1], want[:-1]
+    assert chisquare(seen, want).pvalue > 1e-3
+    assert torch.allclose(logprob[:50], row.log_softmax(-1)[token[:50]], atol=1e-5)  # at temperature 1, whatever was drawn
+
+
+def test_inversion_by_hand():
+    w = torch.tensor([[1.0, 0.0, 3.0, 0.0]])
+    at = lambda u: generation.invert(w, torch.tensor([[u]], dtype=torch.float64)).item()  # noqa: E731
+    assert [at(0.0), at(0.2499), at(0.25), at(0.9999999999), at(1.0)] == [0, 0, 2, 2, 2]
+
+
+def test_greedy_takes_the_first_largest_and_broken_logits_are_named():
+    logits = torch.tensor([[0.0, 2.0, 2.0], [5.0, 1.0, 0.0]])
+    assert generation.draw(logits, 0.0, None)[0].tolist() == [1, 0]
+    logits[1, 2] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"rows \[1\]"):
+        generation.draw(logits, 1.0, torch.Generator())
+
+
+def test_candidates_share_a_prompt_and_nothing_else(tiny_model):
+    """Each candidate's log-probs are those of a forward of its own, though all ran side by side and ended at will."""
+    model = tiny_model.double()
+    stop = [257, *range(20, 60)]  # many ends at different steps
+    got = run(model, n_candidates=5, temperature=1.0, generator=torch.Generator().manual_seed(2), stop=stop, n=10)
+    assert len(got) == 20 and len({len(c.tokens) for c in got}) > 2
+    assert len({tuple(c.tokens) for c in got[5:10]}) > 1
+    for i, c in enumerate(got):
+        prompt = PROMPTS[i // 5]
+        lp = model(torch.tensor([[*prompt, *c.tokens]])).logits[0].log_softmax(-1)
+        assert c.logprobs == pytest.approx([lp[len(prompt) - 1 + t, y].item() for t, y in enumerate(c.tokens)], abs=1e-10)
+        assert all(y not in stop for y in c.tokens[:-1]) and (c.finish == "stop") == (c.tokens[-1] in stop)
+
+
+def test_rows_that_end_early_leave(tiny_model, monkeypatch):
+    """With every row but one ended, the forward runs on one row."""
+    plain, seen = tiny_model.model.forward, []
+    monkeypatch.setattr(tiny_model.model, "forward", lambda *a, **k: seen.append(len(k["input_ids"])) or plain(*a, **k))
+    first = [c.tokens[0] for c in run(tiny_model, n=1)]
+    keep = next(i for i, t in enumerate(first) if first.count(t) == 1)
+    seen.clear()
+    run(tiny_model, stop=[t for i, t in enumerate(first) if i != keep], n=5)
+    assert seen[0] == 4 and seen[1] == 1
 
 
 def test_bad_arguments(tiny_model):
@@ -49,6 +102,14 @@ def test_bad_arguments(tiny_model):
         run(tiny_model, n=0)
     with pytest.raises(ValueError, match="Generator"):
         run(tiny_model, temperature=1.0)
+    with pytest.raises(ValueError, match="equal answers"):
+        run(tiny_model, n_candidates=2)
+    with pytest.raises(ValueError, match="top_p"):
+        run(tiny_model, temperature=1.0, generator=torch.Generator(), top_p=0.0)
+    with pytest.raises(ValueError, match="row 1 has an empty prompt"):
+        run(tiny_model, prompts=[[1], []])
+    with pytest.raises(ValueError, match="row 0 needs 1030 tokens.*holds 1024"):
+        run(tiny_model, prompts=[[1] * 1018])
 
 
 def test_cached_once_and_again_for_other_weights(tiny_model, sandbox, monkeypatch):

@@ -46,8 +46,7 @@ def test_parity_in_float64(tiny_model):
     model = tiny_model.double()
     packed = logprobs.pack(ROWS)
     hidden = logprobs.hidden_states(model, packed)
-    logits = hidden @ model.get_output_embeddings().weight.T
-    got = logits.log_softmax(-1).gather(-1, packed.target[:, None])[:, 0]
+    got = logprobs.token_logprobs(hidden, model.get_output_embeddings().weight, packed.target, chunk=3)
     want = torch.cat([plain(model, p, b) for p, bs in ROWS for b in bs])
     assert torch.allclose(got, want, atol=1e-10)
 
@@ -112,3 +111,43 @@ def test_a_trainable_head_gets_its_gradient():
     p = (h @ w.detach().T).softmax(-1)
     want = (torch.nn.functional.one_hot(y, 7) - p).T @ h
     assert torch.allclose(w.grad, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "tolerance"), [("gpt_neox", 1e-10), ("llama", 1e-6)])  # transformers' RMSNorm is float32
+def test_loss_and_gradient_of_a_pair_equal_the_naive_ones_in_float64(tiny_model, family, tolerance):
+    """Shared prefix, chunks and micro-batches against one plain forward a sequence: DPO loss and every weight's gradient."""
+    from functools import partial
+
+    from lib import data, losses, objectives
+
+    model = (tiny_model if family == "llama" else gpt_neox()).double()
+    weights = [p for n, p in model.named_parameters() if "layers" in n]
+    for p in weights:
+        p.requires_grad_(True)
+    pairs = [data.Pair(str(i), p, *b, 0) for i, (p, b) in enumerate(ROWS)]
+    ref = torch.randn(2, 3, dtype=torch.float64)
+    loss = partial(losses.dpo, beta=0.3)
+    grads = lambda value: torch.autograd.grad(value, weights)  # noqa: E731
+    pi = torch.stack([torch.stack([plain(model, x, y).sum() for y in ys]) for x, ys in ROWS])
+    naive = loss(pi[:, 0], pi[:, 1], ref[0], ref[1]).loss.sum()
+    want = grads(naive)
+    objective = objectives.preference(model, pairs, loss, ref_w=ref[0], ref_l=ref[1])
+    for split in ([[0, 1, 2]], [[0], [2, 1]]):
+        parts = [objective(s)[0] for s in split]
+        assert sum(parts).item() == pytest.approx(naive.item(), abs=1e-10)
+        got = [sum(g) for g in zip(*map(grads, parts))]
+        worst = max((a - b).abs().max().item() / b.abs().max().item() for a, b in zip(got, want))
+        assert worst < tolerance
+
+
+def test_rows_that_do_not_fit_are_named(tiny_model):
+    with pytest.raises(ValueError, match="row 1 holds token id 400 and the model's vocabulary ends at"):
+        packed_logprobs(tiny_model, [([1], [[2]]), ([1], [[400]])])
+    with pytest.raises(ValueError, match="row 0 holds position 1024 and the model's context ends at 1023"):
+        packed_logprobs(tiny_model, [([1] * 1020, [[2] * 5])])
+    from lib import scoring
+
+    with torch.no_grad():
+        tiny_model.model.embed_tokens.weight[7] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"rows \["):
+        scoring.completion_logprobs(tiny_model, [[1], [7]], [[2], [3]], batch=1)

@@ -14,6 +14,7 @@ SIZE = (7.0, 3.6)
 COLOURS = {
     "fp": "#444444", "rtn": "#b0b0b0", "awq": "#8c6d31", "gptq": "#bd9e39", "nf4": "#e7ba52", "sft": "#9467bd", "kd": "#1f77b4",
     "tskd": "#6baed6", "qdpo": "#d62728", "qdpo-r2": "#e6550d", "soft-qdpo": "#fd8d3c", "qdpo-dpop": "#e377c2", "qdpo-lora": "#7f2704",
+    "qdpo-round2": "#17becf",
 }  # fmt: skip
 LABELS = {
     "flips": "flipped tokens (share)",

@@ -16,6 +16,11 @@ from lib.harness.progress import duration
 
 TIME_LIMIT = {"smoke": 900, "small": 3 * 3600, "paper": None}  # seconds a run
 BUDGET = {"smoke": 60, "small": 15 * 60, "paper": 24 * 3600}  # first guess of a run's length
+SPEED = {  # environment of the kernel, unless the user has set it: time only, never a result
+    "OMP_WAIT_POLICY": "passive",  # spinning threads are ten times slower when anything else runs
+    # keep freed memory: large tensors otherwise return to the system and are paged in anew, a quarter of a training step
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184",
+}
 OK, FAILED, BAD_INPUT, TIMEOUT, INTERRUPTED, DIED = 0, 1, 2, 124, 130, 137
 
 
@@ -59,8 +64,8 @@ def run(
     given = {k.upper(): v for k, v in overrides.items()} | {"PRESET": preset, "SEED": seed}
     began = time.monotonic()
     _say(f"{paper} {preset} seed {seed}: starting; expect {duration(_expected(cfg))}")
-    wait = os.environ.get("OMP_WAIT_POLICY", "passive")  # spinning threads are ten times slower when anything else runs
-    with _environment(PLUMBLINE_RUN_DIR=str(folder), PLUMBLINE_HEADLESS="1", PYTHONWARNINGS="ignore", OMP_WAIT_POLICY=wait):
+    speed = {k: os.environ.get(k, v) for k, v in SPEED.items()}
+    with _environment(PLUMBLINE_RUN_DIR=str(folder), PLUMBLINE_HEADLESS="1", PYTHONWARNINGS="ignore", **speed):
         code, reason, cell, tail = _execute(path, folder / "notebook.ipynb", given, limit, _expected(cfg))
     if code == OK and results.RunRecord(folder).manifest["status"] != "done":
         code, reason = FAILED, "the notebook ended without its record cell"
