@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lib.harness.cache import cached
-from lib.models import check_lengths, fingerprint
+from lib.models import check_rows, fingerprint
 
 PROMPT, PADDING = 0, -1  # owners of cache slots; candidates are 1, 2, ...
 BLOCK = 256  # vocabulary entries summed together when drawing a token
@@ -66,7 +66,7 @@ def generate(
         raise ValueError(f"greedy decoding gives {n} equal answers; ask for one, or for a temperature above 0")
     if temperature > 0 and generator is None:
         raise ValueError("sampling at a temperature above 0 needs a torch.Generator, so that the run can be repeated")
-    check_lengths(model, [len(p) + max_new_tokens for p in prompts], [len(p) for p in prompts])
+    check_rows(model, prompts, new_tokens=max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     plan = [order[i : i + batch] for i in range(0, len(order), batch)]
     out: list[Completion | None] = [None] * (len(prompts) * n)

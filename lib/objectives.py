@@ -13,6 +13,7 @@ from torch import Tensor
 from lib.data import Pair
 from lib.logprobs import check_finite, hidden_states, mean_logprob, pack, sum_logprob, token_kl, token_logprobs
 from lib.losses import Preference, token_scale
+from lib.models import check_rows
 
 Objective = Callable[[Sequence[int]], tuple[Tensor, dict[str, float]]]
 
@@ -22,6 +23,7 @@ def preference(model, pairs: Sequence[Pair], loss: Callable[..., Preference], **
 
     For QDPO: loss = partial(losses.dpo, beta=...), columns ref_w and ref_l, arXiv 2407.03051 (Sec. not seen).
     """
+    check_rows(model, *zip(*((p.prompt, p.chosen, p.rejected) for p in pairs)))
     head = model.get_output_embeddings().weight
 
     def objective(indices):
@@ -42,6 +44,7 @@ def preference(model, pairs: Sequence[Pair], loss: Callable[..., Preference], **
 
 def supervised(model, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Objective:
     """Cross-entropy on the answer, mean over its tokens."""
+    check_rows(model, prompts, answers)
     head = model.get_output_embeddings().weight
 
     def objective(indices):
@@ -55,6 +58,7 @@ def supervised(model, prompts: Sequence[Sequence[int]], answers: Sequence[Sequen
 @torch.inference_mode()
 def teacher_states(model, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, batch: int) -> list[Tensor]:
     """Final hidden states (T, D) of the teacher on each answer: the teacher's logits are one product with the head away."""
+    check_rows(model, prompts, answers)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(answers[i]))
     out: list[Tensor] = [torch.empty(0)] * len(prompts)
     for i in range(0, len(order), batch):
@@ -70,6 +74,7 @@ def distillation(
 ) -> Objective:
     """KL(p_T || p_S) on the teacher's own answers. tau None: mean over the tokens (logit distillation); a number:
     TSLD's weights, softmax over the answer of the teacher's cross-entropy / tau (tau 10 in its release)."""
+    check_rows(model, prompts, answers)
     head = model.get_output_embeddings().weight
 
     def objective(indices):

@@ -24,7 +24,7 @@ from lib.harness import seeding
 from lib.losses import LabelMargin, label_margin
 from lib.quantization import block_linears, rtn
 from lib.quantization.ste import codes_changed
-from lib.scoring import completion_logprobs, judge_both_orders
+from lib.scoring import judge_both_orders, reference_logprobs
 
 
 class Study:
@@ -58,10 +58,10 @@ class Study:
         return self.student
 
     def train(
-        self, arm: str, objective: Callable, n: int, *, lr: float, target: float | None = None, lora: bool = False,
+        self, arm: str, objective: Callable, pairs: Sequence[Pair], *, lr: float, target: float | None = None, lora: bool = False,
         start: training.Latent | None = None,
     ) -> training.Latent | None:
-        """Reset the student, train its latent weights on `objective` over n examples, keep the best validation KL, measure.
+        """Reset the student, train its latent weights on `objective` over the pairs, keep the best validation KL, measure.
 
         `target`: stop when the mean loss of the last three steps falls to it (L* of papers' notes: beyond it the model is
         pushed past full precision). Every arm gets the same steps, batch, warm-up, clipping and checkpoint rule. `start`: go on
@@ -69,7 +69,8 @@ class Study:
         """
         if arm not in self.arms:
             return None
-        cfg = self.cfg
+        cfg, n = self.cfg, len(pairs)
+        lengths = [len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs]
         make = partial(training.Full, quantizer=self.quantizer)
         if lora:
             generator = seeding.torch_generator(cfg.seed, "lora")
@@ -80,7 +81,7 @@ class Study:
             before = self._codes(latent)
             self.curves[arm] = training.fit(
                 latent,
-                training.epochs(n, min(cfg.batch, n), seeding.torch_generator(cfg.seed, "order")),
+                training.epochs(n, min(cfg.batch, n), seeding.torch_generator(cfg.seed, "order"), lengths=lengths),
                 objective,
                 steps=cfg.steps,
                 lr=lr,
@@ -156,7 +157,7 @@ class Study:
     def reference(self, model, pairs: Sequence[Pair]) -> dict[str, Tensor]:
         """Summed log-probs of every pair's answers under a frozen model: {"ref_w": (N,), "ref_l": (N,)}, computed once."""
         columns = zip(*((p.prompt, p.chosen, p.rejected) for p in pairs))
-        w, l = completion_logprobs(model, *columns, batch=self.cfg.micro).unbind(1)
+        w, l = reference_logprobs(model, *columns, policy=self.student, batch=self.cfg.micro).unbind(1)
         return {"ref_w": w, "ref_l": l}
 
     def label_table(self, pairs: Sequence[Pair], label: LabelMargin) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lib import models
+from lib.harness.cache import cached
 from lib.logprobs import check_finite, hidden_states, mean_logprob, pack, sum_logprob, token_logprobs
 from lib.metrics import fastchat_verdict
 
@@ -20,6 +21,7 @@ def completion_logprobs(model, prompts: Ids, *branches: Ids, batch: int, mean: b
 
     All branches of a prompt go through one forward, as they do in training, so policy and reference share their rounding.
     """
+    models.check_rows(model, prompts, *branches)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + sum(len(b[i]) for b in branches))
     out = torch.empty(len(prompts), len(branches))
     reduce = mean_logprob if mean else sum_logprob
@@ -29,6 +31,27 @@ def completion_logprobs(model, prompts: Ids, *branches: Ids, batch: int, mean: b
         tokens = token_logprobs(hidden_states(model, packed), model.get_output_embeddings().weight, packed.target)
         out[rows] = reduce(tokens, packed.branch, packed.branches).view(len(rows), -1).cpu()
     return check_finite(out, range(len(out)))
+
+
+def reference_logprobs(model, prompts: Ids, *branches: Ids, policy, batch: int) -> Tensor:
+    """`completion_logprobs` of a frozen reference, computed once per (weights, dtype, device, token ids) and kept in data/cache.
+
+    policy: the model that will be trained. ValueError if its vocabulary differs: the same ids would mean other texts.
+    """
+    sizes = policy.config.vocab_size, model.config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"the policy's vocabulary has {sizes[0]} entries and the reference's {sizes[1]}: they cannot score the same token ids")
+    key = {
+        "code": 1,  # raise it when a value can change
+        "weights": models.fingerprint(model),
+        "dtype": str(model.dtype),
+        "device": model.device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rows": [[list(p), *map(list, b)] for p, *b in zip(prompts, *branches, strict=True)],
+        "batch": batch,
+    }
+    return torch.tensor(cached("logprobs", key, lambda: completion_logprobs(model, prompts, *branches, batch=batch).tolist()))
 
 
 class Likelihood:

@@ -115,13 +115,16 @@ def schedule(step: int, warmup: int) -> float:
     return min(1.0, (step + 1) / max(1, warmup))
 
 
-def epochs(n: int, batch: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Endless batches of `batch` indices below n; each epoch a fresh permutation, the remainder opens the next epoch."""
+def epochs(n: int, batch: int, generator: torch.Generator, *, lengths: Sequence[int] | None = None) -> Iterator[list[int]]:
+    """Endless batches of `batch` indices below n; each epoch a fresh permutation, the remainder opens the next epoch.
+
+    With `lengths` a batch is handed out shortest first: the same batch, but its micro-batches hold rows of similar length.
+    """
     queue: list[int] = []
     while True:
         while len(queue) < batch:
             queue += torch.randperm(n, generator=generator).tolist()
-        yield queue[:batch]
+        yield queue[:batch] if lengths is None else sorted(queue[:batch], key=lengths.__getitem__)
         queue = queue[batch:]
 
 

@@ -72,3 +72,34 @@ def test_embedded_is_converted_once_and_reused(sandbox, monkeypatch, tiny_model,
     (folder / "model.safetensors").write_bytes(b"cut short")
     models.embedded_folder()
     assert calls == ["smollm2", "smollm2"] and (folder / "model.safetensors").stat().st_size == stamp["bytes"]
+
+
+def test_rows_that_do_not_fit_are_named(tiny_model):
+    check = models.check_rows
+    check(tiny_model, [[1], [2]], [[3], [4]], [[5], [6]], new_tokens=3)
+    with pytest.raises(ValueError, match="row 1 has an empty completion"):
+        check(tiny_model, [[1], [2]], [[3], [4]], [[5], []])
+    with pytest.raises(ValueError, match="row 0 has an empty prompt"):
+        check(tiny_model, [[], [2]])
+    with pytest.raises(ValueError, match="row 1 holds token id 400 and the model's vocabulary is 0 .. 257"):
+        check(tiny_model, [[1], [1]], [[2], [400]])
+    with pytest.raises(ValueError, match="row 0 holds token id -1"):
+        check(tiny_model, [[-1]])
+    with pytest.raises(ValueError, match="row 1 needs 1025 tokens.*holds 1024"):
+        check(tiny_model, [[1], [1] * 1020], [[2], [2] * 5])
+
+
+def test_builders_check_before_any_work(tiny_model):
+    from lib import data, objectives, scoring
+
+    bad = [data.Pair("a", [1], [2], [3], 0), data.Pair("b", [1], [2], [], 0)]
+    with pytest.raises(ValueError, match="row 1 has an empty completion"):
+        objectives.preference(tiny_model, bad, None)
+    for build in (
+        lambda: objectives.supervised(tiny_model, [[1]], [[]]),
+        lambda: objectives.teacher_states(tiny_model, [[1]], [[]], batch=1),
+        lambda: objectives.distillation(tiny_model, [[1]], [[]], [], tau=None),
+        lambda: scoring.completion_logprobs(tiny_model, [[1]], [[]], batch=1),
+    ):
+        with pytest.raises(ValueError, match="row 0 has an empty completion"):
+            build()

@@ -21,9 +21,12 @@ def references(model):
 
 
 def test_at_the_reference_the_loss_is_log_2(tiny_model):
-    objective = objectives.preference(tiny_model, P, partial(losses.dpo, beta=0.5), **references(tiny_model))
-    total, logged = objective([0, 1, 2])
-    assert total.item() == pytest.approx(3 * math.log(2), abs=1e-4) and logged["margin"] == pytest.approx(0, abs=1e-4)
+    """Exactly, where the reference was scored in the same batches; it was computed by the same code."""
+    same = dict(zip(("ref_w", "ref_l"), completion_logprobs(tiny_model, X, W, L, batch=1).unbind(1)))
+    objective = objectives.preference(tiny_model, P, partial(losses.dpo, beta=0.5), **same)
+    for i in range(3):
+        total, logged = objective([i])
+        assert total.item() == torch.tensor(2.0).log().item() and logged["margin"] == 0
 
 
 def test_preference_typed_again(tiny_model):
@@ -73,3 +76,33 @@ def test_gradients_reach_the_weights_chosen_up_rejected_down(tiny_model):
         layer -= 1e-3 * layer.grad / layer.grad.norm()
     after = completion_logprobs(tiny_model, X, W, L, batch=3)
     assert ((after - before) @ torch.tensor([1.0, -1.0])).sum() > 0
+
+
+def test_trl_computes_the_same_loss_and_gradient(tiny_model, byte_tokenizer, tmp_path):
+    """DPOTrainer on the same three pairs, in float32, against a reference that is not the policy."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    from lib import models
+
+    class Trainer(DPOTrainer):
+        def _prepare_dataset(self, dataset, *args, **kwargs):
+            return dataset  # token ids as they are
+
+    reference = models.tiny_random(seed=5).requires_grad_(False)
+    byte_tokenizer.pad_token = byte_tokenizer.eos_token
+    layer = tiny_model.model.layers[1].mlp.down_proj.weight.requires_grad_(True)
+    objective = objectives.preference(tiny_model, P, partial(losses.dpo, beta=0.3), **references(reference))
+    total, _ = objective([0, 1, 2])
+    (ours,) = torch.autograd.grad(total / 3, layer)
+
+    arguments = DPOConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=3, beta=0.3, bf16=False, use_cpu=True, report_to="none",
+        gradient_checkpointing=False, max_length=None, remove_unused_columns=False, dataloader_pin_memory=False,
+    )  # fmt: skip
+    rows = [{"prompt_ids": p.prompt, "chosen_ids": p.chosen, "rejected_ids": p.rejected} for p in P]
+    trainer = Trainer(model=tiny_model, ref_model=reference, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=byte_tokenizer)
+    loss = trainer.compute_loss(tiny_model, next(iter(trainer.get_train_dataloader())))
+    (theirs,) = torch.autograd.grad(loss, layer)
+    assert (total / 3).item() == pytest.approx(loss.item(), abs=1e-4) and abs(loss.item() - math.log(2)) > 0.01
+    assert torch.allclose(ours, theirs, atol=1e-3 * theirs.abs().max().item())

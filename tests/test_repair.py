@@ -38,7 +38,7 @@ def test_the_student_starts_as_round_to_nearest(study):
 
 def test_arms_that_were_not_asked_for_do_not_run(study):
     study.post_training("awq", lambda m: 1 / 0)
-    study.train("sft", None, 4, lr=1.0)
+    study.train("sft", None, [], lr=1.0)
     assert study.answers == {}
 
 
@@ -47,11 +47,11 @@ def test_training_records_and_never_ends_worse_on_validation(study):
     assert pairs
     x, w = [p.prompt for p in pairs], [p.chosen for p in pairs]
     teacher = objectives.teacher_states(study.fp, x, w, batch=4)
-    study.train("kd", objectives.distillation(study.student, x, w, teacher, tau=None), len(pairs), lr=1e-3)
+    study.train("kd", objectives.distillation(study.student, x, w, teacher, tau=None), pairs, lr=1e-3)
     ref = study.reference(study.quantized(), pairs)
     dpo = objectives.preference(study.student, pairs, lambda a, b, **k: losses.dpo(a, b, beta=0.1, **k), **ref)
-    study.train("qdpo", dpo, len(pairs), lr=1e-3)
-    study.train("qdpo-lora", dpo, len(pairs), lr=1e-2, lora=True)
+    study.train("qdpo", dpo, pairs, lr=1e-3)
+    study.train("qdpo-lora", dpo, pairs, lr=1e-2, lora=True)
     m = study.run.record().metrics().set_index(["arm", "metric"]).value
     for arm in ("kd", "qdpo", "qdpo-lora"):
         curve = study.curves[arm]
@@ -92,9 +92,9 @@ def test_a_second_round_goes_on_where_the_first_ended(study):
     x, w = [p.prompt for p in pairs], [p.chosen for p in pairs]
     teacher = objectives.teacher_states(study.fp, x, w, batch=4)
     kd = objectives.distillation(study.student, x, w, teacher, tau=None)
-    latent = study.train("kd", kd, len(pairs), lr=1e-3)
+    latent = study.train("kd", kd, pairs, lr=1e-3)
     ended = study.validation.validation(study.student)["kl"]
     study.quantized()  # another arm uses the student in between
-    study.train("qdpo", kd, len(pairs), lr=1e-3, start=latent)
+    study.train("qdpo", kd, pairs, lr=1e-3, start=latent)
     assert study.curves["qdpo"][0]["validation kl"] == pytest.approx(ended, abs=1e-7)
-    assert study.train("sft", kd, 4, lr=1.0) is None
+    assert study.train("sft", kd, [], lr=1.0) is None

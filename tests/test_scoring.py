@@ -50,3 +50,23 @@ def test_prompted_judge_reads_the_labels(tiny_model, byte_tokenizer):
     ids = byte_tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False)
     logits = tiny_model(torch.tensor([ids])).logits[0, -1]
     assert one == ["first" if logits[ord("A") - 33] > logits[ord("B") - 33] else "second"] and byte_tokenizer.encode("A") == [ord("A") - 33]
+
+
+def test_reference_logprobs_are_computed_once(tiny_model, sandbox, monkeypatch):
+    calls, plain = [], scoring.completion_logprobs
+    monkeypatch.setattr(scoring, "completion_logprobs", lambda *a, **k: calls.append(1) or plain(*a, **k))
+    ask = lambda **k: scoring.reference_logprobs(tiny_model, X, A, B, **({"policy": tiny_model, "batch": 2} | k))  # noqa: E731
+    first = ask()
+    assert torch.equal(first, plain(tiny_model, X, A, B, batch=2)) and torch.equal(ask(), first) and len(calls) == 1
+    with torch.no_grad():
+        tiny_model.model.norm.weight[0] += 1
+    assert not torch.equal(ask(), first) and len(calls) == 2
+
+
+def test_a_reference_of_another_vocabulary_is_refused(tiny_model, sandbox):
+    import copy
+
+    policy = copy.deepcopy(tiny_model)
+    policy.resize_token_embeddings(300)
+    with pytest.raises(ValueError, match="the policy's vocabulary has 300 entries and the reference's 258"):
+        scoring.reference_logprobs(tiny_model, X, A, policy=policy, batch=2)

@@ -141,6 +141,15 @@ def test_epochs_visit_everything_once():
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10)) and seen[:10] != seen[10:]
 
 
+def test_a_batch_is_handed_out_shortest_first():
+    lengths = [5, 9, 1, 7, 3, 2, 8, 4, 6, 10]
+    draw = lambda **k: training.epochs(10, 4, torch.Generator().manual_seed(0), **k)  # noqa: E731
+    plain, by_length = draw(), draw(lengths=lengths)
+    for _ in range(5):
+        a, b = next(plain), next(by_length)
+        assert sorted(a) == sorted(b) and [lengths[i] for i in b] == sorted(lengths[i] for i in a)
+
+
 def test_schedule_by_hand():
     assert [training.schedule(s, 4) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1] and training.schedule(0, 0) == 1
 
