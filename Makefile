@@ -26,7 +26,7 @@ help:
 	@echo 'make test        all tests, on the CPU, offline after the install'
 	@echo 'make lab         JupyterLab in notebooks/'
 	@echo 'make results     rebuild the index, tables and figures from results/runs/'
-	@echo 'make bench       time and memory beside other libraries'
+	@echo 'make bench       time and memory beside other libraries   PRESET=smoke|small|paper'
 	@echo 'make check       ruff and the rules for notebooks'
 	@echo 'make clean       remove what the tools left behind; not .venv, data/cache or results'
 
@@ -44,7 +44,8 @@ results: $(STAMP)
 	@$(VENV)/bin/plumbline results
 
 bench: $(STAMP)
-	@$(VENV)/bin/plumbline run speed
+	@$(VENV)/bin/plumbline run speed --preset '$(PRESET)' $(if $(SAFE_FORCE),--force)
+	@$(VENV)/bin/plumbline results
 
 lab: $(STAMP)
 	@$(PY) -m jupyterlab notebooks

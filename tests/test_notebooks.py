@@ -4,7 +4,7 @@ import nbformat
 import papermill
 import pytest
 
-from lib.harness import notebooks, paths, results, runner
+from lib.harness import index, notebooks, paths, results, runner
 
 ALL = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 PAPERS = notebooks.papers()
@@ -60,6 +60,18 @@ def test_what_a_smoke_run_records(smoke_runs, paper):
     cut = m[(m.dataset == "pairs, cut at the first divergence") & (m.metric == "delta >= 0")].value.item()
     assert cut == 1.0
     assert run.manifest["model"]["sha256"] and run.manifest["data"][0]["rows"] == 480
+
+
+def test_the_timings_run(sandbox, monkeypatch):
+    """95_speed at smoke: every comparison is made, in child processes; what they say means nothing at this size."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert runner.run("speed", preset="smoke", seed=0).code == 0
+    run = results.load_runs("speed")[0]
+    tasks = set(index.speed([run]).task)
+    assert [t.split(",")[0] for t in sorted(tasks)] == ["DPO step", "LoRA DPO step", "greedy", "quantized DPO step", "sampling", "scoring"]
+    m = run.metrics()
+    assert m[m.metric == "largest loss difference to TRL"].value.item() < 1e-3
+    assert m[(m.dataset == "greedy answers, float32") & (m.arm == "ours")].value.item() == 1.0
 
 
 def test_a_misspelt_parameter_fails_under_plain_papermill(tmp_path, monkeypatch):

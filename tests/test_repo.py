@@ -33,10 +33,10 @@ LEVELS = {
         ["maths", "things", "harness.assets", "harness.paths", "harness.progress"],
     ),
     "doing": (
-        ["generation", "scoring", "objectives", "flipping", "training", "synthesis", "evaluation", "repair"],
+        ["generation", "scoring", "objectives", "flipping", "training", "synthesis", "evaluation", "repair", "speed"],
         {"torch", "numpy", "pandas", "transformers", "peft", "safetensors", "yaml"},
-        {"bitsandbytes", "lm_eval", "accelerate", "datasets"},
-        ["maths", "things", "doing", "harness.progress", "harness.seeding", "harness.cache"],
+        {"bitsandbytes", "lm_eval", "accelerate", "datasets", "trl"},
+        ["maths", "things", "doing", "harness.progress", "harness.seeding", "harness.cache", "harness.paths"],
     ),
     "harness": (
         ["harness"],
@@ -51,6 +51,7 @@ USES = {
     "flipping": {"generation", "scoring", "objectives"},
     "synthesis": {"generation", "scoring"},
     "evaluation": {"generation", "scoring"},
+    "speed": {"generation", "scoring", "objectives", "training"},
     "repair": {"generation", "scoring", "objectives", "flipping", "training", "evaluation"},
 }
 

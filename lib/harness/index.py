@@ -22,6 +22,7 @@ def build() -> dict[Path, str]:
     pages = {
         paths.TABLES / "claims.csv": table.to_csv(index=False, float_format="%.6g"),
         paths.TABLES / "tuning.csv": tuning(results.load_runs()).to_csv(index=False, float_format="%.6g"),
+        paths.TABLES / "speed.csv": speed([r for r in runs if r.manifest["paper"] == "speed"]).to_csv(index=False, float_format="%.4g"),
         paths.TABLES / "metrics.csv": metrics.to_csv(index=False, float_format="%.8g"),
     }
     index, readme = paths.RESULTS / "README.md", paths.ROOT / "README.md"
@@ -44,6 +45,21 @@ def tuning(runs) -> pd.DataFrame:
     return table[columns].sort_values(columns[:5] + ["run_id"])
 
 
+SPEED = ["task", "peer", "metric", "ours", "peer_value", "ratio", "low", "high", "n", "device", "run_id"]
+
+
+def speed(runs) -> pd.DataFrame:
+    """Side-by-side timings: medians, and the median of the paired ratios with the smallest and the largest; above 1 we are better."""
+    rows = []
+    for r in runs:
+        wide = r.items().pivot(index=["dataset", "arm", "prompt_id"], columns="metric", values="value")
+        for (task, peer), g in wide.groupby(level=[0, 1], sort=False):
+            for metric, ratio in {"per second": g["ours per second"] / g["peer per second"], "peak GB": g["peer peak GB"] / g["ours peak GB"]}.items():
+                mine, other = g[f"ours {metric}"].median(), g[f"peer {metric}"].median()
+                rows.append((task, peer, metric, mine, other, ratio.median(), ratio.min(), ratio.max(), len(g), r.manifest["device"], r.dir.name))
+    return pd.DataFrame(rows, columns=SPEED)
+
+
 def write() -> list[Path]:
     """Write tables, pages and figures; returns their paths."""
     paths.check_writable(paths.TABLES)
@@ -52,8 +68,10 @@ def write() -> list[Path]:
         path.write_text(text)
         out.append(path)
     runs = results.cited(results.load_runs(preset="small"))
-    for paper in sorted({r.manifest["paper"] for r in runs}):
+    for paper in sorted({r.manifest["paper"] for r in runs} & set(claims.CLAIMS)):
         out += plots.index_figures(paper, [r for r in runs if r.manifest["paper"] == paper], paths.FIGURES)
+    if any(r.manifest["paper"] == "speed" for r in runs):
+        out.append(plots.save(plots.speed(speed([r for r in runs if r.manifest["paper"] == "speed"])), paths.FIGURES / "speed.svg"))
     return out
 
 
@@ -86,6 +104,15 @@ def claims_markdown(table: pd.DataFrame) -> str:
     return shown.to_markdown(index=False, disable_numparse=True)
 
 
+def speed_markdown(runs) -> str:
+    """The timings as a table: ratio with its range over the repeats."""
+    t = speed(runs)
+    shown = t.assign(ratio=[f"{x.ratio:.2f} [{x.low:.2f}, {x.high:.2f}]" for x in t.itertuples()])
+    for c in ("ours", "peer_value"):
+        shown[c] = [f"{v:.3g}" for v in t[c]]
+    return shown[["task", "peer", "metric", "ours", "peer_value", "ratio", "n"]].to_markdown(index=False, disable_numparse=True)
+
+
 def claims_text(table: pd.DataFrame) -> str:
     """The claims for a terminal."""
     width = shutil.get_terminal_size((140, 40)).columns
@@ -99,7 +126,7 @@ def _number(row) -> str:
 
 def _index(runs, table: pd.DataFrame) -> str:
     parts = ["## Claims\n", claims_markdown(table), ""]
-    for paper in sorted({r.manifest["paper"] for r in runs}):
+    for paper in sorted({r.manifest["paper"] for r in runs} & set(claims.CLAIMS)):
         mine = [r for r in runs if r.manifest["paper"] == paper and r.manifest["preset"] == "small"]
         if not mine:
             continue
@@ -109,6 +136,10 @@ def _index(runs, table: pd.DataFrame) -> str:
         parts += [f"![{name}](figures/{paper}_{name}.svg)\n" for name in plots.INDEX]
         notebook = mine[-1].manifest["notebook"]
         parts += [f"Executed notebook: [{notebook}](notebooks/{notebook}.ipynb)\n"]
+    timed = [r for r in runs if r.manifest["paper"] == "speed" and r.manifest["preset"] == "small"]
+    if timed:
+        parts += ["## Speed\n", "Ours beside other libraries, alternating in one run; ratios above 1 are in our favour.\n", speed_markdown(timed), ""]
+        parts += ["![speed](figures/speed.svg)\n", "Executed notebook: [95_speed](notebooks/95_speed.ipynb)\n"]
     parts += ["## Runs cited\n"]
     rows = [
         {

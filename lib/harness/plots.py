@@ -127,15 +127,31 @@ INDEX = {"flips": lambda r: arms(r, "flips"), "kl": lambda r: arms(r, "kl"), "pr
          "margins": margin_deciles, "breakdown": breakdown, "formats": formats}  # fmt: skip
 
 
-def index_figures(paper: str, runs: Sequence, folder: Path) -> list[Path]:
-    """Write the paper's figures as SVG that is byte-equal when nothing changed; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    out = []
+def speed(table):
+    """Ratio to each peer with its range over the repeats; the dashed line is parity."""
+    figure, axes = _axes((7.0, 0.34 * len(table) + 1.2))
+    for k, r in enumerate(table.itertuples()):
+        axes.plot([r.low, r.high], [k, k], color="#d62728" if r.metric == "per second" else "#4c78a8", lw=2)
+        axes.plot(r.ratio, k, "o", color="black", markersize=4)
+    axes.axvline(1, color="gray", ls="--", lw=1)
+    axes.set_yticks(range(len(table)), [f"{r.task}, {r.metric}, {r.peer}" for r in table.itertuples()], fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel="how many times better than the peer (red: units per second, blue: less peak memory)")
+    axes.set_xticks([0.5, 1, 2, 3, 5, 10], ["0.5", "1", "2", "3", "5", "10"])
+    axes.minorticks_off()
+    return figure
+
+
+def save(figure, path: Path) -> Path:
+    """Write a figure as SVG that is byte-equal when nothing changed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"svg.hashsalt": "plumbline"}):
-        for name, draw in INDEX.items():
-            figure = draw(runs)
-            path = folder / f"{paper}_{name}.svg"
-            figure.savefig(path, metadata={"Date": None})
-            plt.close(figure)
-            out.append(path)
-    return out
+        figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return path
+
+
+def index_figures(paper: str, runs: Sequence, folder: Path) -> list[Path]:
+    """Write the paper's figures; returns their paths."""
+    with plt.rc_context({"svg.hashsalt": "plumbline"}):
+        return [save(draw(runs), folder / f"{paper}_{name}.svg") for name, draw in INDEX.items()]

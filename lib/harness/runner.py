@@ -113,7 +113,7 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
 
             def cell_start(cell, cell_index=None, **more):
                 state["cell"] = cell.get("id", str(cell_index))
-                if cell.cell_type == "code":
+                if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", []):
                     spent = time.monotonic() - began
                     _say(f"  [{duration(spent)}, about {duration(max(0, expected - spent))} left] {state['cell']}")
                 return start(cell, cell_index, **more)
@@ -192,8 +192,9 @@ def _publish(which: Sequence[str]) -> None:
 
 
 def _expected(cfg) -> float:
-    """Seconds of the newest finished run of this paper and preset, else the budget."""
-    done = [r for r in results.load_runs(cfg.paper, cfg.preset) if r.manifest.get("status") == "done"]
+    """Seconds of the newest finished run of this paper and preset with the same settings overridden, else the budget."""
+    runs = results.load_runs(cfg.paper, cfg.preset)
+    done = [r for r in runs if r.manifest.get("status") == "done" and sorted(r.manifest["overrides"]) == sorted(cfg.overrides)]
     return float(done[-1].manifest["seconds"]) if done else BUDGET[cfg.preset]
 
 

@@ -1,0 +1,41 @@
+"""One measurement in a process of its own: `python -m lib.speed.measure '{"task": ..., "side": ...}'` prints one line of JSON."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+
+import torch
+
+from lib import models
+from lib.speed import ours, peers
+
+
+def _peak_gb(device: str) -> float:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def measure(spec: dict) -> dict:
+    """Seconds, units and peak memory of one side at one task; ValueError for an unknown task."""
+    side, task = spec["side"], spec["task"]
+    kind = {"dpo": "steps", "lora": "steps", "score": "scores", "greedy": "samples", "sample": "samples"}.get(task)
+    if kind is None:
+        raise ValueError(f"task is one of dpo, lora, score, greedy, sample, given {task!r}")
+    theirs = side not in ("ours", "dense", "quantized")
+    wide = side in ("trl", "trl-precomputed") or spec.get("dtype") == "float32"  # mixed precision keeps float32 weights, computes in bfloat16
+    model, tokenizer = models.load(spec["model"], dtype=torch.float32 if wide else torch.bfloat16, device=spec["device"])
+    if theirs:
+        model.set_attn_implementation("sdpa")
+    gc.collect()
+    loaded = _peak_gb(spec["device"])
+    out = getattr(peers if theirs else ours, kind)(model, tokenizer, spec)
+    return out | {"peak GB": _peak_gb(spec["device"]), "loaded GB": loaded}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(json.loads(sys.argv[1]))))
