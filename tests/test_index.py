@@ -1,6 +1,6 @@
 import pandas as pd
 
-from lib.harness import claims, index, paths
+from lib.harness import claims, index, paths, presets, results
 
 TABLE = pd.DataFrame([
     ("C1", "p", "says so", "s", "not seen", 0.25, 0.2, 0.3, 9, 3, "small", "holds"),
@@ -26,3 +26,16 @@ def test_write_then_check(sandbox, monkeypatch):
     assert paths.TABLES / "claims.csv" in written and index.check() == []
     (paths.TABLES / "claims.csv").write_text("changed")
     assert index.check() == ["claims.csv is not what the runs give: run `make results`"]
+
+
+def test_tuning_tells_start_from_end(sandbox, monkeypatch):
+    monkeypatch.setattr(results, "git_state", lambda: ("abcdef1234", False))
+    run = results.start(presets.resolve("qdpo", {"PRESET": "small", "SEED": 100, "LR_KD": 1e-4}), notebook="10_qdpo")
+    for arm, kept in (("kd", 0.25), ("qdpo", 0.5)):
+        for name, value in {"learning rate": 1e-4, "kept kl": kept, "kept flips": 0.1, "kept step": 3, "steps": 12}.items():
+            run.metric("training", "train", arm, name, value)
+        run.curve(arm, [{"step": 0, "validation kl": 0.75}, {"step": 3, "validation kl": kept}])
+    run.finish(model={})
+    table = index.tuning(results.load_runs()).set_index("arm")
+    assert table.loc["kd", ["start kl", "kept kl"]].tolist() == [0.75, 0.25] and table.loc["qdpo", "n_train"] == 192
+    assert pd.isna(table.loc["kd", "beta"]) and table.loc["qdpo", "beta"] == run.manifest["settings"]["beta"]

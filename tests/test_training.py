@@ -50,11 +50,27 @@ def test_straight_through_gradient_is_the_plain_one_at_the_quantized_weight():
     latent = training.Latent({"a": m}, partial(training.Full, quantizer=Q))
     with latent.training():
         loss_of(m)(range(4))[0].backward()
-        latent.gather()
         latent.backward()
     wq = Q(linear().weight).requires_grad_()
     ((X[:4] @ wq.T - Y[:4]) ** 2).sum().backward()
     assert torch.allclose(latent.parameters[0].grad, wq.grad, atol=1e-6) and wq.grad.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_masters_round_to_the_weights_they_came_from_and_small_steps_count(dtype):
+    """Steps far below the spacing of bfloat16 change a fitting share of the weights: their mean moves by the step."""
+    g = torch.Generator().manual_seed(0)
+    weight = torch.cat([torch.randn(400, 250, generator=g) * 0.05, torch.tensor([0.0, 1.0, -2.0, 0.5, 1e-30] * 50)[None]]).to(dtype)
+    master = training.dithered(weight)
+    assert torch.equal(master.to(dtype), weight) and torch.equal(training.dithered(weight), master)
+    big = (weight.abs() > 0.03) & (weight.abs() < 0.2)
+    for step in (1e-5, -1e-5):
+        centred = (weight.float() + step).to(dtype) - weight
+        moved = (master + step).to(dtype).float() - weight.float()
+        assert moved[big].mean().item() == pytest.approx(step, rel=0.15)
+        assert dtype == torch.float16 or centred[big].abs().max() == 0  # what masters in the middle would do: nothing
+    plain = torch.randn(3, 3)
+    assert torch.equal(training.dithered(plain), plain)
 
 
 def test_deployed_weights_are_q_of_latent_bit_for_bit():
@@ -77,7 +93,6 @@ def test_lora_before_the_quantizer():
     assert b.abs().max() > 0
     with latent.training():
         loss_of(m)(range(4))[0].backward()
-        latent.gather()
         latent.backward()
     w = linear().weight + 2.0 * (b @ a)
     straight = w + (Q(w.detach()) - w.detach())
@@ -152,6 +167,21 @@ def test_a_batch_is_handed_out_shortest_first():
 
 def test_schedule_by_hand():
     assert [training.schedule(s, 4) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1] and training.schedule(0, 0) == 1
+
+
+def test_nothing_is_left_on_the_weights():
+    m = linear()
+    latent = training.Latent({"a": m}, partial(training.Full, quantizer=None))
+    with latent.training():
+        for part in (range(2), range(2, 4)):
+            loss_of(m)(part)[0].backward()
+            assert m.weight.grad is None
+    sums = latent.gradients["a"].clone()
+    with latent.training():
+        latent.gradients["a"] = None
+        loss_of(m)(range(4))[0].backward()
+    assert torch.allclose(sums, latent.gradients["a"], atol=1e-5) and sums.abs().max() > 0.1
+    assert not m.weight.requires_grad and not m.weight._post_accumulate_grad_hooks
 
 
 def test_bad_input():

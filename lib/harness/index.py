@@ -32,19 +32,29 @@ def build() -> dict[Path, str]:
     return pages
 
 
+TUNING = ["paper", "arm", "learning rate", "beta", "bits", "group", "n_train", "steps", "start kl", "kept kl", "kept flips", "kept step", "seed", "run_id"]
+
+
 def tuning(runs) -> pd.DataFrame:
-    """Learning rates tried: the smallest validation KL of every trained arm, in runs of clean code with settings overridden."""
-    columns = ["paper", "preset", "seed", "arm", "learning rate", "kept kl", "kept flips", "kept step", "steps", "run_id"]
+    """What was tried: validation KL of every trained arm before training and at the kept step, in runs of clean code with settings overridden."""
     rows = []
     for r in runs:
-        if r.manifest.get("status") == "done" and r.manifest["overrides"] and not r.manifest["dirty"]:
-            m = r.metrics()
-            wide = m[m.exhibit == "training"].pivot(index="arm", columns="metric", values="value").reset_index()
-            rows.append(wide.assign(**{k: r.manifest[k] for k in ("paper", "preset", "seed", "run_id")}))
-    table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
-    return table[columns].sort_values(columns[:5] + ["run_id"])
+        m = r.manifest
+        if m.get("status") != "done" or not m["overrides"] or m["dirty"] or m["paper"] not in claims.CLAIMS:
+            continue
+        metrics, curve = r.metrics(), r.curve()
+        wide = metrics[metrics.exhibit == "training"].pivot(index="arm", columns="metric", values="value").reset_index()
+        start = curve[(curve.step == 0) & (curve.name == "validation kl")].set_index("arm").value
+        same = {k: m["settings"][k] for k in ("beta", "bits", "group", "n_train")} | {k: m[k] for k in ("paper", "seed", "run_id")}
+        wide = wide.assign(**same, **{"start kl": wide.arm.map(start)})
+        rows.append(wide.assign(beta=wide.beta.where(wide.arm.str.contains("qdpo"))))  # the others have none
+    table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=TUNING)
+    return table[TUNING].sort_values(["paper", "arm", "bits", "group", "n_train", "beta", "learning rate", "run_id"])
 
 
+TRIED = """Validation prompts, other training seeds than the cited runs. `start kl` is untrained round-to-nearest: it differs between \
+machines and commits by rounding, so compare improvements. The presets take each arm's best.
+"""
 SPEED = ["task", "peer", "metric", "ours", "peer_value", "ratio", "low", "high", "n", "device", "run_id"]
 
 
@@ -134,6 +144,9 @@ def _index(runs, table: pd.DataFrame) -> str:
         parts += [f"## {paper}: arms\n", f"Mean [95 % interval over prompts], {n} seed(s), preset small.\n"]
         parts += [claims.arms_table(paper, mine).to_markdown(index=False, disable_numparse=True), ""]
         parts += [f"![{name}](figures/{paper}_{name}.svg)\n" for name in plots.INDEX]
+        tried = tuning(results.load_runs(paper))
+        if len(tried):
+            parts += [f"### {paper}: settings tried\n", TRIED, tried.drop(columns=["paper", "run_id"]).to_markdown(index=False, disable_numparse=False, floatfmt=".4g"), ""]
         notebook = mine[-1].manifest["notebook"]
         parts += [f"Executed notebook: [{notebook}](notebooks/{notebook}.ipynb)\n"]
     timed = [r for r in runs if r.manifest["paper"] == "speed" and r.manifest["preset"] == "small"]

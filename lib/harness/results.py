@@ -149,6 +149,11 @@ class RunRecord:
     def metrics(self) -> pd.DataFrame:
         return pd.read_csv(self.dir / "metrics.csv")
 
+    def curve(self) -> pd.DataFrame:
+        """Training curves: arm, step, name, value."""
+        path = self.dir / "curve.csv"
+        return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["arm", "step", "name", "value"])
+
     def items(self) -> pd.DataFrame:
         text = gzip.decompress((self.dir / "items.csv.gz").read_bytes()).decode()
         return pd.read_csv(io.StringIO(text), dtype={"prompt_id": str})

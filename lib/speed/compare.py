@@ -47,10 +47,11 @@ def tune(task: str, side: str, name: str, values: Sequence[int], *, device: str,
     return max(rates, key=rates.get), rates
 
 
-def same_losses(**spec) -> pd.DataFrame:
-    """Losses of the same optimizer steps in float32 at a learning rate that moves them, ours and TRL's: they must agree."""
-    spec |= {"task": "dpo", "dtype": "float32", "lr": 1e-4}
-    return pd.DataFrame({side: _child(spec | {"side": side})["losses"] for side in ("ours", "trl-precomputed")}).rename_axis("step")
+def same_losses(*, lr: float, **spec) -> pd.DataFrame:
+    """Losses of the same optimizer steps, ours and TRL's, in float32 (where they must agree) and with bfloat16 compute."""
+    spec |= {"task": "dpo", "lr": lr}
+    sides = [(side, dtype) for dtype in ("float32", "bfloat16") for side in ("ours", "trl-precomputed")]
+    return pd.DataFrame({f"{s}, {d}": _child(spec | {"side": s, "dtype": d})["losses"] for s, d in sides}).rename_axis("step")
 
 
 def record(run, label: str, peer: str, repeats: list[dict]) -> None:

@@ -4,7 +4,7 @@ are named there, no hyper-parameter is. Every value is ours unless its source sa
 from lib.harness.presets.base import Setting
 
 OURS = "not seen in any readable source; ours"
-TUNED = "not seen; ours, chosen on validation KL with the same grid for every arm: results/tables/tuning.csv"
+TUNED = "not seen; ours, chosen on validation KL, QDPO with the most tries: results/tables/tuning.csv"
 
 SETTINGS = {
     "model": Setting(
@@ -47,12 +47,12 @@ SETTINGS = {
                          allowed=["fp", "rtn", "awq", "gptq", "nf4", "sft", "kd", "tskd", "qdpo", "qdpo-r2", "soft-qdpo", "qdpo-dpop", "qdpo-lora", "qdpo-round2"], many=True),
     "ablate_bits": Setting(smoke="3,4", small="3,4,5,6", paper="3,4,5,6", published=None, source="ours", help="bits of the untrained ablation", allowed=[str(b) for b in range(2, 9)], many=True),
     "ablate_group": Setting(smoke="32,64", small="32,64,192", paper="32,64,128", published=None, source="ours", help="groups of the untrained ablation", many=True),
-    "beta": Setting(smoke=0.1, small=0.1, paper=0.1, published=None, source=OURS + "; DPO's reference code comments 0.1-0.5", help="DPO temperature", allowed=(1e-4, 100.0)),
+    "beta": Setting(smoke=0.1, small=2.0, paper=0.1, published=None, source=TUNED + "; DPO's reference code comments 0.1-0.5 for answers of hundreds of tokens", help="DPO temperature", allowed=(1e-4, 100.0)),
     "dpop_penalty": Setting(smoke=5.0, small=5.0, paper=5.0, published=None, source="ours; arXiv 2402.13228 uses 5 to 500", help="weight of the DPO-Positive penalty", allowed=(0.0, 1000.0)),
     "tau": Setting(smoke=10.0, small=10.0, paper=10.0, published=None, source="TSLD release", help="temperature of token-scaled distillation", allowed=(1e-3, 1e4)),
     "lr_qdpo": Setting(smoke=1e-3, small=1e-5, paper=1e-6, published=None, source=TUNED, help="learning rate of the preference arms", allowed=(1e-9, 1.0)),
-    "lr_kd": Setting(smoke=1e-3, small=3e-5, paper=1e-5, published=None, source=TUNED, help="learning rate of the distillation arms", allowed=(1e-9, 1.0)),
-    "lr_sft": Setting(smoke=1e-3, small=1e-5, paper=1e-5, published=None, source=TUNED, help="learning rate of SFT on full-precision answers", allowed=(1e-9, 1.0)),
+    "lr_kd": Setting(smoke=1e-3, small=5e-5, paper=1e-5, published=None, source=TUNED, help="learning rate of the distillation arms", allowed=(1e-9, 1.0)),
+    "lr_sft": Setting(smoke=1e-3, small=3e-6, paper=1e-5, published=None, source=TUNED, help="learning rate of SFT on full-precision answers", allowed=(1e-9, 1.0)),
     "lr_lora": Setting(smoke=1e-3, small=3e-4, paper=1e-5, published=None, source=TUNED, help="learning rate of the LoRA arm", allowed=(1e-9, 1.0)),
     "lora_rank": Setting(smoke=4, small=16, paper=16, published=None, source=OURS, help="rank of the adapter before the quantizer", allowed=(1, 1024)),
     "lora_alpha": Setting(smoke=8.0, small=32.0, paper=32.0, published=None, source=OURS, help="scale of the adapter, alpha / rank", allowed=(0.0, 4096.0)),
