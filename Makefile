@@ -44,8 +44,7 @@ results: $(STAMP)
 	@$(VENV)/bin/plumbline results
 
 bench: $(STAMP)
-	@$(VENV)/bin/plumbline run speed --preset '$(PRESET)' $(if $(SAFE_FORCE),--force)
-	@$(VENV)/bin/plumbline results
+	@$(VENV)/bin/plumbline reproduce --paper speed --preset '$(PRESET)' $(if $(SAFE_FORCE),--force)
 
 lab: $(STAMP)
 	@$(PY) -m jupyterlab notebooks

@@ -28,7 +28,8 @@ def build() -> dict[Path, str]:
     index, readme = paths.RESULTS / "README.md", paths.ROOT / "README.md"
     pages[index] = _between(index, "# Results\n\n" + f"{BEGIN}\n{END}\n", _index(runs, table))
     if readme.exists() and BEGIN in readme.read_text():
-        pages[readme] = _between(readme, "", claims_markdown(table))
+        timed = speed_markdown([r for r in runs if r.manifest["paper"] == "speed" and r.manifest["preset"] == "small"])
+        pages[readme] = _between(readme, "", claims_markdown(table) + timed)
     return pages
 
 
@@ -115,12 +116,16 @@ def claims_markdown(table: pd.DataFrame) -> str:
 
 
 def speed_markdown(runs) -> str:
-    """The timings as a table: ratio with its range over the repeats."""
-    t = speed(runs)
+    """The timings as a section with their machine and commit: median ratio [range over the repeats]; empty without a run."""
+    if not runs:
+        return ""
+    t, m = speed(runs), runs[-1].manifest
     shown = t.assign(ratio=[f"{x.ratio:.2f} [{x.low:.2f}, {x.high:.2f}]" for x in t.itertuples()])
     for c in ("ours", "peer_value"):
         shown[c] = [f"{v:.3g}" for v in t[c]]
-    return shown[["task", "peer", "metric", "ours", "peer_value", "ratio", "n"]].to_markdown(index=False, disable_numparse=True)
+    table = shown[["task", "peer", "metric", "ours", "peer_value", "ratio", "n"]].to_markdown(index=False, disable_numparse=True)
+    machine = f"{m['device']}, {m['machine']['cores']} cores of {m['machine']['processor']}, commit {m['commit'][:7]}"
+    return f"\n\n**Speed**, ours beside other libraries, alternating in one run ({machine}); a ratio above 1 is in our favour.\n\n{table}\n"
 
 
 def claims_text(table: pd.DataFrame) -> str:
@@ -151,8 +156,7 @@ def _index(runs, table: pd.DataFrame) -> str:
         parts += [f"Executed notebook: [{notebook}](notebooks/{notebook}.ipynb)\n"]
     timed = [r for r in runs if r.manifest["paper"] == "speed" and r.manifest["preset"] == "small"]
     if timed:
-        parts += ["## Speed\n", "Ours beside other libraries, alternating in one run; ratios above 1 are in our favour.\n", speed_markdown(timed), ""]
-        parts += ["![speed](figures/speed.svg)\n", "Executed notebook: [95_speed](notebooks/95_speed.ipynb)\n"]
+        parts += ["## Speed" + speed_markdown(timed), "![speed](figures/speed.svg)\n", "Executed notebook: [95_speed](notebooks/95_speed.ipynb)\n"]
     parts += ["## Runs cited\n"]
     rows = [
         {

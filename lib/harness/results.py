@@ -79,7 +79,7 @@ class Run:
             "status": "running", "settings": cfg.as_dict(), "overrides": list(cfg.overrides), "fingerprint": cfg.fingerprint(),
             "commit": commit, "dirty": dirty, "start": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "stages": {},
             "versions": {p: _version(p) for p in PACKAGES} | {"python": platform.python_version()},
-            "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
+            "machine": {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()},
             "device": cfg.get("device", "cpu"), "dtype": cfg.get("dtype", ""), "threads": _threads(),
         }  # fmt: skip
         self._save()
@@ -218,6 +218,17 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _processor() -> str:
+    """Model of the processor, and whether it multiplies bfloat16 matrices in hardware: what timings depend on most."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    name = next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")), platform.machine())
+    units = [u for u in ("amx_bf16", "avx512_bf16") if u in text]
+    return f"{name}, {units[0] if units else 'no bf16 units'}"
 
 
 def _threads() -> int:
