@@ -47,7 +47,7 @@ bench: $(STAMP)
 	@$(VENV)/bin/plumbline reproduce --paper speed --preset '$(PRESET)' $(if $(SAFE_FORCE),--force)
 
 lab: $(STAMP)
-	@$(PY) -m jupyterlab notebooks
+	@$(PY) -m jupyterlab --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks  # no call home
 
 clean:
 	rm -rf .pytest_cache .ruff_cache build *.egg-info
