@@ -108,9 +108,15 @@ def pairs(
     return out
 
 
-def calibration(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, batch: int) -> list[tuple[Tensor, Tensor]]:
-    """[(ids (B, T), mask (B, T)), ...]: prompts followed by their answers, right-padded, for AWQ and GPTQ."""
+def calibration(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, n: int, batch: int) -> list[tuple[Tensor, Tensor]]:
+    """[(ids (B, T), mask (B, T)), ...]: n prompts followed by their answers, right-padded, for AWQ and GPTQ.
+
+    The n are spread evenly over the rows, which files sort by category: the first n would be of one kind.
+    """
+    if not 1 <= n <= len(prompts):
+        raise ValueError(f"calibration takes 1 to {len(prompts)} prompts, given {n}")
     rows = [[*p, *a] for p, a in zip(prompts, answers, strict=True)]
+    rows = sorted((rows[i * len(rows) // n] for i in range(n)), key=len)
     out = []
     for i in range(0, len(rows), batch):
         part = rows[i : i + batch]

@@ -69,13 +69,16 @@ def pack(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Packe
     return Packed(ids, positions, mask, as_long(row), as_long(source), as_long(target), as_long(branch), n)
 
 
-def hidden_states(model, packed: Packed) -> Tensor:
+def hidden_states(model, packed: Packed, embeds: Tensor | None = None) -> Tensor:
     """Final hidden states (M, D) that predict the scored tokens; `model` is any causal LM with a `base_model`.
+
+    embeds (B, L, D): what the model reads in place of the rows' token embeddings (`lib.trunk`).
 
     Rows were checked when the batch was planned (`models.check_rows`): a look at every batch would stall a GPU.
     """
     out = model.base_model(
-        input_ids=packed.input_ids,
+        input_ids=packed.input_ids if embeds is None else None,
+        inputs_embeds=embeds,
         attention_mask=packed.attention_mask,
         position_ids=packed.position_ids,
         use_cache=False,

@@ -49,7 +49,9 @@ class Study:
         if arm in self.arms:
             with self.run.stage(arm):
                 model = copy.deepcopy(self.fp).float()  # AWQ's scales would be lost in part in bfloat16
-                apply(model)
+                stored = list(apply(model).values())
+                size = sum(q.bits_per_weight * q.codes.numel() for q in stored) / sum(q.codes.numel() for q in stored)
+                self.run.metric("arms", "weights", arm, "bits per weight", size)
                 self.measure(arm, model.to(self.fp.dtype))
 
     def quantized(self):
@@ -79,6 +81,8 @@ class Study:
             latent = start or training.Latent(block_linears(self.student), make, self.sources)
             latent.sync()
             before = self._codes(latent)
+            size = sum(q.bits_per_weight * q.codes.numel() for q in before.values()) / sum(q.codes.numel() for q in before.values())
+            self.run.metric("arms", "weights", arm, "bits per weight", size)
             self.curves[arm] = training.fit(
                 latent,
                 training.epochs(n, min(cfg.batch, n), seeding.torch_generator(cfg.seed, "order"), lengths=lengths),

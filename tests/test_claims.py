@@ -68,6 +68,47 @@ def test_one_seed_resolves_nothing_and_smoke_is_no_evidence():
     assert set(claims.card("qdpo", []).verdict) == {"not run"}
 
 
+def test_a_claim_holds_only_if_every_seed_agrees():
+    gain = {0: 0.2, 1: 0.2, 2: -0.02}
+    runs = []
+    for seed, g in gain.items():
+        e = noise(seed=seed) / 20
+        runs.append(Record(seed).add("test prompts", "qdpo", "rouge-l", 0.5 + g + e).add("test prompts", "kd", "rouge-l", 0.5 - e))
+    row = verdict(runs, "C5 rouge-l")
+    assert row.low > 0 and row.verdict == "direction holds"
+    assert claims.Pool(runs).by_seed("test prompts", "rouge-l", "qdpo", "kd") == pytest.approx(list(gain.values()), abs=0.005)
+
+
+def test_a_loss_needs_no_more_evidence_than_a_gain():
+    """A difference that only the uncorrected interval tells from 0: direction holds one way, fails the other."""
+    x = np.random.default_rng(3).normal(size=60)
+    x = 0.1 * (x - x.mean()) / x.std() * 60**0.5 / 2.3  # mean 0, standard error 0.1 / 2.3
+    for sign, want in ((1, "direction holds"), (-1, "fails")):
+        runs = [Record(s).add("test prompts", "qdpo", "rouge-l", sign * (x + 0.1)).add("test prompts", "kd", "rouge-l", 0 * x) for s in range(3)]
+        row = verdict(runs, "C5 rouge-l")
+        assert row.low < 0 < row.high and row.verdict == want
+
+
+def test_seeds_are_those_that_have_the_arm_and_untrained_claims_need_one():
+    runs = pool(lambda r, e: r.add("test prompts", "rtn", "kl", 0.5 - e))
+    runs[0].add("test prompts", "qdpo", "kl", 0.1 + noise())
+    row = verdict(runs, "C4 rtn kl")
+    assert row.seeds == 1 and row.verdict == "not resolved"
+    one = [Record(0).add("common knowledge", "fp", "accuracy", np.ones(60)).add("common knowledge", "rtn", "accuracy", np.ones(60)).add("test prompts", "rtn", "flips", 0.2 + noise())]
+    assert verdict(one, "C1a").verdict == "holds" and verdict(one, "C1a").seeds == 1
+
+
+def test_a_broken_rule_is_no_missing_arm(monkeypatch):
+    monkeypatch.setitem(claims.CLAIMS, "qdpo", [claims.Claim("X", "x", lambda pool: {}["typo"])])
+    with pytest.raises(KeyError):
+        claims.card("qdpo", [Record(0)])
+
+
+def test_exact_is_all():
+    fill = lambda right: pool(lambda r, e: r.add("pairs, cut at the first divergence", "label", "delta", [1.0] * right + [0.0] * (60 - right)))  # noqa: E731
+    assert [verdict(fill(n), "C3d").verdict for n in (60, 59, 40)] == ["holds", "direction holds", "fails"]
+
+
 def test_net_wins_against_full_precision():
     def fill(r, e):
         zero = np.zeros(60)

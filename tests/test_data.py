@@ -3,6 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from lib import data
 from lib.harness import paths
@@ -60,5 +61,14 @@ def test_equal_pairs_are_dropped():
 
 
 def test_calibration_rows():
-    (ids, mask), (last, _) = data.calibration([[1, 2], [3], [4]], [[5], [6, 7, 8], [9]], batch=2)
-    assert ids.tolist() == [[1, 2, 5, 0], [3, 6, 7, 8]] and mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]] and last.tolist() == [[4, 9]]
+    (ids, mask), (last, _) = data.calibration([[1, 2], [3], [4]], [[5], [6, 7, 8], [9]], n=3, batch=2)
+    assert ids.tolist() == [[4, 9, 0], [1, 2, 5]] and mask.tolist() == [[1, 1, 0], [1, 1, 1]] and last.tolist() == [[3, 6, 7, 8]]
+
+
+def test_calibration_is_spread_over_the_rows():
+    prompts, answers = [[i] for i in range(12)], [[100 + i] * (1 + i % 2) for i in range(12)]
+    got = data.calibration(prompts, answers, n=4, batch=3)
+    assert sorted(int(x) for ids, _ in got for x in ids[:, 0]) == [0, 3, 6, 9] and [len(ids) for ids, _ in got] == [3, 1]
+    assert all((mask.sum(1) == 1 + torch.tensor([1 + int(i) % 2 for i in ids[:, 0]])).all() for ids, mask in got)
+    with pytest.raises(ValueError, match="1 to 12 prompts, given 13"):
+        data.calibration(prompts, answers, n=13, batch=3)

@@ -80,6 +80,15 @@ def test_only_clean_whole_runs_are_cited(sandbox, monkeypatch):
     assert [r.dir.name for r in results.cited(results.load_runs())] in ([newest.dir.name], [newest.dir.name[:-2]])
 
 
+def test_runs_of_other_settings_are_not_mixed(sandbox, monkeypatch):
+    old = [make(monkeypatch, seed=s) for s in (0, 1)]
+    new = make(monkeypatch, seed=1)
+    for run, start, beta in ((old[0], "2026-01-01", 0.1), (old[1], "2026-01-02", 0.1), (new, "2026-01-03", 0.7)):
+        run.manifest["start"], run.manifest["settings"] = start, run.manifest["settings"] | {"beta": beta}
+        run.finish()
+    assert [r.dir.name for r in results.cited(results.load_runs())] == [new.dir.name]
+
+
 def test_no_git_is_unknown_and_dirty(monkeypatch, tmp_path):
     monkeypatch.setattr(results.paths, "ROOT", tmp_path)
     assert results.git_state() == ("unknown", True)

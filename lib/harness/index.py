@@ -54,7 +54,7 @@ def tuning(runs) -> pd.DataFrame:
 
 
 TRIED = """Validation prompts, other training seeds than the cited runs. `start kl` is untrained round-to-nearest: it differs between \
-machines and commits by rounding, so compare improvements. The presets take each arm's best.
+machines and commits by rounding, so compare improvements. The preset takes the best of qdpo, kd, sft and qdpo-lora; the other arms share their family's.
 """
 SPEED = ["task", "peer", "metric", "ours", "peer_value", "ratio", "low", "high", "n", "device", "run_id"]
 

@@ -180,13 +180,15 @@ def load_runs(paper: str | None = None, preset: str | None = None) -> list[RunRe
 
 
 def cited(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs that count as evidence, sorted by paper, preset and seed."""
-    newest = {}
-    for r in runs:
+    """The runs that count as evidence, sorted by paper, preset and seed: of each the newest, and only runs that share the settings
+    of the newest run of their paper and preset, so that no table mixes two experiments."""
+    newest, settings = {}, {}
+    for r in sorted(runs, key=lambda r: r.manifest.get("start", "")):
         m = r.manifest
         if m.get("status") == "done" and not m["dirty"] and not m["overrides"] and m["preset"] != "smoke":
             newest[m["paper"], m["preset"], m["seed"]] = r
-    return [newest[k] for k in sorted(newest)]
+            settings[m["paper"], m["preset"]] = m["settings"]
+    return [newest[k] for k in sorted(newest) if newest[k].manifest["settings"] == settings[k[:2]]]
 
 
 def data_files(*names: str) -> list[dict]:
