@@ -1,6 +1,6 @@
-"""Time and peak memory of one task, done by us and by a peer, each time in a process of its own.
+"""Time and peak memory of one task, done by us and by a peer, each in a process of its own that waits while the other works.
 
-`compare` alternates the two sides, so that a slow minute of the machine hits both; what it returns are paired repeats.
+`compare` lets the two take turns, so that a slow minute of the machine hits both; what it returns are paired repeats.
 """
 
 from __future__ import annotations
@@ -10,40 +10,42 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Sequence
 
 import pandas as pd
 
 from lib.harness import paths
+from lib.harness.progress import track
 
 GOALS = {"DPO step": {"per second": 3.0, "peak GB": 1 / 0.6}, "sampling": {"per second": 3.0}, "greedy": {"per second": 3.0}, "scoring": {"per second": 3.0},
          "quantized DPO step": {"per second": 0.8}}  # ratios we set out for; a dense step may cost at most a quarter less  # fmt: skip
 
 
-def compare(task: str, side: str, against: str, *, repeats: int, device: str, track: Callable = lambda it, desc: it, **size) -> list[dict]:
-    """`repeats` paired measurements of `side` and `against`: [{"ours": {...}, "peer": {...}}, ...], each {"seconds", "units", "peak GB", ...}.
+def compare(task: str, side: str, against: str, *, repeats: int, device: str, **size) -> dict[str, dict]:
+    """{"ours": {...}, "peer": {...}} with lists "seconds" and "units" of `repeats` paired pieces of work, "peak GB" and more.
 
-    The order alternates. A child that fails raises RuntimeError with its last lines.
+    Both sides start and warm up, then take turns; who goes first alternates. A child that fails raises RuntimeError with its last lines.
     """
-    out = []
-    for k in track(range(repeats), f"{task}: {side} and {against}"):
-        order = [side, against] if k % 2 == 0 else [against, side]
-        got = {s: _child({"task": task, "side": s, "device": device, **size}) for s in order}
-        out.append({"ours": got[side], "peer": got[against]})
-    return out
+    spec = {"task": task, "device": device, "repeats": repeats, "paired": True, **size}
+    with _Child(spec | {"side": side}) as ours, _Child(spec | {"side": against}) as peer:
+        for k in track(range(repeats), f"{task}: {side} and {against}"):
+            for child in (ours, peer) if k % 2 == 0 else (peer, ours):
+                child.turn()
+        return {"ours": ours.result(), "peer": peer.result()}
 
 
 def tune(task: str, side: str, name: str, values: Sequence[int], *, device: str, **size) -> tuple[int, dict[int, float]]:
     """The value of setting `name` at which `side` is fastest, one measurement each, and units per second of all that ran."""
-    rates = {}
-    for value in values:
+    rates: dict[int, float] = {}
+    for value in track(values, f"{task}: {side} by {name}"):
         try:
-            got = _child({"task": task, "side": side, "device": device, **size, name: value})
+            got = _run({"task": task, "side": side, "device": device, "repeats": 1, **size, name: value})
         except RuntimeError:
             if not rates:
                 raise
             continue  # a larger batch did not fit
-        rates[value] = got["units"] / statistics.median(got["seconds"])
+        rates[value] = got["units"][0] / got["seconds"][0]
     return max(rates, key=rates.get), rates
 
 
@@ -51,16 +53,16 @@ def same_losses(*, lr: float, **spec) -> pd.DataFrame:
     """Losses of the same optimizer steps, ours and TRL's, in float32 (where they must agree) and with bfloat16 compute."""
     spec |= {"task": "dpo", "lr": lr}
     sides = [(side, dtype) for dtype in ("float32", "bfloat16") for side in ("ours", "trl-precomputed")]
-    return pd.DataFrame({f"{s}, {d}": _child(spec | {"side": s, "dtype": d})["losses"] for s, d in sides}).rename_axis("step")
+    return pd.DataFrame({f"{s}, {d}": _run(spec | {"side": s, "dtype": d})["losses"] for s, d in sides}).rename_axis("step")
 
 
-def record(run, label: str, peer: str, repeats: list[dict]) -> None:
-    """Put paired repeats into a run: units per second and peak memory of both sides, one item a repeat."""
-    ids = range(len(repeats))
+def record(run, label: str, peer: str, got: dict[str, dict]) -> None:
+    """Put a comparison into a run: units per second and peak memory of both sides, one item a repeat."""
     for side in ("ours", "peer"):
-        rate = [r[side]["units"] / statistics.median(r[side]["seconds"]) for r in repeats]
+        rate = [u / s for u, s in zip(got[side]["units"], got[side]["seconds"], strict=True)]
+        ids = range(len(rate))
         run.items(label, peer, f"{side} per second", ids, rate)
-        run.items(label, peer, f"{side} peak GB", ids, [r[side]["peak GB"] for r in repeats])
+        run.items(label, peer, f"{side} peak GB", ids, [got[side]["peak GB"]] * len(rate))
         run.metric("speed", label, peer, f"{side} per second", statistics.median(rate), n=len(rate))
 
 
@@ -74,9 +76,49 @@ def goals(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "peer", "metric", "ratio", "goal", "verdict"])
 
 
-def _child(spec: dict) -> dict:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, "-m", "lib.speed.measure", json.dumps(spec)], cwd=paths.ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{spec['side']} failed at {spec['task']}: {' | '.join(done.stderr.strip().splitlines()[-4:])}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+class _Child:
+    """One side as a process; it has warmed up and waits when the constructor returns."""
+
+    def __init__(self, spec: dict):
+        self.spec, self.errors = spec, tempfile.TemporaryFile("w+")
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+        command = [sys.executable, "-m", "lib.speed.measure", json.dumps(spec)]
+        self.process = subprocess.Popen(
+            command, cwd=paths.ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
+        )
+        if spec.get("paired"):
+            self._until("#ready")
+
+    def turn(self) -> None:
+        """One timed piece of work, from start to end."""
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self._until("#done")
+
+    def result(self) -> dict:
+        """What the process found, once it has ended by itself."""
+        return json.loads(self._until("#result").split(" ", 1)[1])
+
+    def _until(self, mark: str) -> str:
+        for line in self.process.stdout:
+            if line.startswith(mark):
+                return line
+        self.errors.seek(0)
+        last = " | ".join(self.errors.read().strip().splitlines()[-4:])
+        raise RuntimeError(f"{self.spec['side']} failed at {self.spec['task']}: {last}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()  # only what this object started
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.errors.close()
+
+
+def _run(spec: dict) -> dict:
+    """One side alone, not paired."""
+    with _Child(spec) as child:
+        return child.result()

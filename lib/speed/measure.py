@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: `python -m lib.speed.measure '{"task": ..., "side": ...}'` prints one line of JSON."""
+"""One side of a comparison in a process of its own: `python -m lib.speed.measure '{"task": ..., "side": ...}'` ends with "#result" and JSON."""
 
 from __future__ import annotations
 
@@ -38,4 +38,4 @@ def measure(spec: dict) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(json.loads(sys.argv[1]))))
+    print("#result", json.dumps(measure(json.loads(sys.argv[1]))))

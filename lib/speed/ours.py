@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from functools import partial
 
@@ -13,11 +12,11 @@ from lib.generation import generate
 from lib.losses import dpo
 from lib.quantization import block_linears, rtn
 from lib.scoring import completion_logprobs
-from lib.speed.work import BETA, LORA, LR, scored, text_prompts, timed, token_pairs
+from lib.speed.work import BETA, LORA, LR, Gate, scored, text_prompts, token_pairs
 
 
 def steps(model, tokenizer, spec: dict) -> dict:
-    """Seconds of each optimizer step after the first, and the losses. side: ours or dense, or quantized (Q(W) at 4 bits, group 64)."""
+    """Seconds of every optimizer step after the first, and the losses. side: ours or dense, or quantized (Q(W) at 4 bits, group 64)."""
     pairs = token_pairs(model, spec["pairs"], spec["prompt"], spec["answer"])
     if spec["task"] == "lora":
         wrapped, latent = lora(model)
@@ -30,10 +29,18 @@ def steps(model, tokenizer, spec: dict) -> dict:
     w, l = completion_logprobs(model, *columns, batch=spec["micro"]).unbind(1)
     reference = time.perf_counter() - began
     objective = objectives.preference(model, pairs, partial(dpo, beta=BETA), ref_w=w, ref_l=l)
-    batches = iter([list(range(len(pairs)))] * (spec["steps"] + 1))
-    curve = training.fit(latent, batches, objective, steps=spec["steps"] + 1, lr=spec.get("lr", LR), warmup=1, clip=1.0, micro=spec["micro"], desc="steps")
-    ends = [r["seconds"] for r in curve]
-    return {"seconds": [b - a for a, b in zip(ends, ends[1:])], "units": len(pairs), "reference": reference, "losses": [r["loss"] for r in curve]}
+    gate, steps_ = Gate(spec), spec["repeats"] + 1
+
+    def batches():
+        for _ in range(steps_):
+            gate.enter()
+            yield list(range(len(pairs)))
+            gate.leave()
+
+    feed = batches()
+    curve = training.fit(latent, feed, objective, steps=steps_, lr=spec.get("lr", LR), warmup=1, clip=1.0, micro=spec["micro"], desc="steps")
+    next(feed, None)  # the last step has left too
+    return {"seconds": gate.seconds, "units": [len(pairs)] * len(gate.seconds), "reference": reference, "losses": [r["loss"] for r in curve]}
 
 
 def lora(model, *, seed: int = 0):
@@ -53,15 +60,23 @@ def samples(model, tokenizer, spec: dict) -> dict:
     g = torch.Generator(device=spec["device"]).manual_seed(0)
     sampling = {} if spec["task"] == "greedy" else dict(n=spec["candidates"], temperature=1.0, generator=g)
     ask = partial(generate, model, prompts, stop_ids=stop, batch=spec["batch"], **sampling)
-    ask(max_new_tokens=2)
-    seconds, done = timed(lambda: ask(max_new_tokens=spec["tokens"]), spec["device"])
-    return {"seconds": [seconds], "units": sum(len(c.tokens) for c in done), "length": statistics.mean(len(c.tokens) for c in done)}
+    gate, units, length = Gate(spec), [], 0.0
+    for k in range(spec["repeats"] + 1):
+        gate.enter()
+        done = ask(max_new_tokens=spec["tokens"] if k else 2)
+        gate.leave()
+        units.append(sum(len(c.tokens) for c in done))
+        length = units[-1] / len(done)
+    return {"seconds": gate.seconds, "units": units[1:], "length": length}
 
 
 def scores(model, tokenizer, spec: dict) -> dict:
     """Summed log-probs of `candidates` completions of each prompt, which share its forward."""
     prompts, answers = scored(model, tokenizer, spec)
-    columns, few = list(zip(*answers)), spec["batch"]
-    completion_logprobs(model, prompts[:few], *(c[:few] for c in columns), batch=few)  # warm-up
-    seconds, values = timed(lambda: completion_logprobs(model, prompts, *columns, batch=few).flatten(), spec["device"])
-    return {"seconds": [seconds], "units": values.numel(), "mean": values.mean().item()}
+    columns, few, gate = list(zip(*answers)), spec["batch"], Gate(spec)
+    for k in range(spec["repeats"] + 1):
+        part = slice(None) if k else slice(few)
+        gate.enter()
+        values = completion_logprobs(model, prompts[part], *(c[part] for c in columns), batch=few)
+        gate.leave()
+    return {"seconds": gate.seconds, "units": [values.numel()] * len(gate.seconds), "mean": values.mean().item()}

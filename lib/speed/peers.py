@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import statistics
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -14,11 +13,11 @@ import torch
 from lib import models
 from lib.generation import generate, left_pad
 from lib.quantization import block_linears
-from lib.speed.work import BETA, LORA, LR, scored, synchronize, text_prompts, timed, token_pairs
+from lib.speed.work import BETA, LORA, LR, Gate, scored, text_prompts, token_pairs
 
 
 def steps(model, tokenizer, spec: dict) -> dict:
-    """TRL's DPOTrainer on the same ids; only its tokenization is bypassed. side: trl, trl-precomputed or trl-bf16."""
+    """TRL's DPOTrainer on the same ids; only its tokenization is bypassed. side: trl or trl-precomputed."""
     import tempfile
 
     from datasets import Dataset
@@ -33,17 +32,14 @@ def steps(model, tokenizer, spec: dict) -> dict:
         def _get_train_sampler(self, dataset=None):
             return torch.utils.data.SequentialSampler(self.train_dataset)  # every step the same pairs, as ours
 
-    class Clock(TrainerCallback):
-        def __init__(self):
-            self.seconds, self.began = [], 0.0
+    gate = Gate(spec)
 
+    class Clock(TrainerCallback):
         def on_step_begin(self, *args, **kwargs):
-            synchronize(spec["device"])
-            self.began = time.perf_counter()
+            gate.enter()
 
         def on_step_end(self, *args, **kwargs):
-            synchronize(spec["device"])
-            self.seconds.append(time.perf_counter() - self.began)
+            gate.leave()
 
     reference_model = copy.deepcopy(model) if spec["task"] == "dpo" and spec["side"] == "trl" else None
     pairs = token_pairs(model, spec["pairs"], spec["prompt"], spec["answer"])
@@ -57,20 +53,19 @@ def steps(model, tokenizer, spec: dict) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         args = DPOConfig(
             output_dir=folder, per_device_train_batch_size=spec["trl_micro"], gradient_accumulation_steps=spec["pairs"] // spec["trl_micro"],
-            max_steps=spec["steps"] + 1, bf16=spec.get("dtype") != "float32", use_cpu=spec["device"] == "cpu", gradient_checkpointing=False, learning_rate=spec.get("lr", LR),
+            max_steps=spec["repeats"] + 1, bf16=spec.get("dtype") != "float32", use_cpu=spec["device"] == "cpu", gradient_checkpointing=False, learning_rate=spec.get("lr", LR),
             lr_scheduler_type="constant", beta=BETA, precompute_ref_log_probs=spec["side"] != "trl", report_to="none", save_strategy="no", logging_steps=1,
             disable_tqdm=True, max_length=None, dataloader_pin_memory=False, remove_unused_columns=False,
         )  # fmt: skip
-        clock = Clock()
         began = time.perf_counter()
         trainer = Trainer(
-            model=model, ref_model=reference_model, args=args, train_dataset=Dataset.from_list(rows * (spec["steps"] + 1)), processing_class=tokenizer, callbacks=[clock],
+            model=model, ref_model=reference_model, args=args, train_dataset=Dataset.from_list(rows * (spec["repeats"] + 1)), processing_class=tokenizer, callbacks=[Clock()],
             peft_config=LoraConfig(**LORA, task_type="CAUSAL_LM") if spec["task"] == "lora" else None,
         )  # fmt: skip
         reference = time.perf_counter() - began
         trainer.train()
     losses = [r["loss"] for r in trainer.state.log_history if "loss" in r]
-    return {"seconds": clock.seconds[1:], "units": len(pairs), "reference": reference, "losses": losses}
+    return {"seconds": gate.seconds, "units": [len(pairs)] * len(gate.seconds), "reference": reference, "losses": losses}
 
 
 @torch.inference_mode()
@@ -93,9 +88,14 @@ def samples(model, tokenizer, spec: dict) -> dict:
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=spec["candidates"]
     )  # fmt: skip
     ask = partial(answers, model, prompts, stop, spec["their_batch"], **more)
-    ask(2)
-    seconds, done = timed(lambda: ask(spec["tokens"]), spec["device"])
-    return {"seconds": [seconds], "units": sum(map(len, done)), "length": statistics.mean(map(len, done))}
+    gate, units, length = Gate(spec), [], 0.0
+    for k in range(spec["repeats"] + 1):
+        gate.enter()
+        done = ask(spec["tokens"] if k else 2)
+        gate.leave()
+        units.append(sum(map(len, done)))
+        length = units[-1] / len(done)
+    return {"seconds": gate.seconds, "units": units[1:], "length": length}
 
 
 def greedy_parity(spec: str, *, prompts: int, tokens: int, device: str) -> pd.DataFrame:
@@ -115,10 +115,12 @@ def greedy_parity(spec: str, *, prompts: int, tokens: int, device: str) -> pd.Da
 def scores(model, tokenizer, spec: dict) -> dict:
     """The same log-probs from a plain forward of right-padded sequences, full logits."""
     prompts, many = scored(model, tokenizer, spec)
-    rows, batch = [(p, a) for p, row in zip(prompts, many) for a in row], spec["their_batch"]
-    _plain_scores(model, rows[:batch], batch)  # warm-up
-    seconds, values = timed(lambda: _plain_scores(model, rows, batch), spec["device"])
-    return {"seconds": [seconds], "units": values.numel(), "mean": values.mean().item()}
+    rows, batch, gate = [(p, a) for p, row in zip(prompts, many) for a in row], spec["their_batch"], Gate(spec)
+    for k in range(spec["repeats"] + 1):
+        gate.enter()
+        values = _plain_scores(model, rows if k else rows[:batch], batch)
+        gate.leave()
+    return {"seconds": gate.seconds, "units": [values.numel()] * len(gate.seconds), "mean": values.mean().item()}
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -26,6 +27,32 @@ def text_prompts(tokenizer, n: int) -> list[list[int]]:
     from lib.data import encode, load_prompts
 
     return encode(tokenizer, load_prompts(paths.DATA / "prompts.jsonl", "train")[:n])
+
+
+class Gate:
+    """Times pieces of work: `enter` before, `leave` after. The first is a warm-up and is not counted.
+
+    With "paired" in the spec the parent decides when each piece runs: `enter` says "#ready" and waits for a line, `leave` says "#done".
+    """
+
+    def __init__(self, spec: dict):
+        self.paired, self.device, self.seconds, self.warm = spec.get("paired", False), spec["device"], [], False
+
+    def enter(self) -> None:
+        if self.paired and self.warm:
+            print("#ready", flush=True)
+            sys.stdin.readline()
+        synchronize(self.device)
+        self.began = time.perf_counter()
+
+    def leave(self) -> None:
+        synchronize(self.device)
+        seconds = time.perf_counter() - self.began
+        if self.warm:
+            self.seconds.append(seconds)
+            if self.paired:
+                print("#done", flush=True)
+        self.warm = True
 
 
 def timed(work: Callable, device: str) -> tuple[float, object]:
