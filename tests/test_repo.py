@@ -33,7 +33,7 @@ LEVELS = {
         ["maths", "things", "harness.assets", "harness.paths", "harness.progress"],
     ),
     "doing": (
-        ["generation", "scoring", "objectives", "flipping", "training", "synthesis", "evaluation", "repair", "speed"],
+        ["generation", "scoring", "objectives", "flipping", "training", "synthesis", "evaluation", "repair", "speed", "oracles", "preferences", "multiref"],
         {"torch", "numpy", "pandas", "transformers", "peft", "safetensors", "yaml"},
         {"bitsandbytes", "lm_eval", "accelerate", "datasets", "trl"},
         ["maths", "things", "doing", "harness.progress", "harness.seeding", "harness.cache", "harness.paths"],
@@ -51,6 +51,8 @@ USES = {
     "flipping": {"generation", "scoring", "objectives"},
     "synthesis": {"generation", "scoring"},
     "evaluation": {"generation", "scoring"},
+    "preferences": {"generation", "oracles"},
+    "multiref": {"generation", "scoring", "training", "oracles", "preferences"},
     "speed": {"generation", "scoring", "objectives", "training"},
     "repair": {"generation", "scoring", "objectives", "flipping", "training", "evaluation"},
 }

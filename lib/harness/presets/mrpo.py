@@ -1,0 +1,40 @@
+"""MRPO, arXiv 2405.16388. Its tables could not be read; the release (thaihungle/MRPO) and the follow-up arXiv 2512.10040 could."""
+
+from lib.harness.presets.base import Setting
+
+OURS = "ours"
+CODE = "release code, README and scripts"
+ARMS = ["base", "dpo", "multi-dpo", "kd", "mrpo", "geometric", "arithmetic", "single", "mrpo-uniform", "mrpo-unclipped", "mrpo-swapped", "mrpo-vaw", "mrpo-vdw"]
+
+SETTINGS = {
+    "model": Setting(smoke="tiny-random", small="embedded", paper="meta-llama/Llama-2-7b-chat-hf", published="Llama-2-7b-chat, OpenHermes-2.5-Mistral-7B", source=CODE, help="policy and primary reference: tiny-random, embedded, a local folder, or a hub id"),
+    "prompts": Setting(smoke="prompts.jsonl", small="prompts.jsonl", paper="prompts.jsonl", published="six preference sets", source="reproducibility page; names of four in the release", help="JSON-lines file of prompts under data/ or anywhere"),
+    "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published="fp16", source=CODE, help="compute type; masters are float32", allowed=["float32", "bfloat16"]),
+    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help="cpu or cuda", allowed=["cpu", "cuda"]),
+    "blocks": Setting(smoke=1, small=4, paper=4, published="LoRA rank 8 on q and v of every block", source=CODE + "; ours: the last blocks in full, so that a step costs a seventh", help="last blocks that train", allowed=(1, 1000)),
+    "n_train": Setting(smoke=16, small=320, paper=320, published=None, source=OURS, help="training prompts", allowed=(2, 100000)),
+    "n_test": Setting(smoke=8, small=112, paper=112, published=None, source=OURS, help="held-out prompts", allowed=(1, 100000)),
+    "n_validation": Setting(smoke=8, small=48, paper=48, published=None, source=OURS, help="prompts that weights VDW and VAW and the settings are chosen on", allowed=(1, 100000)),
+    "tokens": Setting(smoke=8, small=24, paper=256, published="1024 in all", source=CODE, help="longest sampled answer, tokens", allowed=(1, 4096)),
+    "temperatures": Setting(smoke="0.7,1.3", small="0.7,1.0,1.3", paper="0.7,1.0,1.3", published=None, source=OURS, help="temperatures of the candidates", many=True),
+    "each": Setting(smoke=2, small=2, paper=2, published=None, source=OURS, help="candidates a prompt and temperature", allowed=(1, 64)),
+    "scarce": Setting(smoke="plain", small="plain,direct,varied", paper="plain,direct,varied", published="S1, S2, S3", source="summaries; the rewards are ours", help="rewards of the scarce sets", allowed=["plain", "direct", "varied", "full", "plain+varied"], many=True),
+    "abundant": Setting(smoke="plain+varied", small="plain+varied", paper="plain+varied", published="HelpSteer, UltraFeedback, Nectar", source=CODE + "; the reward is ours", help="reward of the abundant set", allowed=["plain", "direct", "varied", "full", "plain+varied"]),
+    "n_scarce": Setting(smoke=8, small=128, paper=128, published="1 % of the GPT-4 demo set", source=CODE, help="pairs of a scarce set", allowed=(1, 100000)),
+    "n_abundant": Setting(smoke=16, small=2048, paper=2048, published=None, source=OURS, help="pairs of the abundant set", allowed=(1, 10**6)),
+    "n_heldout": Setting(smoke=12, small=320, paper=320, published=None, source=OURS, help="held-out pairs of every set", allowed=(1, 10**6)),
+    "n_reference": Setting(smoke=8, small=256, paper=256, published=None, source=OURS, help="pairs that made the complementary reference, of other topics", allowed=(1, 10**6)),
+    "seconds": Setting(smoke="complementary", small="complementary,equal,mis-scored", paper="complementary,equal,mis-scored", published="a second chat model", source=CODE, help="second references tried", allowed=["complementary", "equal", "mis-scored"], many=True),
+    "arms": Setting(smoke=",".join(ARMS), small=",".join(ARMS), paper=",".join(ARMS), published="DPO, Multi-DPO, KD, MRPO", source="release code and summaries; the others are the critics' and ours", help="compared losses", allowed=ARMS, many=True),
+    "beta": Setting(smoke=0.1, small=0.1, paper=0.1, published=0.1, source=CODE, help="KL strength", allowed=(1e-4, 100.0)),
+    "epsilon": Setting(smoke=0.1, small=0.1, paper=0.1, published=0.1, source=CODE, help="CTRO: largest window, adaptive", allowed=(0.0, 100.0)),
+    "epsilons": Setting(smoke="0,0.1", small="0,0.01,0.1,0.5", paper="0,0.01,0.1,0.5", published=None, source="ablated in the paper, values not seen", help="windows of the ablation", many=True),
+    "kd_weight": Setting(smoke=1.0, small=1.0, paper=1.0, published=None, source="ours: the paper's KD baseline was not seen", help="weight of KL to the second reference in the KD arm", allowed=(0.0, 1000.0)),
+    "lr": Setting(smoke=1e-3, small=1e-5, paper=1e-5, published=1e-5, source=CODE, help="learning rate of every arm", allowed=(1e-9, 1.0)),
+    "epochs": Setting(smoke=1, small=2, paper=1, published=1, source=CODE, help="passes over a training set", allowed=(1, 1000)),
+    "batch": Setting(smoke=4, small=16, paper=8, published=8, source=CODE, help="pairs a step (effective batch)", allowed=(1, 4096)),
+    "warmup": Setting(smoke=1, small=2, paper=0, published=0, source=CODE, help="steps of linear warm-up", allowed=(0, 10000)),
+    "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=1.0, source="Trainer default", help="gradient norm is clipped to this", allowed=(1e-6, 1e6)),
+    "generation_batch": Setting(smoke=8, small=48, paper=32, published=None, source=OURS, help="prompts decoded together", allowed=(1, 4096)),
+    "eval_batch": Setting(smoke=8, small=8, paper=8, published=None, source=OURS, help="rows of a scoring forward", allowed=(1, 4096)),
+}  # fmt: skip

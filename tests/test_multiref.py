@@ -1,0 +1,142 @@
+"""A world of references on the tiny model."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from lib import data, losses, multiref, preferences, references
+from lib.harness import paths, presets, results
+from lib.preferences import Choice
+from lib.scoring import completion_logprobs
+
+
+@pytest.fixture
+def world(sandbox, tiny_model, byte_tokenizer):
+    cfg = presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0})
+    run = results.start(cfg, notebook="40_mrpo")
+    splits = {}
+    for name in ("train", "test"):
+        prompts = data.load_prompts(paths.DATA / "prompts.jsonl", name)[:4]
+        ids = data.encode(byte_tokenizer, prompts)
+        splits[name] = preferences.sample(
+            tiny_model, byte_tokenizer, prompts, ids, temperatures=[0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4, seed=0
+        )
+    return multiref.World(cfg, run, tiny_model, byte_tokenizer, splits, stop_ids=[257])
+
+
+def picks(world, split="train", n=6):
+    rng = np.random.default_rng(0)
+    return [Choice(int(r), int(a), int((a + 1) % 4), 1.0) for r, a in zip(rng.integers(0, 4, n), rng.integers(0, 4, n))]
+
+
+def test_scores_are_those_of_the_whole_model(world, tiny_model):
+    c = world.splits["test"]
+    want = completion_logprobs(tiny_model, c.ids, *zip(*c.answers), batch=2)
+    assert torch.allclose(world.score("test"), want, atol=1e-4)
+    table = world.table(["base"], "test", picks(world))
+    assert torch.allclose(table.chosen[0], preferences.gather(want, picks(world))[0], atol=1e-4)
+
+
+def test_references_are_kept_and_the_model_put_back(world, tiny_model):
+    logits = lambda: tiny_model(torch.tensor([[5, 6, 7]])).logits  # noqa: E731
+    start, chosen = logits(), picks(world)
+    loss = lambda w, l, i: losses.dpo(w, l, *(x[0, i] for x in table[:2]), beta=0.1)  # noqa: E731
+    table = world.table(["base"], "train", chosen)
+    curve = world.fit(chosen, loss, lr=1e-2, steps=4, desc="complementary")
+    assert curve[0]["loss"] == pytest.approx(np.log(2), abs=1e-4) and curve[-1]["loss"] < curve[0]["loss"]
+    world.weights["complementary"] = world.snapshot()
+    tuned = logits()
+    assert not torch.allclose(tuned, start)
+    assert torch.allclose(world.matrix("base", "test"), world.matrix("base", "test")) and torch.equal(logits(), tuned)
+    world.load("base")
+    assert torch.equal(logits(), start)
+    wrong, right = world.matrix("mis-scored", "test"), world.matrix("complementary", "test")
+    assert not torch.equal(wrong, right) and torch.equal(wrong.flatten().sort().values, right.flatten().sort().values)
+    states = world.chosen_states("complementary", chosen)
+    assert torch.equal(logits(), start) and [len(s) for s in states] == [len(world.splits["train"].answers[c.row][c.chosen]) for c in chosen]
+
+
+def test_arms_start_equal_and_differ_by_their_loss_alone(world):
+    chosen = picks(world)
+    world.weights["complementary"] = {k: v + 0.02 * torch.randn_like(v) for k, v in world.weights["base"].items()}
+    t = world.table(["base", "complementary"], "train", chosen)
+    a = references.arwc(t.chosen - t.rejected)
+    ref = references.combine(t.chosen, t.rejected, a, mean="harmonic", epsilon=0.1, adaptive=True)
+    multi = lambda w, l, i: references.multi_dpo(w, l, t.chosen[:, i], t.rejected[:, i], a[:, i], beta=0.1)  # noqa: E731
+    mrpo = lambda w, l, i: losses.dpo(w, l, ref[0][i], ref[1][i], beta=0.1)  # noqa: E731
+    ends = []
+    for loss in (multi, mrpo):
+        world.fit(chosen, loss, lr=1e-3, steps=3, desc="x")
+        ends.append(world.snapshot())
+    assert any(not torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
+    teacher = world.chosen_states("complementary", chosen)
+    plain = partial(losses.dpo, beta=0.1)
+    zero = lambda w, l, i: plain(w, l, w.detach(), l.detach())  # noqa: E731
+    world.weights["start"] = world.weights["base"]
+    curve = world.fit(chosen, zero, lr=1e-3, steps=2, desc="kd", teacher=teacher, teacher_weight=1.0)
+    assert curve[0]["loss"] > np.log(2) + 1e-3  # the KL is there
+
+
+def test_what_is_measured(world):
+    chosen = picks(world)
+    table, policy = world.table(["base"], "test", chosen), world.score("test")
+    world.measure("base", "plain", chosen, table=table, own=(table.chosen[0], table.rejected[0]), policy=policy)
+    world.generated("base", "plain", "plain", to=["base"])
+    m = world.run.record().metrics().set_index("metric").value
+    assert m["accuracy, own reference"] == m["accuracy, primary reference"] == 0 and m["margin, nats"] == 0
+    w, l = preferences.gather(policy, chosen)
+    assert m["accuracy, reference-free sum"] == pytest.approx((w > l).double().mean().item())
+    items = world.run.record().items()
+    assert items[items.metric == "KL to base"].value.abs().max() < 1e-3 and set(items[items.dataset == "samples plain"].metric) == {"true reward", "length", "KL to base"}
+
+
+def test_every_arm_on_a_scarce_task(world):
+    """The whole loop at toy size: references made, every arm trained from the same start with the same steps, everything recorded."""
+    import collections
+
+    world.splits["validation"], world.pieces["validation"], world.tokens["validation"] = (x["test"] for x in (world.splits, world.pieces, world.tokens))
+    Cfg = collections.namedtuple("Cfg", "n_scarce n_abundant n_reference n_heldout seed")
+    t = multiref.task(world.splits, "plain", Cfg(6, 6, 4, 6, 0), scarce=False)
+    assert {p.category for p in world.splits["train"].prompts} and len(t.train) == 6 and len(t.validation) == 3
+    world.make_references(t)
+    names = ["base", "complementary"]
+    for arm in world.cfg.items_of("arms"):
+        curve = world.run_arm(arm, names, t, samples=arm == "mrpo")
+        assert len(curve) == (0 if arm == "base" else world.steps(6))
+    m = world.run.record().metrics()
+    accuracy = m[m.metric == "accuracy, primary reference"].set_index("arm").value
+    assert set(accuracy.index) == set(multiref.ARMS) and accuracy["base"] == 0 and accuracy.between(0, 1).all()
+    items = world.run.record().items()
+    assert {"KL to base", "KL to complementary", "true reward"} <= set(items[items.arm == "mrpo"].metric)
+    assert world.run_arm("mrpo-swapped", ["base", "complementary", "equal"], t) == []
+
+
+def test_one_reference_makes_every_virtual_arm_dpo(world):
+    chosen = picks(world)
+    t = multiref.Task("plain", chosen, chosen, chosen, picks(world, "test"))
+    world.splits["validation"], world.tokens["validation"], world.pieces["validation"] = (x["train"] for x in (world.splits, world.tokens, world.pieces))
+    w, l = world.reference(multiref.ARMS["dpo"], ["base"], "train", chosen, chosen)
+    for arm, spec in multiref.ARMS.items():
+        if spec.kind == "virtual" and not spec.swap:
+            a, b = world.reference(spec, ["base"], "train", chosen, chosen)
+            assert torch.allclose(a, w) and torch.allclose(b, l), arm
+    pi = torch.randn(2, 6) - 20
+    want = world.loss(multiref.ARMS["dpo"], ["base"], t)(*pi, list(range(6))).loss
+    assert torch.allclose(world.loss(multiref.ARMS["multi-dpo"], ["base"], t)(*pi, list(range(6))).loss, want, atol=1e-5)
+
+
+def test_arms_are_those_of_the_settings():
+    assert list(multiref.ARMS) and set(multiref.ARMS) == set(presets.settings("mrpo")["arms"].allowed)
+
+
+def test_a_scarce_task_keeps_topics_apart(world):
+    import collections
+
+    kinds = sorted({p.category for p in world.splits["train"].prompts})
+    Cfg = collections.namedtuple("Cfg", "n_scarce n_abundant n_reference n_heldout seed")
+    world.splits["train"] = world.splits["train"]._replace(prompts=[p._replace(category="ab"[i % 2]) for i, p in enumerate(world.splits["train"].prompts)])
+    world.splits["validation"] = world.splits["test"]
+    t = multiref.task(world.splits, "plain", Cfg(2, 2, 2, 2, 0), scarce=True)
+    assert kinds and {c.row % 2 for c in t.train} == {1} and {c.row % 2 for c in t.reference} == {0}

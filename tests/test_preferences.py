@@ -1,0 +1,27 @@
+import numpy as np
+import pytest
+import torch
+
+from lib import data, preferences
+from lib.harness import paths
+from lib.preferences import Choice
+
+
+def test_choices_follow_the_oracle():
+    c = preferences.Candidates([], [[1], [2]], [[[1], [2], [3]], [[1], [1], [2]]], [["a", "bb", "cc"], ["a", "a", "bbb"]])
+    got = preferences.choices(c, "plain", n=4, rng=np.random.default_rng(0))
+    assert {g[:3] for g in got} == {(0, 0, 1), (0, 0, 2), (1, 0, 2), (1, 1, 2)} and all(g.gap > 0 for g in got)
+    assert {g.row for g in got[:2]} == {0, 1}, "spread over the prompts"
+    with pytest.raises(ValueError, match="hold 4 pairs"):
+        preferences.choices(c, "plain", n=5, rng=np.random.default_rng(0))
+    w, l = preferences.gather(torch.arange(6.0).view(2, 3), [Choice(1, 0, 2, 1.0)])
+    assert (w.item(), l.item()) == (3, 5)
+
+
+def test_samples_are_drawn_once(sandbox, tiny_model, byte_tokenizer, monkeypatch):
+    prompts = data.load_prompts(paths.DATA / "prompts.jsonl", "train")[:4]
+    ids = data.encode(byte_tokenizer, prompts)
+    c = preferences.sample(tiny_model, byte_tokenizer, prompts, ids, temperatures=[0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4, seed=0)
+    monkeypatch.setattr(preferences, "generate", lambda *a, **k: 1 / 0)
+    again = preferences.sample(tiny_model, byte_tokenizer, c.prompts, c.ids, temperatures=[0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4, seed=0)
+    assert again.answers == c.answers and {len(row) for row in c.answers} == {4}
