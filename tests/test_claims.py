@@ -99,7 +99,7 @@ def test_seeds_are_those_that_have_the_arm_and_untrained_claims_need_one():
 
 
 def test_a_broken_rule_is_no_missing_arm(monkeypatch):
-    monkeypatch.setitem(claims.CLAIMS, "qdpo", [claims.Claim("X", "x", lambda pool: {}["typo"])])
+    monkeypatch.setattr(claims.qdpo, "CLAIMS", [claims.qdpo.Claim("X", "x", lambda pool: {}["typo"])])
     with pytest.raises(KeyError):
         claims.card("qdpo", [Record(0)])
 
@@ -175,3 +175,24 @@ def test_intervals_resample_prompts_not_rows():
 def test_sentence_names_failures():
     worse = pool(lambda r, e: r.add("test prompts", "qdpo", "flips", 0.3 + e).add("test prompts", "kd", "flips", 0.2 - e))
     assert "Fails: C5 flips." in claims.sentence("qdpo", worse)
+
+
+def mrpo(rows):
+    """verdicts by claim on pools of three seeds: rows of (dataset, arm, accuracy, noise)."""
+    runs = []
+    for seed in range(3):
+        r = Record(seed)
+        r.manifest["paper"] = "mrpo"
+        for dataset, arm, value in rows:
+            r.add(f"held-out {dataset}", arm, claims.mrpo.ACCURACY, value + noise(seed=seed) / 10, 3.0)
+        runs.append(r)
+    return claims.card("mrpo", runs).set_index("claim").verdict
+
+
+def test_mrpo_claims_and_critics():
+    v = mrpo([("plain", "mrpo", 0.7), ("plain", "dpo", 0.6), ("plain", "multi-dpo", 0.75), ("plain", "single", 0.695), ("plain", "mrpo-unclipped", 0.7), ("plain", "geometric", 0.71)])
+    assert v["M1 plain"] == "holds" and v["M2 plain"] == "fails" and v["K1 plain"] == "holds" and v["K2 plain"] == "holds" and v["M1 direct"] == "not run"
+    v = mrpo([("plain+varied", "mrpo", 0.6), ("plain+varied", "dpo", 0.7), ("plain", "mrpo", 0.6), ("plain", "mrpo-uniform", 0.6), ("plain", "single", 0.5)])
+    assert v["M3"] == "fails" and v["M5 plain"] == "holds" and v["K1 plain"] == "fails"
+    v = mrpo([("plain", "dpo", 0.7), ("plain", "mrpo, mis-scored", 0.6), ("plain", "mrpo-vaw, mis-scored", 0.65), ("plain", "geometric", 0.5), ("plain", "mrpo-unclipped", 0.6)])
+    assert v["K3 plain"] == "holds" and v["K4 plain"] == "holds" and v["K2 plain"] == "fails"

@@ -47,9 +47,8 @@ def test_runner_and_plain_papermill_agree_and_repeat(smoke_runs, paper):
     assert (a.dir / "notebook.ipynb").exists()
 
 
-@pytest.mark.parametrize("paper", PAPERS)
-def test_what_a_smoke_run_records(smoke_runs, paper):
-    run = smoke_runs[paper][0]
+def test_what_a_smoke_run_of_qdpo_records(smoke_runs):
+    run = smoke_runs["qdpo"][0]
     m = run.metrics()
     arms = set(run.manifest["settings"]["arms"].split(","))
     assert arms <= set(m.arm), "every arm is measured"
@@ -60,6 +59,17 @@ def test_what_a_smoke_run_records(smoke_runs, paper):
     cut = m[(m.dataset == "pairs, cut at the first divergence") & (m.metric == "delta >= 0")].value.item()
     assert cut == 1.0
     assert run.manifest["model"]["sha256"] and run.manifest["data"][0]["rows"] == 480
+
+
+def test_what_a_smoke_run_of_mrpo_records(smoke_runs):
+    run = smoke_runs["mrpo"][0]
+    m = run.metrics()
+    scarce = m[m.dataset == "held-out plain"]
+    assert set(run.manifest["settings"]["arms"].split(",")) <= set(scarce.arm) and "mrpo, mis-scored" in set(scarce.arm)
+    assert {"mrpo", "dpo"} <= set(m[m.dataset == "held-out plain+varied"].arm)
+    accuracy = scarce[scarce.metric.str.startswith("accuracy")]
+    assert accuracy.value.between(0, 1).all() and accuracy[(accuracy.arm == "base") & (accuracy.metric == "accuracy, primary reference")].value.item() == 0
+    assert (run.items().metric == "true reward").any() and run.manifest["model"]["sha256"]
 
 
 def test_the_timings_run(sandbox, monkeypatch):

@@ -23,7 +23,7 @@ class Record:
 
 def test_index_figures_are_byte_equal(tmp_path):
     a, b = (plots.index_figures("qdpo", [Record()], tmp_path / x) for x in "ab")
-    assert len(a) == len(plots.INDEX) and [x.read_bytes() for x in a] == [x.read_bytes() for x in b]
+    assert len(a) == len(plots.INDEX["qdpo"]) and [x.read_bytes() for x in a] == [x.read_bytes() for x in b]
 
 
 def test_bars_show_the_pooled_rate():

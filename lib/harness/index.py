@@ -41,9 +41,11 @@ def tuning(runs) -> pd.DataFrame:
     rows = []
     for r in runs:
         m = r.manifest
-        if m.get("status") != "done" or not m["overrides"] or m["dirty"] or m["paper"] not in claims.CLAIMS:
+        if m.get("status") != "done" or not m["overrides"] or m["dirty"] or m["paper"] not in claims.PAPERS:
             continue
         metrics, curve = r.metrics(), r.curve()
+        if "kept kl" not in set(metrics.metric):
+            continue
         wide = metrics[metrics.exhibit == "training"].pivot(index="arm", columns="metric", values="value").reset_index()
         start = curve[(curve.step == 0) & (curve.name == "validation kl")].set_index("arm").value
         same = {k: m["settings"][k] for k in ("beta", "bits", "group", "n_train")} | {k: m[k] for k in ("paper", "seed", "run_id")}
@@ -79,7 +81,7 @@ def write() -> list[Path]:
         path.write_text(text)
         out.append(path)
     runs = results.cited(results.load_runs(preset="small"))
-    for paper in sorted({r.manifest["paper"] for r in runs} & set(claims.CLAIMS)):
+    for paper in sorted({r.manifest["paper"] for r in runs} & set(claims.PAPERS)):
         out += plots.index_figures(paper, [r for r in runs if r.manifest["paper"] == paper], paths.FIGURES)
     if any(r.manifest["paper"] == "speed" for r in runs):
         out.append(plots.save(plots.speed(speed([r for r in runs if r.manifest["paper"] == "speed"])), paths.FIGURES / "speed.svg"))
@@ -141,14 +143,14 @@ def _number(row) -> str:
 
 def _index(runs, table: pd.DataFrame) -> str:
     parts = ["## Claims\n", claims_markdown(table), ""]
-    for paper in sorted({r.manifest["paper"] for r in runs} & set(claims.CLAIMS)):
+    for paper in sorted({r.manifest["paper"] for r in runs} & set(claims.PAPERS)):
         mine = [r for r in runs if r.manifest["paper"] == paper and r.manifest["preset"] == "small"]
         if not mine:
             continue
         n = len({r.manifest["seed"] for r in mine})
         parts += [f"## {paper}: arms\n", f"Mean [95 % interval over prompts], {n} seed(s), preset small.\n"]
         parts += [claims.arms_table(paper, mine).to_markdown(index=False, disable_numparse=True), ""]
-        parts += [f"![{name}](figures/{paper}_{name}.svg)\n" for name in plots.INDEX]
+        parts += [f"![{name}](figures/{paper}_{name}.svg)\n" for name in plots.INDEX[paper]]
         tried = tuning(results.load_runs(paper))
         if len(tried):
             parts += [f"### {paper}: settings tried\n", TRIED, tried.drop(columns=["paper", "run_id"]).to_markdown(index=False, disable_numparse=False, floatfmt=".4g"), ""]

@@ -15,6 +15,7 @@ COLOURS = {
     "fp": "#444444", "rtn": "#b0b0b0", "awq": "#8c6d31", "gptq": "#bd9e39", "nf4": "#e7ba52", "sft": "#9467bd", "kd": "#1f77b4",
     "tskd": "#6baed6", "qdpo": "#d62728", "qdpo-r2": "#e6550d", "soft-qdpo": "#fd8d3c", "qdpo-dpop": "#e377c2", "qdpo-lora": "#7f2704",
     "qdpo-round2": "#17becf",
+    "base": "#b0b0b0", "dpo": "#1f77b4", "single": "#6baed6", "multi-dpo": "#9467bd", "mrpo": "#d62728", "geometric": "#2ca02c", "arithmetic": "#98df8a",
 }  # fmt: skip
 LABELS = {
     "flips": "flipped tokens (share)",
@@ -64,14 +65,14 @@ def curves(by_arm: dict[str, list[dict]], name: str):
     return figure
 
 
-def arms(runs: Sequence, metric: str):
+def arms(runs: Sequence, metric: str, dataset: str = "test prompts"):
     """One bar an arm with its 95 % interval over prompts, pooled over seeds; each seed a dot."""
     pool = claims.Pool(runs)
-    chosen = pool.items[(pool.items.dataset == "test prompts") & (pool.items.metric == metric)]
+    chosen = pool.items[(pool.items.dataset == dataset) & (pool.items.metric == metric)]
     names = [a for a in dict.fromkeys(chosen.arm) if a != "fp"]
-    figure, axes = _axes()
+    figure, axes = _axes((7.0, 0.24 * len(names) + 0.9))
     for k, arm in enumerate(names):
-        i = pool.rate("test prompts", arm, metric)
+        i = pool.rate(dataset, arm, metric)
         axes.barh(k, i.value, color=COLOURS.get(arm), alpha=0.75, height=0.7)
         axes.errorbar(i.value, k, xerr=[[max(0, i.value - i.low)], [max(0, i.high - i.value)]], color="black", capsize=2, lw=1)
         for _, rows in chosen[chosen.arm == arm].groupby("seed"):
@@ -123,8 +124,15 @@ def formats(runs: Sequence):
     return figure
 
 
-INDEX = {"flips": lambda r: arms(r, "flips"), "kl": lambda r: arms(r, "kl"), "prefix": lambda r: arms(r, "agreement prefix"),
-         "margins": margin_deciles, "breakdown": breakdown, "formats": formats}  # fmt: skip
+def _accuracy(reward: str):
+    return lambda runs: arms(runs, "accuracy, primary reference", f"held-out {reward}")
+
+
+INDEX = {  # paper -> its figures in results/
+    "qdpo": {"flips": lambda r: arms(r, "flips"), "kl": lambda r: arms(r, "kl"), "prefix": lambda r: arms(r, "agreement prefix"),
+             "margins": margin_deciles, "breakdown": breakdown, "formats": formats},
+    "mrpo": {"plain": _accuracy("plain"), "direct": _accuracy("direct"), "varied": _accuracy("varied"), "abundant": _accuracy("plain+varied")},
+}  # fmt: skip
 
 
 def speed(table):
@@ -154,4 +162,4 @@ def save(figure, path: Path) -> Path:
 def index_figures(paper: str, runs: Sequence, folder: Path) -> list[Path]:
     """Write the paper's figures; returns their paths."""
     with plt.rc_context({"svg.hashsalt": "plumbline"}):
-        return [save(draw(runs), folder / f"{paper}_{name}.svg") for name, draw in INDEX.items()]
+        return [save(draw(runs), folder / f"{paper}_{name}.svg") for name, draw in INDEX[paper].items()]

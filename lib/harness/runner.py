@@ -169,7 +169,7 @@ def reproduce(which: Sequence[str], preset: str, seeds: Sequence[int], force: bo
         fresh = [results.RunRecord(r.dir) for (p, _), r in outcome.items() if p == paper and r.code == OK]
         if fresh:
             _say(f"\n{paper}: this run alone ({len(fresh)} seed(s))")
-            print(index.claims_text(claims.card(paper, fresh)) if paper in claims.CLAIMS else index.speed_markdown(fresh))
+            print(index.claims_text(claims.card(paper, fresh)) if paper in claims.PAPERS else index.speed_markdown(fresh))
     if preset != "smoke":
         _publish(which)
     for (paper, seed), r in failed.items():

@@ -24,7 +24,7 @@ SETTINGS = {
     "n_abundant": Setting(smoke=16, small=2048, paper=2048, published=None, source=OURS, help="pairs of the abundant set", allowed=(1, 10**6)),
     "n_heldout": Setting(smoke=12, small=320, paper=320, published=None, source=OURS, help="held-out pairs of every set", allowed=(1, 10**6)),
     "n_reference": Setting(smoke=8, small=256, paper=256, published=None, source=OURS, help="pairs that made the complementary reference, of other topics", allowed=(1, 10**6)),
-    "seconds": Setting(smoke="complementary", small="complementary,equal,mis-scored", paper="complementary,equal,mis-scored", published="a second chat model", source=CODE, help="second references tried", allowed=["complementary", "equal", "mis-scored"], many=True),
+    "seconds": Setting(smoke="complementary,equal,mis-scored", small="complementary,equal,mis-scored", paper="complementary,equal,mis-scored", published="a second chat model", source=CODE, help="second references tried", allowed=["complementary", "equal", "mis-scored"], many=True),
     "arms": Setting(smoke=",".join(ARMS), small=",".join(ARMS), paper=",".join(ARMS), published="DPO, Multi-DPO, KD, MRPO", source="release code and summaries; the others are the critics' and ours", help="compared losses", allowed=ARMS, many=True),
     "beta": Setting(smoke=0.1, small=0.1, paper=0.1, published=0.1, source=CODE, help="KL strength", allowed=(1e-4, 100.0)),
     "epsilon": Setting(smoke=0.1, small=0.1, paper=0.1, published=0.1, source=CODE, help="CTRO: largest window, adaptive", allowed=(0.0, 100.0)),

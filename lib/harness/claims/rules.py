@@ -1,0 +1,136 @@
+"""What claims are made of: pooled per-prompt scores of the cited runs, and rules that turn them into verdicts.
+
+A rule sees a `Pool`: the items of all cited runs of one paper and preset, seeds stacked. Intervals are 95 % paired bootstraps that
+resample prompts and keep all seeds of a prompt together; where one claim is tested on several metrics, the level is
+Bonferroni-corrected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lib import stats
+
+LEVEL = 0.95
+HIGHER_IS_BETTER = {
+    "flips": False, "kl": False, "agreement prefix": True, "exact match": True, "rouge-l": True, "fp likelihood": True,
+    "accuracy": True, "net wins": True, "accuracy, primary reference": True, "accuracy, reference-free sum": True, "true reward": True,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    value: float
+    low: float
+    high: float
+    n: int
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    id: str
+    statement: str
+    rule: Callable[[Pool], Outcome]
+    source: str
+    published: str = "not seen"
+    trained: bool = True  # False: no arm of it depends on a seed; all runs repeat one measurement
+
+
+class NotRun(LookupError):
+    """An arm that a rule needs was not run."""
+
+
+class Pool:
+    """Items of several runs side by side: rows dataset, arm, metric, prompt_id, value, weight, seed."""
+
+    def __init__(self, runs: Sequence):
+        frames = [r.items().assign(seed=r.manifest["seed"]) for r in runs]
+        self.items = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        self.seeds = sorted({r.manifest["seed"] for r in runs})
+        self.used = set(self.seeds)  # seeds that have every row asked for so far
+        metrics = [r.metrics() for r in runs]
+        self.metrics = pd.concat(metrics, ignore_index=True) if metrics else pd.DataFrame()
+
+    def rows(self, dataset: str, arm: str, metric: str) -> pd.DataFrame:
+        """One row a (prompt, seed), indexed by them; NotRun if the arm was not."""
+        i = self.items
+        found = i[(i.dataset == dataset) & (i.arm == arm) & (i.metric == metric)]
+        if found.empty:
+            raise NotRun(f"{arm}: no {metric} on {dataset}")
+        self.used &= set(found.seed)
+        return found.set_index(["prompt_id", "seed"]).sort_index()
+
+    def rate(self, dataset: str, arm: str, metric: str, level: float = LEVEL):
+        """Weighted mean and its interval."""
+        r = self.rows(dataset, arm, metric)
+        return stats.ratio_ci(*sums(r), rng(), clusters=prompts(r), level=level)
+
+    def difference(self, dataset: str, metric: str, a: str, b: str, level: float = LEVEL):
+        """Weighted mean of arm a minus that of arm b on the (prompt, seed) rows that both have."""
+        x, y = self._pair(dataset, metric, a, b)
+        return stats.ratio_diff_ci(*sums(x), *sums(y), rng(), clusters=prompts(x), level=level)
+
+    def by_seed(self, dataset: str, metric: str, a: str, b: str) -> list[float]:
+        """The same difference for each seed alone."""
+        x, y = self._pair(dataset, metric, a, b)
+        mean = lambda rows: (lambda v, w: v.sum() / w.sum())(*sums(rows))  # noqa: E731
+        return [mean(x.xs(s, level="seed")) - mean(y.xs(s, level="seed")) for s in x.index.get_level_values("seed").unique()]
+
+    def _pair(self, dataset: str, metric: str, a: str, b: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        if metric == "net wins":  # per prompt: +1 win, -1 lose
+            x, y = (self.rows(dataset, arm, "win").assign(weight=1.0) for arm in (a, b))
+            x, y = (f.assign(value=f.value - self.rows(dataset, arm, "lose").value) for f, arm in ((x, a), (y, b)))
+        else:
+            x, y = self.rows(dataset, a, metric), self.rows(dataset, b, metric)
+        both = x.index.intersection(y.index)
+        return x.loc[both], y.loc[both]
+
+    def ratio(self, dataset: str, metric: str, a: str, b: str):
+        """(1 - mean of a) / (1 - mean of b): the share of b's loss that a alone explains."""
+        x, y = self.rows(dataset, a, metric), self.rows(dataset, b, metric)
+        return stats.ratio_ci(1 - x.value.to_numpy(), 1 - y.value.to_numpy(), rng(), clusters=prompts(x), level=LEVEL)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)  # the same resamples for every claim: verdicts do not depend on their order
+
+
+def sums(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    weight = rows.weight.fillna(1.0).to_numpy(float)
+    return rows.value.to_numpy(float) * weight, weight
+
+
+def prompts(rows: pd.DataFrame) -> np.ndarray:
+    return rows.index.get_level_values("prompt_id").to_numpy()
+
+
+def outcome(interval, verdict: str, sign: float = 1.0) -> Outcome:
+    low, high = sorted((sign * interval.low, sign * interval.high))
+    return Outcome(sign * interval.value, low, high, interval.n, verdict)
+
+
+def better(a: str, b: str, metric: str, *, tests: int, dataset: str = "test prompts") -> Callable[[Pool], Outcome]:
+    """Improvement of a over b, oriented so that positive is better.
+
+    holds: the corrected interval lies above 0 and every seed alone is on that side; direction holds: at least the uncorrected one
+    lies above 0; fails: the uncorrected one lies below 0 (a loss needs no more evidence than a gain's direction).
+    """
+    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+
+    def rule(pool: Pool) -> Outcome:
+        strict = pool.difference(dataset, metric, a, b, level=1 - (1 - LEVEL) / tests)
+        plain = pool.difference(dataset, metric, a, b)
+        low, high = sorted((sign * plain.low, sign * plain.high))
+        agree = all(sign * d > 0 for d in pool.by_seed(dataset, metric, a, b))
+        if min(sign * strict.low, sign * strict.high) > 0 and agree:
+            verdict = "holds"
+        else:
+            verdict = "direction holds" if low > 0 else "fails" if high < 0 else "not resolved"
+        return outcome(strict, verdict, sign)
+
+    return rule
