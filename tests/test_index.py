@@ -12,6 +12,8 @@ def test_claims_as_text_and_markdown():
     text, table = index.claims_text(TABLE), index.claims_markdown(TABLE)
     assert "0.250 [0.200, 0.300]" in text and "nan" not in text + table
     assert "**holds**" in table and table.count("\n") == 3
+    short = index.claims_summary(TABLE)
+    assert "says so" in short and "says more" not in short and short.endswith("Not run yet: 1 claims of p.")
 
 
 def test_what_a_person_wrote_stays(sandbox):

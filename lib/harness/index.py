@@ -11,7 +11,7 @@ import pandas as pd
 from lib.harness import claims, paths, plots, results
 
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
-SHOWN = ["claim", "statement", "published", "ours", "n", "seeds", "verdict"]
+SHOWN = ["paper", "claim", "statement", "published", "ours", "n", "seeds", "verdict"]
 
 
 def build() -> dict[Path, str]:
@@ -29,7 +29,7 @@ def build() -> dict[Path, str]:
     pages[index] = _between(index, "# Results\n\n" + f"{BEGIN}\n{END}\n", _index(runs, table))
     if readme.exists() and BEGIN in readme.read_text():
         timed = speed_markdown([r for r in runs if r.manifest["paper"] == "speed" and r.manifest["preset"] == "small"])
-        pages[readme] = _between(readme, "", claims_markdown(table) + timed)
+        pages[readme] = _between(readme, "", claims_summary(table) + timed)
     return pages
 
 
@@ -115,6 +115,13 @@ def claims_markdown(table: pd.DataFrame) -> str:
     """The claims as a table: ours with its interval."""
     shown = table.assign(ours=[_number(r) for r in table.itertuples()], verdict=[f"**{v}**" for v in table.verdict])[SHOWN]
     return shown.to_markdown(index=False, disable_numparse=True)
+
+
+def claims_summary(table: pd.DataFrame) -> str:
+    """The claims that were run as a table, and how many of each paper were not."""
+    waiting = table[table.verdict == "not run"].paper.value_counts()
+    rest = f"Not run yet: {', '.join(f'{n} claims of {paper}' for paper, n in waiting.items())}." if len(waiting) else ""
+    return "\n\n".join(x for x in (claims_markdown(table[table.verdict != "not run"]), rest) if x)
 
 
 def speed_markdown(runs) -> str:
