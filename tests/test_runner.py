@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import threading
 
 import nbformat
 import pytest
@@ -107,3 +110,25 @@ def test_unknown_paper_and_unwritable_results(sandbox, monkeypatch):
 
 def test_papers_are_found_by_number():
     assert "qdpo" in notebooks.papers() and notebooks.find("qdpo").name == "10_qdpo.ipynb"
+
+
+def test_two_runs_at_the_same_moment_do_not_meet(world):
+    """Each has a kernel and sockets of its own: all end well, each with its own seed."""
+    world(
+        "import json, time\nfrom ipykernel.connect import get_connection_info\n"
+        "assert 'plumbline-' in json.loads(get_connection_info())['ip'], 'sockets under the name that every run has by default'\n"
+        "assert SEED == run.manifest['seed']\ntime.sleep(1)"
+    )
+    ended = {}
+    threads = [threading.Thread(target=lambda s=s: ended.update({s: _in_a_process(s)})) for s in (0, 1, 2)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert ended == {0: 0, 1: 0, 2: 0}
+    assert sorted(r.manifest["seed"] for r in results.load_runs() if r.manifest["status"] == "done") == [0, 1, 2]
+
+
+def _in_a_process(seed):
+    code = f"from lib.harness import paths, runner; from pathlib import Path; paths.NOTEBOOKS = Path({str(paths.NOTEBOOKS)!r}); raise SystemExit(runner.run('qdpo', preset='smoke', seed={seed}).code)"
+    return subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True).returncode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -89,6 +90,7 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
     from papermill.engines import NBClientEngine, papermill_engines
     from papermill.exceptions import PapermillExecutionError
 
+    sockets = tempfile.TemporaryDirectory(prefix="plumbline-")  # short: a socket's path has 107 characters at most
     logging.getLogger("papermill").setLevel(logging.ERROR)  # parameters were validated; its own check knows less
     began = time.monotonic()
     state = {"cell": "", "kernel": None, "expired": False}
@@ -97,7 +99,7 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
         def create_kernel_manager(self):
             manager = super().create_kernel_manager()
             if sys.platform != "win32":
-                manager.transport = "ipc"
+                manager.transport, manager.ip = "ipc", os.path.join(sockets.name, "kernel")  # the default name is the same for all
             state["kernel"] = manager
             return manager
 
@@ -151,6 +153,7 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
     finally:
         if watchdog:
             watchdog.cancel()
+        sockets.cleanup()
 
 
 def reproduce(which: Sequence[str], preset: str, seeds: Sequence[int], force: bool = False) -> int:
