@@ -77,7 +77,8 @@ def arms(runs: Sequence, metric: str, dataset: str = "test prompts"):
         axes.errorbar(i.value, k, xerr=[[max(0, i.value - i.low)], [max(0, i.high - i.value)]], color="black", capsize=2, lw=1)
         for _, rows in chosen[chosen.arm == arm].groupby("seed"):
             axes.plot(np.average(rows.value, weights=rows.weight.fillna(1.0)), k, "o", color="black", markersize=2.5)
-    axes.set_yticks(range(len(names)), names)
+    size = pool.metrics[pool.metrics.metric == "bits per weight"].groupby("arm").value.mean()
+    axes.set_yticks(range(len(names)), [f"{a}, {size[a]:.1f} bit" if a in size else a for a in names])
     axes.invert_yaxis()
     axes.set_xlabel(f"{LABELS.get(metric, metric)}; {len(pool.seeds)} seed(s), 95 % interval over {chosen.prompt_id.nunique()} prompts")
     return figure
