@@ -161,7 +161,7 @@ def test_labels_and_tax():
         r.add("common knowledge", "qdpo", "accuracy", [1.0] * 50 + [0.0] * 10).add("common knowledge", "rtn", "accuracy", np.ones(60))
 
     runs = pool(fill)
-    assert verdict(runs, "C3a").verdict == "direction holds" and verdict(runs, "C3d").verdict == "holds" and verdict(runs, "C6").verdict == "fails"
+    assert verdict(runs, "C3a").verdict == "fails" and verdict(runs, "C3d").verdict == "holds" and verdict(runs, "C6").verdict == "fails"
 
 
 def test_intervals_resample_prompts_not_rows():

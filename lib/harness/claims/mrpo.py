@@ -46,6 +46,6 @@ CLAIMS = [
     *_sets(Claim, "M5", "Adaptive weights are no worse than equal ones: accuracy of MRPO minus uniform, not 1 point worse", lambda d: _no_worse("mrpo", "mrpo-uniform", by=0.01, dataset=d)),
     *_sets(Critic, "K1", "The second model as the only reference is no worse: accuracy of single minus MRPO, not 1 point worse", lambda d: _no_worse("single", "mrpo", by=0.01, dataset=d)),
     *_sets(Critic, "K2", "The exact solution gives the same: accuracy of geometric minus MRPO unclipped, within 2 points", lambda d: _same("geometric", "mrpo-unclipped", within=0.02, dataset=d)),
-    *_sets(Critic, "K3", "A mis-scored reference hurts: accuracy of MRPO with it minus DPO is below 0", lambda d: better("dpo", "mrpo, mis-scored", ACCURACY, tests=3, dataset=d)),
+    *_sets(Critic, "K3", "A mis-scored reference hurts: accuracy of DPO minus MRPO with it", lambda d: better("dpo", "mrpo, mis-scored", ACCURACY, tests=3, dataset=d)),
     *_sets(Critic, "K4", "Weights by validation accuracy are safer there: accuracy of VAW minus ARWC", lambda d: better("mrpo-vaw, mis-scored", "mrpo, mis-scored", ACCURACY, tests=3, dataset=d)),
 ]  # fmt: skip

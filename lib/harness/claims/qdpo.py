@@ -51,11 +51,11 @@ def _share(variant: str, *, above: float | None = None, below: float | None = No
 
 
 def _labels(dataset: str, part: str) -> Callable[[Pool], Outcome]:
-    """Share of pairs whose quantity is >= 0: holds at 95 % or more, direction holds above one half."""
+    """Share of pairs whose quantity is >= 0: the interval lies above 95 %, or below it."""
 
     def rule(pool: Pool) -> Outcome:
         r = pool.rate(f"pairs, {dataset}", "label", part)
-        return outcome(r, "holds" if r.low >= 0.95 else "direction holds" if r.low > 0.5 else "fails" if r.high < 0.5 else "not resolved")
+        return outcome(r, "holds" if r.low >= 0.95 else "fails" if r.high < 0.95 else "not resolved")
 
     return rule
 
