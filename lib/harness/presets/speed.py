@@ -7,7 +7,7 @@ OURS = "ours"
 SETTINGS = {
     "model": Setting(smoke="tiny-random", small="embedded", paper="lmsys/vicuna-7b-v1.5", published=None, source=OURS, help="tiny-random, embedded, a local folder, or a hub id"),
     "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help="cpu or cuda", allowed=["cpu", "cuda"]),
-    "repeats": Setting(smoke=2, small=5, paper=5, published=None, source=OURS, help="paired repeats of every comparison", allowed=(1, 100)),
+    "repeats": Setting(smoke=2, small=3, paper=5, published=None, source=OURS, help="paired repeats of every comparison", allowed=(1, 100)),
     "pairs": Setting(smoke=4, small=4, paper=16, published=None, source=OURS, help="pairs a step, the same for everyone", allowed=(1, 1024)),
     "shapes": Setting(smoke="12:4", small="96:32,64:64,32:96", paper="768:256,512:512,256:768", published=None, source=OURS, help="prompt:answer lengths in tokens", many=True),
     "micro_batches": Setting(smoke="2", small="2,4", paper="1,2,4,8", published=None, source=OURS, help="rows a forward that every side may choose from", many=True),
