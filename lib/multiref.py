@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lib import references, training, trunk
+from lib.evaluation import multiple_choice
 from lib.generation import generate
 from lib.harness import seeding
 from lib.logprobs import check_finite, mean_logprob, sum_logprob, token_kl, token_logprobs
@@ -37,13 +38,19 @@ class Task(NamedTuple):
     test: list[Choice]
 
 
+MOVING = ("swcw", "swcw-onehot", "tsw")  # weights that change while the policy trains
+
+
 class Spec(NamedTuple):
     """How an arm uses its references; every arm has the same data, steps and learning rate."""
 
     kind: str  # none, primary, second, multi or virtual: which references enter the loss
     mean: str = "harmonic"
-    weights: str = "arwc"  # arwc, uniform, vaw or vdw
+    weights: str = "arwc"  # arwc, uniform, vaw, vdw, swcw, swcw-onehot, tsw, or the second reference's fixed share as a number
     clip: bool = True  # CTRO
+    epsilon: float | None = None  # of the clipping; None: the setting's
+    adaptive: bool = True
+    normalized: bool = False  # log-probs per token on both sides, beta times the mean answer length
     swap: bool = False  # the release's swapped weights
     kd: bool = False  # adds KL to the second reference
 
@@ -53,6 +60,8 @@ ARMS = {
     "mrpo": Spec("virtual"), "mrpo-swapped": Spec("virtual", swap=True), "mrpo-unclipped": Spec("virtual", clip=False),
     "mrpo-uniform": Spec("virtual", weights="uniform"), "mrpo-vaw": Spec("virtual", weights="vaw"), "mrpo-vdw": Spec("virtual", weights="vdw"),
     "geometric": Spec("virtual", mean="geometric", clip=False), "arithmetic": Spec("virtual", mean="arithmetic", clip=False),
+    "mrpo-normalized": Spec("virtual", normalized=True),
+    **{f"mrpo-{w}": Spec("virtual", weights=w) for w in ("0.1", "0.9", "swcw", "swcw-onehot", "tsw")},
 }  # fmt: skip
 
 
@@ -103,6 +112,27 @@ class World:
             out.append(sum_logprob(tokens, packed.branch, packed.branches).view(-1, len(rows[0][1])).cpu())
         return check_finite(torch.cat(out), range(len(rows)))
 
+    @torch.inference_mode()
+    def accuracy(self, split: str, picks: Sequence[Choice]) -> float:
+        """Share of pairs whose chosen answer has the larger log-prob per token under the top as it stands: no reference enters."""
+        rows, pieces, hits = self.splits[split].rows(), self.pieces[split], 0
+        for i in range(0, len(picks), self.cfg.eval_batch):
+            _, w, l = self._pairs(rows, pieces, picks[i : i + self.cfg.eval_batch])
+            part = picks[i : i + self.cfg.eval_batch]
+            lengths = gather(self.tokens[split], part)
+            hits += (w.cpu() / lengths[0] > l.cpu() / lengths[1]).sum().item()
+        return hits / len(picks)
+
+    def _pairs(self, rows, pieces, picks: Sequence[Choice]):
+        """((packed, hidden), chosen (B,), rejected (B,)): what the top gives for these pairs."""
+        packed, hidden = trunk.top_states(
+            self.top,
+            [(rows[c.row][0], [rows[c.row][1][c.chosen], rows[c.row][1][c.rejected]]) for c in picks],
+            [[pieces[c.row][0], pieces[c.row][1 + c.chosen], pieces[c.row][1 + c.rejected]] for c in picks],
+        )
+        tokens = token_logprobs(hidden, self.head, packed.target)
+        return (packed, hidden), *sum_logprob(tokens, packed.branch, packed.branches).view(-1, 2).unbind(1)
+
     def matrix(self, reference: str, split: str) -> Tensor:
         """`score` of a stored model, computed once. "mis-scored" has none of its own: the complementary model's, of other texts."""
         if (reference, split) not in self.matrices:
@@ -134,20 +164,14 @@ class World:
         rows, pieces = self.splits["train"].rows(), self.pieces["train"]
 
         def objective(indices):
-            part = [picks[i] for i in indices]
-            packed, hidden = trunk.top_states(
-                self.top,
-                [(rows[c.row][0], [rows[c.row][1][c.chosen], rows[c.row][1][c.rejected]]) for c in part],
-                [[pieces[c.row][0], pieces[c.row][1 + c.chosen], pieces[c.row][1 + c.rejected]] for c in part],
-            )
-            tokens = token_logprobs(hidden, self.head, packed.target)
-            w, l = check_finite(sum_logprob(tokens, packed.branch, packed.branches).view(-1, 2), indices).unbind(1)
+            (packed, hidden), w, l = self._pairs(rows, pieces, [picks[i] for i in indices])
+            check_finite(torch.stack([w, l], 1), indices)
             out = loss(w, l, list(indices))
             total = out.loss.sum()
             if teacher is not None:
                 of_chosen = packed.branch % 2 == 0
                 kl = token_kl(hidden[of_chosen], torch.cat([teacher[i] for i in indices]).to(hidden.device), self.head)
-                total = total + teacher_weight * mean_logprob(kl, packed.branch[of_chosen] // 2, len(part)).sum()
+                total = total + teacher_weight * mean_logprob(kl, packed.branch[of_chosen] // 2, len(indices)).sum()
             return total, {"margin": (out.chosen - out.rejected).sum().item(), "chosen logprob": w.sum().item(), "rejected logprob": l.sum().item()}
 
         self.load(start)
@@ -170,26 +194,42 @@ class World:
         self.load("_")
         return out
 
-    def weights_of(self, kind: str, names: Sequence[str], split: str, picks: Sequence[Choice], validation: Sequence[Choice]) -> Tensor:
-        """Weights (K,) or (K, B) of the references by name of the rule; margins are of unclipped, summed log-probs."""
-        if kind == "uniform":
+    def weights_of(self, kind: str, names: Sequence[str], split: str, picks: Sequence[Choice], validation: Sequence[Choice], *, normalized: bool = False) -> Tensor:
+        """Weights (K,) or (K, B) of the references by name of the rule, of unclipped log-probs per pair or from validation.
+
+        Rules that move while training (swcw, tsw) have no weights of their own afterwards: uniform ones measure them.
+        """
+        if kind in ("uniform", *MOVING):
             return references.uniform(len(names))
+        if kind[0].isdigit():
+            return references.share(float(kind), len(names))
         where, of = (split, picks) if kind == "arwc" else ("validation", validation)
         t = self.table(names, where, of)
+        t = t.normalized() if normalized else t
         return {"arwc": references.arwc, "vdw": references.vdw, "vaw": references.vaw}[kind](t.chosen - t.rejected)
 
     def reference(self, spec: Spec, names: Sequence[str], split: str, picks: Sequence[Choice], validation: Sequence[Choice]) -> tuple[Tensor, Tensor]:
         """The log-probs (B,) that the arm compares the policy with; Multi-DPO reports against the primary."""
         t = self.table(names, split, picks)
+        t = t.normalized() if spec.normalized else t
         if spec.kind != "virtual":
             row = 1 if spec.kind == "second" else 0
             return t.chosen[row], t.rejected[row]
-        a = self.weights_of(spec.weights, names, split, picks, validation)
-        epsilon = self.cfg.epsilon if spec.clip else None
-        return references.combine(t.chosen, t.rejected, a, mean=spec.mean, epsilon=epsilon, adaptive=True, swap_weights=spec.swap)
+        a = self.weights_of(spec.weights, names, split, picks, validation, normalized=spec.normalized)
+        return references.combine(t.chosen, t.rejected, a, mean=spec.mean, epsilon=self._epsilon(spec), adaptive=spec.adaptive, swap_weights=spec.swap)
+
+    def _epsilon(self, spec: Spec) -> float | None:
+        return None if not spec.clip else self.cfg.epsilon if spec.epsilon is None else spec.epsilon
 
     def loss(self, spec: Spec, names: Sequence[str], t: Task) -> Loss:
         """The arm's loss over the task's training pairs, its references' log-probs looked up once."""
+        if spec.weights in MOVING:
+            return self._moving(spec, names, t)
+        if spec.normalized:
+            w, l = self.reference(spec, names, "train", t.train, t.validation)
+            n, beta = gather(self.tokens["train"], t.train), self.cfg.beta * self.tokens["train"].mean().item()
+            on = lambda x, like: x.to(like.device)  # noqa: E731
+            return lambda pi_w, pi_l, i: dpo(pi_w / on(n[0][i], pi_w), pi_l / on(n[1][i], pi_l), on(w[i], pi_w), on(l[i], pi_l), beta=beta)
         if spec.kind != "multi":
             w, l = self.reference(spec, names, "train", t.train, t.validation)
             return lambda pi_w, pi_l, i: dpo(pi_w, pi_l, w[i].to(pi_w.device), l[i].to(pi_w.device), beta=self.cfg.beta)
@@ -197,6 +237,28 @@ class World:
         w, l = references.clipped(table.chosen, table.rejected, epsilon=self.cfg.epsilon, adaptive=True)  # as the release does
         a = a if a.ndim == 2 else a[:, None].expand(-1, len(t.train))
         return lambda pi_w, pi_l, i: references.multi_dpo(pi_w, pi_l, *(x[:, i].to(pi_w.device) for x in (w, l, a)), beta=self.cfg.beta)
+
+    def _moving(self, spec: Spec, names: Sequence[str], t: Task) -> Loss:
+        """Losses whose weights move while the policy trains: the sliding window (by the batch before) and Thompson sampling (by
+        whether a step against one reference raised the accuracy on a fresh quarter of the validation pairs)."""
+        table, beta, last = self.table(names, "train", t.train), self.cfg.beta, {}
+        bandit = references.Thompson(len(names), prior=self.cfg.prior, generator=seeding.torch_generator(self.cfg.seed, "bandit"))
+        rng = seeding.numpy_rng(self.cfg.seed, "bandit validation")
+
+        def sliding(pi_w, pi_l, i):
+            a = references.swcw(last.get("margins"), len(names), one_hot=spec.weights == "swcw-onehot")
+            last["margins"] = table.chosen[:, i] - table.rejected[:, i]
+            w, l = references.combine(table.chosen[:, i], table.rejected[:, i], a, mean=spec.mean, epsilon=self._epsilon(spec), adaptive=spec.adaptive)
+            return dpo(pi_w, pi_l, w.to(pi_w.device), l.to(pi_w.device), beta=beta)
+
+        def thompson(pi_w, pi_l, i):
+            if last:
+                bandit.update(last["k"], last["before"], self.accuracy("validation", last["pairs"]))
+            last["pairs"] = [t.validation[j] for j in rng.permutation(len(t.validation))[: max(1, len(t.validation) // 4)]]
+            last["before"], last["k"] = self.accuracy("validation", last["pairs"]), bandit.draw()
+            return dpo(pi_w, pi_l, *(x[last["k"], i].to(pi_w.device) for x in table[:2]), beta=beta)
+
+        return thompson if spec.weights == "tsw" else sliding
 
     def make_references(self, t: Task) -> None:
         """Train and store the references of a task: "complementary" (the same oracle, its own pairs) and "equal" (own samples, no oracle)."""
@@ -215,22 +277,41 @@ class World:
         """Optimizer steps of `epochs` passes over n pairs."""
         return max(1, round(self.cfg.epochs * n / self.cfg.batch))
 
-    def run_arm(self, arm: str, names: Sequence[str], t: Task, *, label: str | None = None, samples: bool = False) -> list[dict]:
-        """Train one arm on a task against references `names` (the primary first), measure it, and record everything under `label`."""
-        spec, label, curve = ARMS[arm], label or arm, []
+    def tune(self, arm: str, names: Sequence[str], t: Task, lrs: Sequence[float]) -> None:
+        """Accuracy on the validation pairs of an arm trained at each learning rate; test pairs are not touched."""
+        for lr in lrs:
+            self._train(ARMS[arm], arm, names, t, lr)
+            self.run.metric("tuning", t.name, arm, f"validation accuracy at {lr:g}", self.validate(names[0], t), n=len(t.validation))
+
+    def validate(self, primary: str, t: Task) -> float:
+        """Share of validation pairs whose margin against the primary is positive."""
+        table, (w, l) = self.table([primary], "validation", t.validation), gather(self.score("validation"), t.validation)
+        return (w - table.chosen[0] > l - table.rejected[0]).double().mean().item()
+
+    def _train(self, spec: Spec, label: str, names: Sequence[str], t: Task, lr: float) -> list[dict]:
+        teacher = self.chosen_states(names[1], t.train) if spec.kd else None
+        return self.fit(
+            t.train, self.loss(spec, names, t), lr=lr, steps=self.steps(len(t.train)), start=names[0], desc=f"{t.name}: {label}", teacher=teacher,
+            teacher_weight=self.cfg.kd_weight if spec.kd else 0.0,
+        )  # fmt: skip
+
+    def run_arm(
+        self, arm: str, names: Sequence[str], t: Task, *, label: str | None = None, samples: bool = False, **changes
+    ) -> list[dict]:
+        """Train one arm on a task against references `names` (the primary first), measure it, and record everything under `label`.
+
+        changes: fields of its Spec that differ, for ablations.
+        """
+        spec, label, curve = ARMS[arm]._replace(**changes), label or arm, []
         if spec.swap and len(names) != 2:
             return curve  # the release's switch exists for two references
         with self.run.stage(f"{t.name}: {label}"):
             self.load(names[0])
             if spec.kind != "none":
-                teacher = self.chosen_states(names[1], t.train) if spec.kd else None
-                loss = self.loss(spec, names, t)
-                curve = self.fit(
-                    t.train, loss, lr=self.cfg.lr, steps=self.steps(len(t.train)), start=names[0], desc=f"{t.name}: {label}", teacher=teacher,
-                    teacher_weight=self.cfg.kd_weight if spec.kd else 0.0,
-                )  # fmt: skip
+                curve = self._train(spec, label, names, t, self.cfg.lr)
                 self.run.curve(f"{t.name}: {label}", curve)
                 self.run.metric("training", t.name, label, "largest gradient norm", max(r["gradient norm"] for r in curve), n=len(curve))
+            self.run.metric("training", t.name, label, "validation accuracy", self.validate(names[0], t), n=len(t.validation))
             own = self.reference(spec, names, "test", t.test, t.validation)
             self.measure(label, t.name, t.test, table=self.table(names, "test", t.test), own=own, policy=self.score("test"))
             if samples:
@@ -258,6 +339,20 @@ class World:
             mean = np.bincount(place, weights=values.double().numpy()) / counts
             self.run.items(f"held-out {name}", arm, metric, names, mean, weights=counts)
             self.run.metric("accuracy", f"held-out {name}", arm, metric, np.average(mean, weights=counts), n=len(picks))
+
+    def concentration(self, t: Task, seconds: Sequence[str]) -> None:
+        """How much weight each rule gives every second reference beside the primary, on training pairs."""
+        for second in (n for n in seconds if n == "mis-scored" or n in self.weights):
+            for rule in ("arwc", "vdw", "vaw"):
+                a = self.weights_of(rule, ["base", second], "train", t.train, t.validation)[1]
+                self.run.metric("weights", t.name, second, rule, a.mean().item())
+                if rule == "arwc":
+                    self.run.items(f"weights {t.name}", second, "arwc", range(len(a)), a.tolist())
+
+    def questions(self, arm: str, task: dict) -> None:
+        """lm-eval's multiple choice with the policy as it stands: what a preference for style costs in knowledge."""
+        got = multiple_choice(self.model, self.tokenizer, task, batch_size=16)
+        self.run.items("questions", arm, "accuracy", got.ids, got.correct)
 
     def generated(self, arm: str, name: str, reward: str, *, to: Sequence[str]) -> None:
         """True reward of answers sampled from the policy as it stands, and their KL to stored models: E log pi - log pi_k."""

@@ -140,6 +140,13 @@ def uniform(k: int) -> Tensor:
     return torch.full((k,), 1 / k)
 
 
+def share(second: float, k: int) -> Tensor:
+    """`second` for all references but the primary together, evenly, the rest for the primary, (K,)."""
+    if not 0 <= second <= 1:
+        raise ValueError(f"a share lies in [0, 1], given {second}")
+    return torch.tensor([1 - second, *[second / (k - 1)] * (k - 1)]) if k > 1 else torch.ones(1)
+
+
 def arwc(margins: Tensor) -> Tensor:
     """|D_k| / sum_j |D_j| of each pair, (K, B): trust the reference that separates the pair most; 1 / K where none does."""
     size = margins.abs()

@@ -196,3 +196,17 @@ def test_mrpo_claims_and_critics():
     assert v["M3"] == "fails" and v["M5 plain"] == "holds" and v["K1 plain"] == "fails"
     v = mrpo([("plain", "dpo", 0.7), ("plain", "mrpo, mis-scored", 0.6), ("plain", "mrpo-vaw, mis-scored", 0.65), ("plain", "geometric", 0.5), ("plain", "mrpo-unclipped", 0.6)])
     assert v["K3 plain"] == "holds" and v["K4 plain"] == "holds" and v["K2 plain"] == "fails"
+    v = mrpo([("plain", "mrpo, other way", 0.6), ("plain", "dpo, other way", 0.7)])
+    assert v["M6 plain"] == "fails" and v["M6 direct"] == "not run"
+
+
+@pytest.mark.parametrize("weight, verdict", [(0.6, "holds"), (0.4, "fails"), (0.5, "not resolved")])
+def test_mrpo_weight_of_a_mis_scored_reference(weight, verdict):
+    runs = [Record(s).add("weights plain", "mis-scored", "arwc", weight + noise(seed=s)) for s in range(3)]
+    assert claims.card("mrpo", runs).set_index("claim").verdict["K5 plain"] == verdict
+
+
+def test_mrpo_price_in_knowledge():
+    for drop, verdict in ((0.0, "holds"), (0.1, "fails")):
+        runs = [Record(s).add("questions", "base", "accuracy", 0.5 + noise(seed=s)).add("questions", "mrpo", "accuracy", 0.5 - drop + noise(seed=s + 9)) for s in range(3)]
+        assert claims.card("mrpo", runs).set_index("claim").verdict["M8"] == verdict

@@ -41,3 +41,13 @@ def test_tuning_tells_start_from_end(sandbox, monkeypatch):
     table = index.tuning(results.load_runs()).set_index("arm")
     assert table.loc["kd", ["start kl", "kept kl"]].tolist() == [0.75, 0.25] and table.loc["qdpo", "n_train"] == 192
     assert pd.isna(table.loc["kd", "beta"]) and table.loc["qdpo", "beta"] == run.manifest["settings"]["beta"]
+
+
+def test_learning_rates_tried_come_from_clean_runs_only(sandbox, monkeypatch):
+    for dirty in (False, True):
+        monkeypatch.setattr(results, "git_state", lambda dirty=dirty: ("abcdef1234", dirty))
+        run = results.start(presets.resolve("mrpo", {"PRESET": "small", "SEED": 100}), notebook="40_mrpo")
+        run.metric("tuning", "plain", "dpo", "validation accuracy at 1e-05", 0.5 + 0.2 * dirty, n=160)
+        run.finish(model={})
+    table = index.rates(results.load_runs())
+    assert table[["paper", "arm", "task", "learning rate", "validation accuracy", "n", "seed"]].values.tolist() == [["mrpo", "dpo", "plain", 1e-5, 0.5, 160, 100]]

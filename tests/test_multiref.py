@@ -102,7 +102,7 @@ def test_every_arm_on_a_scarce_task(world):
     assert {p.category for p in world.splits["train"].prompts} and len(t.train) == 6 and len(t.validation) == 3
     world.make_references(t)
     names = ["base", "complementary"]
-    for arm in world.cfg.items_of("arms"):
+    for arm in [*world.cfg.items_of("arms"), *world.cfg.items_of("ablations")]:
         curve = world.run_arm(arm, names, t, samples=arm == "mrpo")
         assert len(curve) == (0 if arm == "base" else world.steps(6))
     m = world.run.record().metrics()
@@ -121,14 +121,72 @@ def test_one_reference_makes_every_virtual_arm_dpo(world):
     for arm, spec in multiref.ARMS.items():
         if spec.kind == "virtual" and not spec.swap:
             a, b = world.reference(spec, ["base"], "train", chosen, chosen)
-            assert torch.allclose(a, w) and torch.allclose(b, l), arm
+            n = preferences.gather(world.tokens["train"], chosen) if spec.normalized else (1, 1)
+            assert torch.allclose(a * n[0], w) and torch.allclose(b * n[1], l), arm
     pi = torch.randn(2, 6) - 20
     want = world.loss(multiref.ARMS["dpo"], ["base"], t)(*pi, list(range(6))).loss
     assert torch.allclose(world.loss(multiref.ARMS["multi-dpo"], ["base"], t)(*pi, list(range(6))).loss, want, atol=1e-5)
 
 
 def test_arms_are_those_of_the_settings():
-    assert list(multiref.ARMS) and set(multiref.ARMS) == set(presets.settings("mrpo")["arms"].allowed)
+    settings = presets.settings("mrpo")
+    assert set(multiref.ARMS) == {*settings["arms"].allowed, *settings["ablations"].allowed}
+
+
+def test_the_sliding_window_weighs_by_the_batch_before(world):
+    chosen = picks(world)
+    world.weights["complementary"] = {k: v + 0.02 * torch.randn_like(v) for k, v in world.weights["base"].items()}
+    t, names = multiref.Task("plain", chosen, chosen, chosen, chosen), ["base", "complementary"]
+    table, pi = world.table(names, "train", chosen), torch.randn(2, 3) - 20
+    for arm, one_hot in (("mrpo-swcw", False), ("mrpo-swcw-onehot", True)):
+        loss = world.loss(multiref.ARMS[arm], names, t)
+        first, second = loss(*pi, [0, 1, 2]).loss, loss(*pi, [3, 4, 5]).loss
+        margins = (table.chosen - table.rejected)[:, [0, 1, 2]]
+        for got, i, a in ((first, [0, 1, 2], references.swcw(None, 2, one_hot=one_hot)), (second, [3, 4, 5], references.swcw(margins, 2, one_hot=one_hot))):
+            w, l = references.combine(table.chosen[:, i], table.rejected[:, i], a, mean="harmonic", epsilon=0.1, adaptive=True)
+            assert torch.allclose(got, losses.dpo(*pi, w, l, beta=world.cfg.beta).loss)
+
+
+def test_thompson_takes_one_reference_a_step_and_learns_from_validation(world):
+    for part in (world.splits, world.pieces, world.tokens):
+        part["validation"] = part["test"]
+    chosen = picks(world)
+    world.weights["complementary"] = {k: v + 0.02 * torch.randn_like(v) for k, v in world.weights["base"].items()}
+    t, names = multiref.Task("plain", chosen, chosen, picks(world, "test"), chosen), ["base", "complementary"]
+    table, pi = world.table(names, "train", chosen), torch.randn(2, 6) - 20
+    single = [losses.dpo(*pi, table.chosen[k], table.rejected[k], beta=world.cfg.beta).loss for k in range(2)]
+    seen = []
+    world.accuracy = lambda split, part: seen.append(len(part)) or float(len(seen) % 2 == 0)  # every step raises it
+    loss = world.loss(multiref.ARMS["mrpo-tsw"], names, t)
+    for _ in range(5):
+        got = loss(*pi, list(range(6))).loss
+        assert any(torch.allclose(got, s) for s in single)
+    assert len(seen) == 9 and set(seen) == {1}  # a quarter of six, before every step and after all but the last
+
+
+def test_accuracy_without_a_reference(world):
+    chosen = picks(world, "test")
+    w, l = preferences.gather(world.score("test"), chosen)
+    n, m = preferences.gather(world.tokens["test"], chosen)
+    assert world.accuracy("test", chosen) == pytest.approx((w / n > l / m).double().mean().item())
+
+
+def test_a_normalized_arm_starts_at_ln_two_against_equal_references(world):
+    chosen = picks(world)
+    world.weights["complementary"] = world.weights["base"]
+    t = multiref.Task("plain", chosen, chosen, chosen, chosen)
+    curve = world.fit(chosen, world.loss(multiref.ARMS["mrpo-normalized"], ["base", "complementary"], t), lr=1e-3, steps=1, desc="x")
+    assert curve[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
+
+
+def test_weights_of_the_rules_on_a_second_reference_are_recorded(world):
+    for part in (world.splits, world.pieces, world.tokens):
+        part["validation"] = part["test"]
+    world.weights["complementary"] = {k: v + 0.02 * torch.randn_like(v) for k, v in world.weights["base"].items()}
+    t = multiref.Task("plain", picks(world), picks(world), picks(world, "test"), picks(world, "test"))
+    world.concentration(t, ["complementary", "mis-scored"])
+    m = world.run.record().metrics()
+    assert set(zip(m.arm, m.metric)) == {(s, r) for s in ("complementary", "mis-scored") for r in ("arwc", "vdw", "vaw")} and m.value.between(0, 1).all()
 
 
 def test_a_scarce_task_keeps_topics_apart(world):

@@ -52,7 +52,7 @@ USES = {
     "synthesis": {"generation", "scoring"},
     "evaluation": {"generation", "scoring"},
     "preferences": {"generation", "oracles"},
-    "multiref": {"generation", "scoring", "training", "oracles", "preferences"},
+    "multiref": {"generation", "scoring", "training", "oracles", "preferences", "evaluation"},
     "speed": {"generation", "scoring", "objectives", "training"},
     "repair": {"generation", "scoring", "objectives", "flipping", "training", "evaluation"},
 }

@@ -7,6 +7,7 @@ import torch
 
 from lib import models, speed
 from lib.harness import index, presets, results
+from lib.quantization import block_linears
 from lib.speed import limits, measure, ours, peers, work
 
 BASE = dict(model="tiny-random", device="cpu", pairs=4, repeats=2, prompt=10, answer=5, micro=2, trl_micro=2)
@@ -116,3 +117,10 @@ def test_table_and_goals(sandbox):
     goals = speed.goals(index.speed([run.record()]))
     assert goals.verdict.tolist() == ["not reached", "reached"]
     assert "2.00 [2.00, 4.00]" in index.speed_markdown([run.record()])
+
+
+def test_operations_of_scoring(tiny_model):
+    body = sum(m.weight.numel() for m in block_linears(tiny_model).values())
+    head = tiny_model.get_output_embeddings().weight.numel()
+    ours, plain = limits.score_flops(tiny_model, 2, 10, 3, 4)
+    assert ours == 2 * 2 * (22 * body + 12 * head) and plain == 2 * 2 * 3 * 14 * (body + head)

@@ -22,6 +22,7 @@ def build() -> dict[Path, str]:
     pages = {
         paths.TABLES / "claims.csv": table.to_csv(index=False, float_format="%.6g"),
         paths.TABLES / "tuning.csv": tuning(results.load_runs()).to_csv(index=False, float_format="%.6g"),
+        paths.TABLES / "learning_rates.csv": rates(results.load_runs()).to_csv(index=False, float_format="%.6g"),
         paths.TABLES / "speed.csv": speed([r for r in runs if r.manifest["paper"] == "speed"]).to_csv(index=False, float_format="%.4g"),
         paths.TABLES / "metrics.csv": metrics.to_csv(index=False, float_format="%.8g"),
     }
@@ -58,6 +59,20 @@ def tuning(runs) -> pd.DataFrame:
 TRIED = """Validation prompts, other training seeds than the cited runs. `start kl` is untrained round-to-nearest: it differs between \
 machines and commits by rounding, so compare improvements. The preset takes the best of qdpo, kd, sft and qdpo-lora; the other arms share their family's.
 """
+RATES = ["paper", "arm", "task", "learning rate", "validation accuracy", "n", "seed", "run_id"]
+
+
+def rates(runs) -> pd.DataFrame:
+    """What each arm reached on validation pairs at every learning rate tried, in runs of clean code (exhibit "tuning")."""
+    rows = []
+    for r in (r for r in runs if r.manifest.get("status") == "done" and not r.manifest["dirty"] and r.manifest["preset"] != "smoke"):
+        for m in r.metrics().itertuples():
+            if m.exhibit == "tuning":
+                _, _, lr = m.metric.partition(" at ")
+                rows.append((r.manifest["paper"], m.arm, m.dataset, float(lr), m.value, m.n, r.manifest["seed"], r.manifest["run_id"]))
+    return pd.DataFrame(rows, columns=RATES)
+
+
 SPEED = ["task", "peer", "metric", "ours", "peer_value", "ratio", "low", "high", "n", "device", "run_id"]
 
 
@@ -161,6 +176,10 @@ def _index(runs, table: pd.DataFrame) -> str:
         tried = tuning(results.load_runs(paper))
         if len(tried):
             parts += [f"### {paper}: settings tried\n", TRIED, tried.drop(columns=["paper", "run_id"]).to_markdown(index=False, disable_numparse=False, floatfmt=".4g"), ""]
+        tried = rates(results.load_runs(paper))
+        if len(tried):
+            wide = tried.pivot_table(index="arm", columns="learning rate", values="validation accuracy", sort=False)
+            parts += [f"### {paper}: learning rates tried\n", "Validation accuracy, mean over the sets; a seed that is not cited.\n", wide.reset_index().to_markdown(index=False, floatfmt=".3f"), ""]
         notebook = mine[-1].manifest["notebook"]
         parts += [f"Executed notebook: [{notebook}](notebooks/{notebook}.ipynb)\n"]
     timed = [r for r in runs if r.manifest["paper"] == "speed" and r.manifest["preset"] == "small"]

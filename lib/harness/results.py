@@ -14,7 +14,9 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -73,7 +75,7 @@ class Run:
     def __init__(self, folder: Path, cfg, notebook: str):
         commit, dirty = git_state()
         self.dir, self.began = folder, time.perf_counter()
-        self._metrics, self._items, self._curves = [], [], []
+        self._metrics, self._items, self._curves = [], b"", []
         self.manifest = {
             "schema": 1, "run_id": folder.name, "paper": cfg.paper, "notebook": notebook, "preset": cfg.preset, "seed": cfg.seed,
             "status": "running", "settings": cfg.as_dict(), "overrides": list(cfg.overrides), "fingerprint": cfg.fingerprint(),
@@ -113,9 +115,10 @@ class Run:
         """Per-prompt scores, from which intervals are computed. A weight (tokens) makes the mean over prompts a rate."""
         weights = [NO_VALUE] * len(values) if weights is None else weights
         rows = zip(ids, map(float, values), map(float, weights), strict=True)
-        self._items += [(dataset, arm, metric, str(i), v, w) for i, v, w in rows]
-        text = pd.DataFrame(self._items, columns=ITEM_COLUMNS).to_csv(index=False, float_format="%.6g")
-        _write(self.dir / "items.csv.gz", gzip.compress(text.encode(), mtime=0))
+        new = pd.DataFrame([(dataset, arm, metric, str(i), v, w) for i, v, w in rows], columns=ITEM_COLUMNS)
+        text = new.to_csv(index=False, header=not self._items, float_format="%.6g")
+        self._items += gzip.compress(text.encode(), mtime=0)  # members of one gzip file: what is there is not compressed again
+        _write(self.dir / "items.csv.gz", self._items)
 
     def curve(self, arm: str, rows: Sequence[dict]) -> None:
         """Training curve of one arm, long format: arm, step, name, value."""
@@ -132,7 +135,7 @@ class Run:
 
     def finish(self, **extra) -> None:
         """Mark the run done; `extra` (model, data, judge) goes into the manifest."""
-        self.manifest |= extra | {"seconds": round(time.perf_counter() - self.began, 1), "peak memory GB": _peak_memory(), "status": "done"}
+        self.manifest |= extra | {"seconds": round(time.perf_counter() - self.began, 1), "peak memory GB": round(peak_memory(), 2), "status": "done"}
         self._save()
 
     def _save(self) -> None:
@@ -240,10 +243,14 @@ def _threads() -> int:
     return torch.get_num_threads() if torch else 0
 
 
-def _peak_memory() -> float:
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, GB. Not getrusage's on Linux: a child inherits there what its parent had."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**20
     import resource
 
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)  # Linux: kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def _write(path: Path, content: bytes) -> None:

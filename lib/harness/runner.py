@@ -82,8 +82,10 @@ def run(
 
 
 def _busy() -> bool:
-    """Whether other work takes half of the machine."""
-    return hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 2
+    """Whether other work takes half of the machine right now."""
+    import psutil
+
+    return psutil.cpu_percent(interval=0.5) > 50
 
 
 def _execute(path: Path, output: Path, parameters: dict, limit: float | None, expected: float):

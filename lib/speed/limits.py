@@ -8,9 +8,10 @@ import pandas as pd
 import torch
 
 from lib import objectives, training
+from lib.generation import generate
 from lib.losses import dpo
 from lib.quantization import block_linears
-from lib.speed.work import BETA, timed, token_pairs
+from lib.speed.work import BETA, text_prompts, timed, token_pairs
 
 
 def matmul_peak(device: str, dtype: torch.dtype, *, size: int = 4096, repeats: int = 7) -> float:
@@ -49,6 +50,22 @@ def decode_bytes(model, rows: int, slots: int) -> float:
     return (weights + rows * slots * 2 * c.num_hidden_layers * c.num_key_value_heads * head) * model.dtype.itemsize
 
 
+def score_flops(model, prompts: int, prompt: int, candidates: int, answer: int) -> tuple[float, float]:
+    """(ours, a plain forward's) of scoring every candidate: the prompt once or once a candidate, the head at answers or everywhere."""
+    body = sum(m.weight.numel() for m in block_linears(model).values())
+    head = model.get_output_embeddings().weight.numel()
+    ours = (prompt + candidates * answer) * 2 * body + candidates * answer * 2 * head
+    return prompts * ours, prompts * candidates * (prompt + answer) * 2 * (body + head)
+
+
+def decode_profile(model, tokenizer, prompts: int, *, tokens: int = 8) -> pd.Series:
+    """Share of greedy decoding by operator, largest first."""
+    ids = text_prompts(tokenizer, prompts)
+    work = partial(generate, model, ids, max_new_tokens=tokens, stop_ids=[], batch=prompts)
+    work()
+    return _shares(work)
+
+
 def step_profile(model, pairs: int, prompt: int, answer: int) -> pd.Series:
     """Share of a step's forward and backward by operator, largest first."""
     latent = training.Latent(block_linears(model), partial(training.Full, quantizer=None))
@@ -60,6 +77,10 @@ def step_profile(model, pairs: int, prompt: int, answer: int) -> pd.Series:
             objective(range(pairs))[0].backward()
 
     work()
+    return _shares(work)
+
+
+def _shares(work) -> pd.Series:
     with torch.profiler.profile() as profile:
         work()
     used = {e.key.removeprefix("aten::"): e.self_device_time_total or e.self_cpu_time_total for e in profile.key_averages()}

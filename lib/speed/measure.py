@@ -9,15 +9,14 @@ import sys
 import torch
 
 from lib import models
+from lib.harness.results import peak_memory
 from lib.speed import ours, peers
 
 
 def _peak_gb(device: str) -> float:
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_memory()
 
 
 def measure(spec: dict) -> dict:

@@ -14,11 +14,11 @@ SCARCE, ABUNDANT, ACCURACY = ("plain", "direct", "varied"), "plain+varied", "acc
 TABLE = [(f"held-out {s}", ACCURACY) for s in (*SCARCE, ABUNDANT)]
 
 
-def _no_worse(a: str, b: str, *, by: float, dataset: str) -> Callable[[Pool], Outcome]:
+def _no_worse(a: str, b: str, *, by: float, dataset: str, metric: str = ACCURACY) -> Callable[[Pool], Outcome]:
     """Accuracy of a minus b: holds if the interval stays above -by, fails if it lies below."""
 
     def rule(pool: Pool) -> Outcome:
-        d = pool.difference(dataset, ACCURACY, a, b)
+        d = pool.difference(dataset, metric, a, b)
         return outcome(d, "holds" if d.low > -by else "fails" if d.high < -by else "not resolved")
 
     return rule
@@ -34,6 +34,16 @@ def _same(a: str, b: str, *, within: float, dataset: str) -> Callable[[Pool], Ou
     return rule
 
 
+def _above(value: float, *, dataset: str, arm: str, metric: str) -> Callable[[Pool], Outcome]:
+    """Mean of a metric: holds if the interval lies above `value`, fails if below."""
+
+    def rule(pool: Pool) -> Outcome:
+        r = pool.rate(dataset, arm, metric)
+        return outcome(r, "holds" if r.low > value else "fails" if r.high < value else "not resolved")
+
+    return rule
+
+
 def _sets(claim, id: str, statement: str, rule: Callable[[str], Callable[[Pool], Outcome]]) -> list[rules.Claim]:
     return [claim(f"{id} {s}", f"{statement}, rewards for {s} answers", rule(f"held-out {s}")) for s in SCARCE]
 
@@ -44,8 +54,12 @@ CLAIMS = [
     Claim("M3", "Abundant preferences: accuracy of MRPO minus DPO, not 2 points worse", _no_worse("mrpo", "dpo", by=0.02, dataset=f"held-out {ABUNDANT}")),
     *_sets(Claim, "M4", "Clipping is needed: accuracy of MRPO minus MRPO unclipped", lambda d: better("mrpo", "mrpo-unclipped", ACCURACY, tests=3, dataset=d)),
     *_sets(Claim, "M5", "Adaptive weights are no worse than equal ones: accuracy of MRPO minus uniform, not 1 point worse", lambda d: _no_worse("mrpo", "mrpo-uniform", by=0.01, dataset=d)),
+    *_sets(Claim, "M6", "The other model as primary: accuracy of MRPO minus DPO", lambda d: better("mrpo, other way", "dpo, other way", ACCURACY, tests=3, dataset=d)),
+    *_sets(Claim, "M7", "Answers written: true reward of MRPO's minus DPO's", lambda d: better("mrpo", "dpo", "true reward", tests=3, dataset=d.replace("held-out", "samples"))),
+    Claim("M8", "No price in knowledge: multiple-choice accuracy of MRPO minus the base, not 2 points worse", _no_worse("mrpo", "base", by=0.02, dataset="questions", metric="accuracy")),
     *_sets(Critic, "K1", "The second model as the only reference is no worse: accuracy of single minus MRPO, not 1 point worse", lambda d: _no_worse("single", "mrpo", by=0.01, dataset=d)),
     *_sets(Critic, "K2", "The exact solution gives the same: accuracy of geometric minus MRPO unclipped, within 2 points", lambda d: _same("geometric", "mrpo-unclipped", within=0.02, dataset=d)),
     *_sets(Critic, "K3", "A mis-scored reference hurts: accuracy of DPO minus MRPO with it", lambda d: better("dpo", "mrpo, mis-scored", ACCURACY, tests=3, dataset=d)),
     *_sets(Critic, "K4", "Weights by validation accuracy are safer there: accuracy of VAW minus ARWC", lambda d: better("mrpo-vaw, mis-scored", "mrpo, mis-scored", ACCURACY, tests=3, dataset=d)),
+    *_sets(Critic, "K5", "The weights favour the mis-scored reference: its mean ARWC weight beside the primary, above one half", lambda d: _above(0.5, dataset=d.replace("held-out", "weights"), arm="mis-scored", metric="arwc")),
 ]  # fmt: skip
