@@ -311,7 +311,6 @@ class World:
                 curve = self._train(spec, label, names, t, self.cfg.lr)
                 self.run.curve(f"{t.name}: {label}", curve)
                 self.run.metric("training", t.name, label, "largest gradient norm", max(r["gradient norm"] for r in curve), n=len(curve))
-            self.run.metric("training", t.name, label, "validation accuracy", self.validate(names[0], t), n=len(t.validation))
             own = self.reference(spec, names, "test", t.test, t.validation)
             self.measure(label, t.name, t.test, table=self.table(names, "test", t.test), own=own, policy=self.score("test"))
             if samples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -56,3 +56,46 @@ def score(name: str, texts: Sequence[str]) -> Tensor:
     total = torch.full((len(texts),), NOTHING, dtype=torch.float64)
     total[spoken] = sum((c[spoken] - c[spoken].mean()) / c[spoken].std().clamp(min=1e-9) for c in columns)
     return total
+
+
+class Oracle:
+    """Compares answers by a reward, as the party that is paid a query at a time: every comparison is counted and logged.
+
+    P(first wins) = sigma(r(first) - r(second)). labels "deterministic": the likelier side wins, a tie is a coin; "bernoulli": drawn from P.
+    flip: share of labels that are turned round afterwards.
+    """
+
+    def __init__(self, reward: Callable[[Sequence], Tensor], *, labels: str, flip: float, generator: torch.Generator):
+        if labels not in ("deterministic", "bernoulli"):
+            raise ValueError(f"labels are deterministic or bernoulli, given {labels!r}")
+        if not 0 <= flip < 0.5:
+            raise ValueError(f"flip lies in [0, 0.5), given {flip}")
+        self.reward, self.labels, self.flip, self.generator = reward, labels, flip, generator
+        self.log: list[tuple] = []  # (first, second, P(first wins), label)
+
+    @property
+    def queries(self) -> int:
+        """Comparisons asked so far."""
+        return len(self.log)
+
+    def compare(self, first: Sequence, second: Sequence) -> Tensor:
+        """(B,) bool: whether each first answer wins. Equal answers are compared and counted like any others."""
+        if len(first) != len(second):
+            raise ValueError(f"{len(first)} first answers and {len(second)} second ones: a query is a pair")
+        if not len(first):
+            return torch.zeros(0, dtype=torch.bool)
+        p = torch.sigmoid((self.reward(first) - self.reward(second)).double())
+        u, v = torch.rand(2, len(first), generator=self.generator, dtype=torch.float64)
+        wins = u < p if self.labels == "bernoulli" else (p > 0.5) | ((p == 0.5) & (u < 0.5))
+        wins = wins ^ (v < self.flip)
+        self.log += zip(first, second, p.tolist(), wins.tolist())
+        return wins
+
+    def state(self) -> dict:
+        """What a resumed run needs."""
+        return {"log": list(self.log), "generator": self.generator.get_state()}
+
+    def restore(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.log = list(state["log"])
+        self.generator.set_state(state["generator"])

@@ -7,6 +7,7 @@ gradients gathered on the compute weights over all micro-batches are passed back
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -149,6 +150,45 @@ def epochs(n: int, batch: int, generator: torch.Generator, *, lengths: Sequence[
         queue = queue[batch:]
 
 
+class Stepper:
+    """AdamW (no weight decay) on latents, one step at a time; `state` and `restore` continue a run in its middle."""
+
+    def __init__(self, latent: Latent, *, lr: float, warmup: int, clip: float):
+        self.latent, self.lr, self.warmup, self.clip, self.done = latent, lr, warmup, clip, 0
+        self.optimizer = torch.optim.AdamW(latent.parameters, lr=lr, weight_decay=0.0, fused=True)
+
+    def step(self, indices: Sequence[int], loss: Callable[[Sequence[int]], tuple[Tensor, dict[str, float]]], *, micro: int, desc: str = "train") -> dict:
+        """One optimizer step on the mean over `indices` of `loss`, which gives sums over a micro-batch; the logged means."""
+        sums: dict[str, float] = {}
+        with self.latent.training():
+            for i in range(0, len(indices), micro):
+                total, logged = loss(indices[i : i + micro])
+                if not torch.isfinite(total):
+                    raise FloatingPointError(f"{desc}: the loss is {total.item()} at step {self.done + 1}; lower the learning rate")
+                (total / len(indices)).backward()
+                for k, v in {"loss": total.item(), **logged}.items():
+                    sums[k] = sums.get(k, 0.0) + v
+            self.latent.backward()
+        norm = nn.utils.clip_grad_norm_(self.latent.parameters, self.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * schedule(self.done, self.warmup)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.latent.sync()
+        self.done += 1
+        return {"step": self.done, **{k: v / len(indices) for k, v in sums.items()}, "gradient norm": float(norm)}
+
+    def state(self) -> dict:
+        """Latents, moments and the number of steps done."""
+        return {"latents": self.latent.snapshot(), "optimizer": copy.deepcopy(self.optimizer.state_dict()), "done": self.done}
+
+    def restore(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.latent.restore(state["latents"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.done = state["done"]
+
+
 def fit(
     latent: Latent,
     batches: Iterator[Sequence[int]],
@@ -173,7 +213,7 @@ def fit(
     """
     if steps < 0 or lr <= 0 or micro < 1:
         raise ValueError(f"steps >= 0, lr > 0 and micro >= 1 are needed, got {steps}, {lr} and {micro}")
-    optimizer = torch.optim.AdamW(latent.parameters, lr=lr, weight_decay=0.0, fused=True)
+    stepper = Stepper(latent, lr=lr, warmup=warmup, clip=clip)
     curve: list[dict] = []
     best: tuple[float, list[Tensor]] | None = None
 
@@ -188,24 +228,7 @@ def fit(
         curve.append({"step": 0, **check(0)})
     start = time.perf_counter()
     for step in track(range(steps), desc):
-        indices = next(batches)
-        sums: dict[str, float] = {}
-        with latent.training():
-            for i in range(0, len(indices), micro):
-                total, logged = loss(indices[i : i + micro])
-                if not torch.isfinite(total):
-                    raise FloatingPointError(f"{desc}: the loss is {total.item()} at step {step + 1}; lower the learning rate")
-                (total / len(indices)).backward()
-                for k, v in {"loss": total.item(), **logged}.items():
-                    sums[k] = sums.get(k, 0.0) + v
-            latent.backward()
-        norm = nn.utils.clip_grad_norm_(latent.parameters, clip)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * schedule(step, warmup)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        latent.sync()
-        row = {"step": step + 1, **{k: v / len(indices) for k, v in sums.items()}, "gradient norm": float(norm)}
+        row = stepper.step(next(batches), loss, micro=micro, desc=desc)
         row["seconds"] = time.perf_counter() - start
         if validate and every and ((step + 1) % every == 0 or step + 1 == steps):
             row |= check(step + 1)

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from lib.harness import progress
+from lib.harness import paths, progress
 
 
 @pytest.fixture
@@ -95,3 +95,15 @@ def test_headless_goes_to_stderr(monkeypatch, capsys):
 )
 def test_duration(seconds, text):
     assert progress.duration(seconds) == text
+
+
+def test_peak_memory_is_the_process_own_and_not_its_parents():
+    import subprocess
+    import sys
+
+    import numpy as np
+
+    held = np.ones(60_000_000)  # half a gigabyte here, which a child must not report as its own
+    child = subprocess.run([sys.executable, "-c", "from lib.harness.progress import peak_memory; print(peak_memory())"], capture_output=True, text=True, check=True, cwd=paths.ROOT)
+    mine = progress.peak_memory()
+    assert mine > held.nbytes / 2**30 and 0 < float(child.stdout) < mine - 0.2

@@ -33,14 +33,14 @@ LEVELS = {
         ["maths", "things", "harness.assets", "harness.paths", "harness.progress"],
     ),
     "doing": (
-        ["generation", "scoring", "objectives", "flipping", "training", "synthesis", "evaluation", "repair", "speed", "oracles", "preferences", "multiref"],
+        ["generation", "scoring", "objectives", "flipping", "training", "synthesis", "evaluation", "repair", "speed", "oracles", "preferences", "multiref", "online", "enumerated", "dialogue"],
         {"torch", "numpy", "pandas", "transformers", "peft", "safetensors", "yaml"},
         {"bitsandbytes", "lm_eval", "accelerate", "datasets", "trl"},
         ["maths", "things", "doing", "harness.progress", "harness.seeding", "harness.cache", "harness.paths"],
     ),
     "harness": (
         ["harness"],
-        {"numpy", "pandas", "matplotlib", "papermill", "nbformat", "nbclient", "typer", "tqdm"},
+        {"numpy", "pandas", "matplotlib", "papermill", "nbformat", "nbclient", "typer", "tqdm", "psutil"},
         {"torch", "ray", "IPython", "transformers"},
         ["harness", "stats"],
     ),
@@ -53,6 +53,9 @@ USES = {
     "evaluation": {"generation", "scoring"},
     "preferences": {"generation", "oracles"},
     "multiref": {"generation", "scoring", "training", "oracles", "preferences", "evaluation"},
+    "online": {"oracles"},
+    "enumerated": {"online"},
+    "dialogue": {"generation", "training", "online"},
     "speed": {"generation", "scoring", "objectives", "training"},
     "repair": {"generation", "scoring", "objectives", "flipping", "training", "evaluation"},
 }

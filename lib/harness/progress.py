@@ -5,9 +5,11 @@
 """
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm  # plain: tqdm.auto wants ipywidgets, whose saved state breaks rendering elsewhere
@@ -66,3 +68,13 @@ def _screen():
 
 def _on(variable: str) -> bool:
     return os.environ.get(variable, "").strip().lower() not in ("", "0", "false", "no")
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, GB. Not getrusage's on Linux: a child inherits there what its parent had."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)

@@ -14,9 +14,7 @@ import json
 import math
 import os
 import platform
-import re
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib.harness import assets, cache, paths
+from lib.harness.progress import peak_memory
 
 METRIC_COLUMNS = ["paper", "exhibit", "dataset", "arm", "metric", "value", "low", "high", "n", "seed", "preset", "device", "run_id"]
 ITEM_COLUMNS = ["dataset", "arm", "metric", "prompt_id", "value", "weight"]
@@ -241,16 +240,6 @@ def _threads() -> int:
 
     torch = sys.modules.get("torch")  # do not import it just to ask
     return torch.get_num_threads() if torch else 0
-
-
-def peak_memory() -> float:
-    """Largest resident memory of this process so far, GB. Not getrusage's on Linux: a child inherits there what its parent had."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**20
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ import sys
 import torch
 
 from lib import models
-from lib.harness.results import peak_memory
+from lib.harness.progress import peak_memory
 from lib.speed import ours, peers
 
 

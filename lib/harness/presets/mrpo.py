@@ -4,8 +4,8 @@ from lib.harness.presets.base import Setting
 
 OURS = "ours"
 CODE = "release code, README and scripts"
-ARMS = ["base", "dpo", "multi-dpo", "kd", "mrpo", "geometric", "arithmetic", "single", "mrpo-uniform", "mrpo-unclipped", "mrpo-swapped", "mrpo-vaw", "mrpo-vdw"]
-ABLATIONS = ["mrpo-normalized", "mrpo-0.1", "mrpo-0.9", "mrpo-swcw", "mrpo-swcw-onehot", "mrpo-tsw"]
+ARMS = ["base", "dpo", "multi-dpo", "kd", "mrpo", "geometric", "single", "mrpo-uniform", "mrpo-unclipped"]
+ABLATIONS = ["arithmetic", "mrpo-swapped", "mrpo-vaw", "mrpo-vdw", "mrpo-normalized", "mrpo-0.1", "mrpo-0.9", "mrpo-swcw", "mrpo-swcw-onehot", "mrpo-tsw"]
 
 SETTINGS = {
     "model": Setting(smoke="tiny-random", small="embedded", paper="meta-llama/Llama-2-7b-chat-hf", published="Llama-2-7b-chat, OpenHermes-2.5-Mistral-7B", source=CODE, help="policy and primary reference: tiny-random, embedded, a local folder, or a hub id"),
@@ -24,13 +24,13 @@ SETTINGS = {
     "n_scarce": Setting(smoke=8, small=128, paper=128, published="1 % of the GPT-4 demo set", source=CODE, help="pairs of a scarce set", allowed=(1, 100000)),
     "n_abundant": Setting(smoke=16, small=2048, paper=2048, published=None, source=OURS, help="pairs of the abundant set", allowed=(1, 10**6)),
     "n_heldout": Setting(smoke=12, small=320, paper=320, published=None, source=OURS, help="held-out pairs of every set", allowed=(1, 10**6)),
-    "n_reference": Setting(smoke=8, small=256, paper=256, published=None, source=OURS, help="pairs that made the complementary reference, of other topics", allowed=(1, 10**6)),
+    "n_reference": Setting(smoke=8, small=128, paper=128, published=None, source=OURS, help="pairs that made the complementary reference, of other topics", allowed=(1, 10**6)),
     "seconds": Setting(smoke="complementary,equal,mis-scored", small="complementary,equal,mis-scored", paper="complementary,equal,mis-scored", published="a second chat model", source=CODE, help="second references tried", allowed=["complementary", "equal", "mis-scored"], many=True),
-    "arms": Setting(smoke=",".join(ARMS), small=",".join(ARMS), paper=",".join(ARMS), published="DPO, Multi-DPO, KD, MRPO", source="release code and summaries; the others are the critics' and ours", help="compared losses", allowed=ARMS, many=True),
-    "ablations": Setting(smoke=",".join(ABLATIONS), small=",".join(ABLATIONS), paper=",".join(ABLATIONS), published=None, source="arXiv 2512.10040 and ours", help="losses tried on the first scarce set only", allowed=ABLATIONS, many=True),
+    "arms": Setting(smoke=",".join(ARMS), small=",".join(ARMS), paper=",".join(ARMS), published="DPO, Multi-DPO, KD, MRPO", source="release code and summaries; the others are the critics' and ours", help="losses compared on every set", allowed=ARMS + ABLATIONS, many=True),
+    "ablations": Setting(smoke=",".join(ABLATIONS), small=",".join(ABLATIONS), paper=",".join(ABLATIONS), published=None, source="arXiv 2512.10040 and ours", help="losses tried on the first scarce set only", allowed=ARMS + ABLATIONS, many=True),
     "beta": Setting(smoke=0.1, small=0.1, paper=0.1, published=0.1, source=CODE, help="KL strength", allowed=(1e-4, 100.0)),
     "epsilon": Setting(smoke=0.1, small=0.1, paper=0.1, published=0.1, source=CODE, help="CTRO: largest window, adaptive", allowed=(0.0, 100.0)),
-    "epsilons": Setting(smoke="0,0.1", small="0,0.01,0.1,0.5", paper="0,0.01,0.1,0.5", published=None, source="ablated in the paper, values not seen", help="windows of the ablation", many=True),
+    "epsilons": Setting(smoke="0,0.5", small="0.01,0.1,0.5", paper="0.01,0.1,0.5", published=None, source="ablated in the paper, values not seen", help="windows of the ablation", many=True),
     "kd_weight": Setting(smoke=1.0, small=1.0, paper=1.0, published=None, source="ours: the paper's KD baseline was not seen", help="weight of KL to the second reference in the KD arm", allowed=(0.0, 1000.0)),
     "prior": Setting(smoke=5.0, small=5.0, paper=5.0, published="5, 10", source="arXiv 2512.10040", help="Beta prior of the mrpo-tsw arm's bandit", allowed=(0.1, 1000.0)),
     "lr": Setting(smoke=1e-3, small=1e-5, paper=1e-5, published=1e-5, source=CODE, help="learning rate of every arm", allowed=(1e-9, 1.0)),

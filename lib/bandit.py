@@ -1,0 +1,164 @@
+"""Contextual dueling bandits: which two answers of a prompt to have compared, and the ensemble whose spread says so.
+
+Rewards (K, B, N): K heads, B prompts, N answers each; a duel is two of the N. `kinds` (B, N) gives equal answers of a prompt equal
+numbers: a duel never holds one answer twice while two differ. Source: arXiv 2411.01493 (SEA) and its release; APL: arXiv 2402.08114.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SPREADS = ("sigma", "logit")
+
+
+class Ensemble(nn.Module):
+    """K reward heads of two hidden layers on frozen features, as one batched module: (..., D) -> (K, ...).
+
+    All heads see the same pairs; they differ by where they start and, through the anchor, by where they are held. Each starts at truncated
+    normal weights of deviation 1 / (2 sqrt(fan in)), as in the release.
+    """
+
+    def __init__(self, heads: int, dim: int, hidden: int, *, generator: torch.Generator):
+        super().__init__()
+        if heads < 1 or dim < 1 or hidden < 1:
+            raise ValueError(f"heads, dim and hidden are at least 1, given {heads}, {dim} and {hidden}")
+        sizes = [(dim, hidden), (hidden, hidden), (hidden, 1)]
+        self.weights = nn.ParameterList(
+            nn.init.trunc_normal_(torch.empty(heads, i, o), std=0.5 / i**0.5, a=-1 / i**0.5, b=1 / i**0.5, generator=generator) for i, o in sizes
+        )
+        self.biases = nn.ParameterList(torch.zeros(heads, 1, o) for _, o in sizes)
+        self.start = [p.detach().clone() for p in self.parameters()]
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = features.reshape(-1, features.shape[-1]).expand(len(self.weights[0]), -1, -1)
+        for k, (w, b) in enumerate(zip(self.weights, self.biases)):
+            x = torch.baddbmm(b, x, w)
+            x = x.relu() if k < 2 else x
+        return x.view(len(x), *features.shape[:-1])
+
+    def distance(self) -> Tensor:
+        """Squared distance of each head to its own start, (K,)."""
+        return sum((p - s).square().flatten(1).sum(1) for p, s in zip(self.parameters(), self.start))
+
+
+def reward_loss(chosen: Tensor, rejected: Tensor, mask: Tensor | None = None) -> Tensor:
+    """-log sigma(r(y+) - r(y-)), mean over heads and pairs (K, B); a masked pair (0) counts in the mean's size. Eq. 5."""
+    losses = -F.logsigmoid(chosen - rejected)
+    return (losses if mask is None else losses * mask).mean()
+
+
+def anchor(ensemble: Ensemble, *, weight: float, seen: int) -> Tensor:
+    """weight / seen times the mean over heads of the squared distance to their start: a Gaussian prior's share of one pair.
+
+    The paper prints the term with a minus (eq. 8), which would drive heads away; its release takes the mean over all parameters,
+    which makes the pull some million times weaker (`release_anchor`).
+    """
+    return weight / max(seen, 1) * ensemble.distance().mean()
+
+
+def release_anchor(ensemble: Ensemble, *, weight: float, seen: int) -> Tensor:
+    """weight * 128 / seen times the mean of squared differences over all parameters, as the release computes it."""
+    return weight * 128 / max(seen, 1) * ensemble.distance().sum() / sum(p.numel() for p in ensemble.parameters())
+
+
+# ---- which two answers: (B, 2) indices into the candidates
+
+
+def kinds_of(answers: Sequence[Sequence]) -> Tensor:
+    """(B, N) numbers that are equal within a row where the answers are."""
+    rows = []
+    for row in answers:
+        seen: dict = {}
+        rows.append([seen.setdefault(a if isinstance(a, int) else tuple(a), len(seen)) for a in row])
+    return torch.tensor(rows)
+
+
+def spread(rewards: Tensor, first: Tensor, kind: str) -> Tensor:
+    """How much the heads disagree on answer `first` (B,) against every other, (B, N).
+
+    sigma: Var_k[sigma(r_k(first) - r_k(b))] over the members, the paper's; logit: unbiased Var_k[r_k(first) - r_k(b)], the release's.
+    """
+    if kind not in SPREADS:
+        raise ValueError(f"spread is one of {', '.join(SPREADS)}, given {kind!r}")
+    d = _at(rewards, first)[..., None] - rewards
+    return torch.sigmoid(d).var(0, correction=0) if kind == "sigma" else d.var(0)
+
+
+def best_arm(rewards: Tensor, kinds: Tensor, heads: Tensor, *, kind: str = "sigma") -> Tensor:
+    """BAI: a drawn head's best answer (heads (B,)) against the one whose comparison with it is least certain. Algorithm 2."""
+    first = _of(rewards, heads).argmax(-1)
+    return _pair(first, spread(rewards, first, kind), kinds)
+
+
+def double_thompson(rewards: Tensor, kinds: Tensor, order: Tensor) -> Tensor:
+    """E&E: the best answers of two drawn heads, redrawn in `order` (B, K) until they differ; if all agree, the last head's second
+    best. Algorithm 2."""
+    picks = rewards.argmax(-1).T.gather(1, order)  # (B, K): each head's best answer, in the drawn order
+    first = picks[:, 0]
+    differs = kinds.gather(1, picks) != kinds.gather(1, first[:, None])
+    second = picks.gather(1, differs.int().argmax(1, keepdim=True))[:, 0]
+    otherwise = _pair(first, _of(rewards, order[:, -1]), kinds)[:, 1]
+    return torch.stack([first, torch.where(differs.any(1), second, otherwise)], 1)
+
+
+def least_certain(rewards: Tensor, kinds: Tensor, *, kind: str = "sigma") -> Tensor:
+    """The pair whose comparison varies most over the heads."""
+    n = rewards.shape[-1]
+    every = torch.stack([spread(rewards, torch.full(rewards.shape[1:2], i), kind) for i in range(n)], 1)  # (B, N, N)
+    flat = every.masked_fill(kinds[:, :, None] == kinds[:, None], -1.0).flatten(1).argmax(1)
+    return torch.stack([flat // n, flat % n], 1)
+
+
+def two_of(kinds: Tensor, generator: torch.Generator) -> Tensor:
+    """A random answer and a random different one."""
+    noise = torch.rand(kinds.shape, generator=generator)
+    return _pair(noise.argmax(1), noise, kinds)
+
+
+def first_two(kinds: Tensor) -> Tensor:
+    """Passive: the first sample and the next one that differs; with two samples, those two."""
+    return _pair(torch.zeros(len(kinds), dtype=torch.long), -torch.arange(kinds.shape[1], dtype=torch.float32).expand(kinds.shape), kinds)
+
+
+def best_and_worst(rewards: Tensor, heads: Tensor) -> Tensor:
+    """The synthetic pair: the largest margin under a drawn head (B,), which labels it too: the first wins, no oracle is asked."""
+    mine = _of(rewards, heads)
+    return torch.stack([mine.argmax(-1), mine.argmin(-1)], 1)
+
+
+def widest(implicit: Tensor) -> tuple[Tensor, Tensor]:
+    """APL's certainty: the pair of the largest |r(i) - r(j)| of implicit rewards (B, N), the larger first, and that margin (B,)."""
+    pair = torch.stack([implicit.argmax(1), implicit.argmin(1)], 1)
+    return pair, implicit.amax(1) - implicit.amin(1)
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """APL's predictive entropy, -mean_n log pi(y_n | x): (B, N) -> (B,). APL keeps the largest; SEA's release the smallest."""
+    return -log_probs.mean(-1)
+
+
+def regret(true: Tensor, duels: Tensor) -> tuple[Tensor, Tensor]:
+    """(r(best) minus the duel's mean reward, P(best beats first) + P(best beats second) - 1), (B,), of true rewards (B, N)."""
+    best, pair = true.amax(1, keepdim=True), true.gather(1, duels)
+    return best[:, 0] - pair.mean(1), torch.sigmoid(best - pair).sum(1) - 1
+
+
+def _of(rewards: Tensor, heads: Tensor) -> Tensor:
+    """Rewards (B, N) of one head a prompt."""
+    return rewards[heads, torch.arange(rewards.shape[1])]
+
+
+def _at(rewards: Tensor, index: Tensor) -> Tensor:
+    """Rewards (K, B) of one answer a prompt."""
+    return rewards[:, torch.arange(rewards.shape[1]), index]
+
+
+def _pair(first: Tensor, values: Tensor, kinds: Tensor) -> Tensor:
+    """`first` and the answer of the largest value that is not the same as it; where all are the same, any other."""
+    same = kinds == kinds.gather(1, first[:, None])
+    own = F.one_hot(first, kinds.shape[1]).bool()
+    return torch.stack([first, values.masked_fill(same, -1e30).masked_fill(own, -torch.inf).argmax(1)], 1)

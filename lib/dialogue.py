@@ -1,0 +1,161 @@
+"""The language model's world of `lib.online`: real prompts, sampled answers, a policy whose last blocks learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lib import training, trunk
+from lib.generation import generate
+from lib.logprobs import check_finite, sum_logprob, token_logprobs
+from lib.metrics import distinct_n
+from lib.online import Candidates
+from lib.quantization import block_linears
+
+Ids = Sequence[Sequence[int]]
+
+
+class Dialogue:
+    """Prompts answered by a language model; texts are rewarded by `rewards`, the first of which the oracle uses.
+
+    Only the last blocks learn, so that one pass through the frozen blocks serves features, start log-probs and the step. Features are
+    the frozen start model's mean hidden state over the answer, standardised by the first round's.
+    """
+
+    def __init__(self, cfg, model, tokenizer, ids: Ids, held_out: Ids, *, rewards: dict[str, Callable[[Sequence[str]], Tensor]], stop_ids: Sequence[int], generator):
+        self.cfg, self.model, self.tokenizer, self.stop, self.generator = cfg, model, tokenizer, list(stop_ids), generator
+        self.ids, self.held_out, self.rewards = list(ids), list(held_out), rewards
+        self.lower, self.top = trunk.split(model, cfg.blocks)
+        self.head = self.top.get_output_embeddings().weight
+        self.linears = block_linears(self.top)
+        self.start = {n: m.weight.detach().clone() for n, m in self.linears.items()}
+        self.dim = model.config.hidden_size
+        self.standard: tuple[Tensor, Tensor] | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """The policy is the start model again."""
+        self._as_start()
+        self.latent = training.Latent(self.linears, partial(training.Full, quantizer=None))
+        self.stepper = training.Stepper(self.latent, lr=self.cfg.lr, warmup=self.cfg.warmup, clip=self.cfg.clip)
+        self.order: list[int] = []
+
+    @torch.no_grad()
+    def _as_start(self) -> None:
+        for n, m in self.linears.items():
+            m.weight.copy_(self.start[n])
+
+    def draw(self, n: int) -> list[int]:
+        """The next n prompts, each once an epoch."""
+        while len(self.order) < n:
+            self.order += torch.randperm(len(self.ids), generator=self.generator).tolist()
+        out, self.order = self.order[:n], self.order[n:]
+        return out
+
+    def _sample(self, ids: Ids, source: str, **how):
+        """Completions, grouped by prompt, of the policy or the start."""
+        if source == "start":
+            self._as_start()
+        done = generate(self.model, ids, max_new_tokens=self.cfg.tokens, stop_ids=self.stop, batch=self.cfg.generation_batch, **how)
+        self.latent.sync()
+        n = len(done) // len(ids)
+        return [done[i * n : (i + 1) * n] for i in range(len(ids))]
+
+    @torch.inference_mode()
+    def _look(self, rows) -> tuple[list, Tensor, Tensor]:
+        """(trunk states, features (B, N, D), start's log-probs (B, N)) of (prompt, answers) rows under the start model."""
+        pieces, features, log_probs = trunk.states(self.lower, rows, batch=self.cfg.eval_batch), [], []
+        self._as_start()
+        for i in range(0, len(rows), self.cfg.eval_batch):
+            packed, hidden = trunk.top_states(self.top, rows[i : i + self.cfg.eval_batch], pieces[i : i + self.cfg.eval_batch])
+            tokens = token_logprobs(hidden, self.head, packed.target)
+            log_probs.append(sum_logprob(tokens, packed.branch, packed.branches).cpu())
+            sums = torch.zeros(packed.branches, self.dim).index_add_(0, packed.branch.cpu(), hidden.float().cpu())
+            features.append(sums / packed.branch.cpu().bincount(minlength=packed.branches)[:, None])
+        self.latent.sync()
+        shape = (len(rows), len(rows[0][1]))
+        x = torch.cat(features).view(*shape, -1)
+        if self.standard is None:
+            flat = x.flatten(0, 1)
+            self.standard = (flat.mean(0), flat.std(0).clamp(min=1e-6))
+        return pieces, (x - self.standard[0]) / self.standard[1] / self.dim**0.5, torch.cat(log_probs).view(shape)
+
+    def propose(self, prompts: list[int], n: int, source: str) -> Candidates:
+        """n answers a prompt from the policy or the start; "both": one of each, the policy's first. The start's have no policy log-prob."""
+        ids = [self.ids[p] for p in prompts]
+        how = dict(temperature=self.cfg.temperature, generator=self.generator)
+        if source == "both":
+            done = [a + b for a, b in zip(self._sample(ids, "policy", n=1, **how), self._sample(ids, "start", n=1, **how))]
+        else:
+            done = self._sample(ids, source, n=n, **how)
+        answers = [[tuple(c.tokens) for c in row] for row in done]
+        pieces, features, start = self._look(list(zip(ids, answers)))
+        own = torch.tensor([[sum(c.logprobs) if source == "policy" else float("nan") for c in row] for row in done])
+        return Candidates(prompts, answers, features, own, start, pieces)
+
+    def texts(self, c: Candidates, which: Tensor) -> list[str]:
+        """One candidate's text of each prompt: what the oracle reads."""
+        return [self.text(row[i]) for row, i in zip(c.answers, which.tolist())]
+
+    def text(self, answer: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(answer), skip_special_tokens=True)
+
+    def step(self, c: Candidates, duels: Tensor, mask: Tensor, loss: Callable, bonus: tuple[float, int] | None) -> dict:
+        """One optimizer step on the round's pairs, the chosen answer first; a masked pair counts in the mean's size."""
+
+        def objective(indices):
+            pairs = [(c.prompts[i], *duels[i].tolist(), i) for i in indices]
+            packed, hidden = trunk.top_states(
+                self.top,
+                [(self.ids[p], [c.answers[i][w], c.answers[i][l]]) for p, w, l, i in pairs],
+                [[c.held[i][0], c.held[i][1 + w], c.held[i][1 + l]] for _, w, l, i in pairs],
+            )
+            tokens = token_logprobs(hidden, self.head, packed.target)
+            policy = check_finite(sum_logprob(tokens, packed.branch, packed.branches).view(-1, 2), indices)
+            reference = c.start[indices].gather(1, duels[indices]).to(policy.device)
+            lengths = torch.tensor([[len(c.answers[i][w]), len(c.answers[i][l])] for _, w, l, i in pairs], device=policy.device)
+            total = (loss(*policy.unbind(1), *reference.unbind(1), *lengths.unbind(1)) * mask[indices].to(policy.device)).sum()
+            if bonus is not None:
+                weight, which = bonus
+                total = total + weight * policy[(duels[indices] == which).to(policy.device)].sum()
+            return total, {"margin": ((policy[:, 0] - policy[:, 1]) - (reference[:, 0] - reference[:, 1])).sum().item()}
+
+        row = self.stepper.step(list(range(len(duels))), objective, micro=self.cfg.micro)
+        return {k: row[k] for k in ("loss", "margin", "gradient norm")}
+
+    def evaluate(self, pick: Callable[[Tensor], Tensor] | None, source: str, *, n: int | None = None) -> dict[str, Tensor]:
+        """Per held-out prompt, under every reward: win (1, 1/2, 0) of the greedy (or picked) answer against the start's greedy one.
+
+        Draws of the heads' best of N come from a generator of their own: looking does not change the run.
+        """
+        if not hasattr(self, "reference"):
+            self.reference = [self.text(row[0].tokens) for row in self._sample(self.held_out, "start")]
+        if pick is None:
+            answers = [row[0].tokens for row in self._sample(self.held_out, source)]
+        else:
+            own = torch.Generator(device=self.generator.device).manual_seed(0)
+            done = self._sample(self.held_out, source, n=n or self.cfg.best_of, temperature=self.cfg.temperature, generator=own)
+            many = [[c.tokens for c in row] for row in done]
+            _, features, _ = self._look(list(zip(self.held_out, many)))
+            answers = [row[i] for row, i in zip(many, pick(features).tolist())]
+        texts, out = [self.text(a) for a in answers], {}
+        for name, reward in self.rewards.items():
+            mine, start = reward(texts), reward(self.reference)
+            out[f"win rate, {name}"] = (mine > start).double() + 0.5 * (mine == start).double()
+            out[f"reward, {name}"] = mine.double()
+        out["length"] = torch.tensor([float(len(a)) for a in answers])
+        out["distinct bigrams"] = torch.tensor([distinct_n([a], 2) for a in answers], dtype=torch.float64)
+        return out
+
+    def state(self) -> dict:
+        """Everything the next round depends on."""
+        return {"stepper": self.stepper.state(), "order": list(self.order), "generator": self.generator.get_state(), "standard": self.standard}
+
+    def restore(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.stepper.restore(state["stepper"])
+        self.order, self.standard = list(state["order"]), state["standard"]
+        self.generator.set_state(state["generator"])

@@ -1,0 +1,107 @@
+"""The exact world of `lib.online`: a few prompts, each with the same number of answers whose rewards are known."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lib.online import Candidates
+
+
+class Enumerated:
+    """Regret and win rates are sums, not estimates.
+
+    Policy: softmax(start's logits + an MLP of the answer's features). coverage "easy": the start knows nothing; "hard": it prefers bad answers.
+    """
+
+    def __init__(self, *, prompts: int, answers: int, dim: int, coverage: str, lr: float, generator: torch.Generator):
+        if coverage not in ("easy", "hard"):
+            raise ValueError(f"coverage is easy or hard, given {coverage!r}")
+        g = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
+        self.dim, self.lr, self.generator = dim, lr, generator
+        self.features = g(prompts, answers, dim)
+        raw = torch.tanh(self.features @ g(dim, dim) / dim**0.5) @ g(dim)
+        self.rewards = 2 * (raw - raw.mean(1, keepdim=True)) / raw.std(1, keepdim=True)
+        noise = g(prompts, answers)
+        self.start = 0.5 * noise if coverage == "easy" else -0.75 * self.rewards + 0.5 * noise
+        sizes = [(dim, 64), (64, 64), (64, 1)]
+        self.weights = [(g(i, o) / i**0.5 if o > 1 else torch.zeros(i, o)).requires_grad_() for i, o in sizes]
+        self.biases = [torch.zeros(o, requires_grad=True) for _, o in sizes]
+        self.optimizer = torch.optim.Adam([*self.weights, *self.biases], lr=lr)
+
+    def logits(self, prompts: Sequence[int] | slice) -> Tensor:
+        """The policy's logits (B, A)."""
+        x = self.features[prompts]
+        for k, (w, b) in enumerate(zip(self.weights, self.biases)):
+            x = x @ w + b
+            x = x.relu() if k < 2 else x
+        return self.start[prompts] + x[..., 0]
+
+    def draw(self, n: int) -> list[int]:
+        return torch.randint(len(self.features), (n,), generator=self.generator).tolist()
+
+    @torch.no_grad()
+    def propose(self, prompts: list[int], n: int, source: str) -> Candidates:
+        """n answers a prompt from the policy or the start; "both": one of each, the policy's first."""
+        own, start = self.logits(prompts).log_softmax(-1), self.start[prompts].log_softmax(-1)
+        draw = lambda p, k: torch.multinomial(p.exp(), k, replacement=True, generator=self.generator)  # noqa: E731
+        picked = torch.cat([draw(own, 1), draw(start, 1)], 1) if source == "both" else draw(own if source == "policy" else start, n)
+        features = self.features[prompts].gather(1, picked[..., None].expand(-1, -1, self.dim))
+        return Candidates(prompts, picked.tolist(), features, own.gather(1, picked), start.gather(1, picked), [None] * len(prompts))
+
+    def texts(self, c: Candidates, which: Tensor) -> list[tuple[int, int]]:
+        """(prompt, answer) of one candidate of each prompt: what the oracle reads."""
+        return [(p, row[i]) for p, row, i in zip(c.prompts, c.answers, which.tolist())]
+
+    def reward(self, texts: Sequence[tuple[int, int]]) -> Tensor:
+        """True rewards (B,)."""
+        return torch.stack([self.rewards[p, a] for p, a in texts]) if texts else torch.zeros(0)
+
+    def step(self, c: Candidates, duels: Tensor, mask: Tensor, loss: Callable, bonus: tuple[float, int] | None) -> dict:
+        """One Adam step on the round's pairs, the chosen answer first."""
+        own = self.logits(c.prompts).log_softmax(-1)
+        picked = torch.tensor(c.answers).gather(1, duels)
+        w, l = own.gather(1, picked).unbind(1)
+        rw, rl = c.start.gather(1, duels).unbind(1)
+        ones = torch.ones_like(w)
+        total = (loss(w, l, rw, rl, ones, ones) * mask).mean()
+        if bonus is not None:
+            weight, which = bonus
+            total = total + weight * own.gather(1, torch.tensor(c.answers)[:, which : which + 1]).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimizer.step()
+        return {"loss": total.item()}
+
+    @torch.no_grad()
+    def evaluate(self, pick: Callable[[Tensor], Tensor] | None, source: str, *, n: int = 10) -> dict[str, Tensor]:
+        """Per prompt: P(win) of the greedy (or picked) answer against the start's, expected reward, KL to the start."""
+        own, start = self.logits(slice(None)).log_softmax(-1), self.start.log_softmax(-1)
+        if pick is None:
+            answer = own.argmax(-1)
+        else:
+            picked = torch.multinomial((own if source == "policy" else start).exp(), n, replacement=True, generator=self.generator)
+            features = self.features.gather(1, picked[..., None].expand(-1, -1, self.dim))
+            answer = picked.gather(1, pick(features)[:, None])[:, 0]
+        mine = self.rewards.gather(1, answer[:, None])
+        beats = (mine > self.rewards).float() + 0.5 * (mine == self.rewards).float()
+        return {
+            "win rate": (start.exp() * beats).sum(1), "expected reward": (own.exp() * self.rewards).sum(1), "reward": mine[:, 0],
+            "KL to the start": (own.exp() * (own - start)).sum(1),
+        }  # fmt: skip
+
+    def state(self) -> dict:
+        return {
+            "parameters": [p.detach().clone() for p in (*self.weights, *self.biases)], "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "generator": self.generator.get_state(),
+        }  # fmt: skip
+
+    def restore(self, state: dict) -> None:
+        with torch.no_grad():
+            for p, s in zip((*self.weights, *self.biases), state["parameters"]):
+                p.copy_(s)
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.generator.set_state(state["generator"])

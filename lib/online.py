@@ -1,0 +1,223 @@
+"""Online alignment as a contextual dueling bandit: one loop for every method; a method is a row of a table, not a code path.
+
+Each round draws prompts, samples answers, picks two of each prompt to compare, has the oracle (or, for the synthetic share, a drawn
+reward head) say which is better, and takes one step of the policy and a few of the reward heads. arXiv 2411.01493, Algorithm 2.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from lib import bandit, losses
+from lib.oracles import Oracle
+
+
+class Method(NamedTuple):
+    """What a method does differently; the default is passive online preference optimization (variant 1)."""
+
+    explore: str = "passive"  # passive, random, bai, ets, uncertainty, certainty, entropy
+    source: str = "policy"  # who answers: policy, start, or both (one each)
+    learn: str = "policy"  # policy, heads, or both
+    synthetic: float = 0.0  # share of the pairs that a drawn head labels, after burn-in
+    act: str = "policy"  # who is evaluated: policy, or the heads' best of N answers of policy or start: bon, bon-start
+    bonus: str = "none"  # optimism on the start's answers: none, xpo, selm
+    batch: float = 1.0  # of the prompts a round: fewer prompts a step mean more steps a query
+
+
+METHODS = {
+    "offline": Method(source="start"),
+    "passive": Method(),  # 1 of the paper's Table 1
+    "passive, matched steps": Method(batch=0.7),  # as many steps a query as with 30 % synthetic pairs
+    "random of M": Method(explore="random"),
+    "bai": Method(explore="bai", learn="both"),  # 2
+    "sea": Method(explore="bai", learn="both", synthetic=0.3),  # 3
+    "passive, best of N": Method(explore="random", learn="both", act="bon"),  # 4
+    "bai, best of N": Method(explore="bai", learn="both", act="bon"),  # 5
+    "sea, best of N": Method(explore="bai", learn="both", synthetic=0.3, act="bon"),  # 6
+    "heads only": Method(explore="ets", learn="heads", source="start", act="bon-start"),  # 7, EE4LLM
+    "ets": Method(explore="ets", learn="both"),
+    "sea, ets": Method(explore="ets", learn="both", synthetic=0.3),
+    "uncertainty": Method(explore="uncertainty", learn="both"),
+    "xpo": Method(source="both", bonus="xpo"),
+    "selm": Method(source="both", bonus="selm"),
+    "apl, certainty": Method(explore="certainty"),
+    "apl, entropy": Method(explore="entropy"),
+}
+
+
+class Candidates(NamedTuple):
+    """Answers of one round: B prompts, N each, with what the methods look at."""
+
+    prompts: list[int]
+    answers: list[list]  # (B, N), compared by equality
+    features: Tensor  # (B, N, D) of the frozen start model
+    log_probs: Tensor  # (B, N) under the policy that is learning
+    start: Tensor  # (B, N) under the start model
+    held: list  # whatever the world keeps for a prompt's answers
+
+    def rows(self, keep: Sequence[int]) -> Candidates:
+        """The prompts of these rows."""
+        at = torch.tensor(list(keep))
+        return Candidates([self.prompts[i] for i in keep], [self.answers[i] for i in keep], self.features[at], self.log_probs[at], self.start[at], [self.held[i] for i in keep])
+
+
+class World(Protocol):
+    """What a method plays in: `lib.enumerated`, where everything is exact, and `lib.dialogue`, a language model."""
+
+    def draw(self, n: int) -> list[int]: ...
+    def propose(self, prompts: list[int], n: int, source: str) -> Candidates: ...
+    def step(self, c: Candidates, duels: Tensor, mask: Tensor, loss: Callable, bonus: tuple[float, int] | None) -> dict: ...
+    def texts(self, c: Candidates, which: Tensor) -> list: ...
+    def evaluate(self, pick: Callable[[Tensor], Tensor] | None, source: str) -> dict[str, Tensor]: ...
+    def state(self) -> dict: ...
+    def restore(self, state: dict) -> None: ...
+
+
+def policy_loss(name: str, *, beta: float) -> Callable:
+    """loss(pi_w, pi_l, ref_w, ref_l, length_w, length_l) -> (B,): dpo, slic, ipo (summed log-probs) or ipo-mean (per token)."""
+    plain = {"dpo": losses.dpo, "slic": losses.hinge, "ipo": losses.ipo_sum}
+    if name == "ipo-mean":
+        return lambda w, l, rw, rl, n, m: losses.ipo_mean(w, l, rw, rl, beta=beta, length_w=n, length_l=m).loss
+    if name not in plain:
+        raise ValueError(f"a policy loss is one of {', '.join([*plain, 'ipo-mean'])}, given {name!r}")
+    return lambda w, l, rw, rl, n, m: plain[name](w, l, rw, rl, beta=beta).loss
+
+
+class Buffer:
+    """Features (2, D) of the chosen and rejected answers of real queries; the oldest leave when it is full."""
+
+    def __init__(self, capacity: int, dim: int):
+        self.store, self.seen = torch.empty(capacity, 2, dim), 0
+
+    def add(self, pairs: Tensor) -> None:
+        at = (self.seen + torch.arange(len(pairs))) % len(self.store)
+        self.store[at] = pairs.float()
+        self.seen += len(pairs)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        filled = min(self.seen, len(self.store))
+        return self.store[torch.randperm(filled, generator=generator)[:n]]
+
+
+class Agent:
+    """One method in one world. `round` plays and learns once; `state` and `restore` continue a run where it stopped."""
+
+    def __init__(self, world: World, method: Method, oracle: Oracle, cfg, *, generator: torch.Generator):
+        self.world, self.method, self.oracle, self.cfg, self.generator = world, method, oracle, cfg, generator
+        self.loss = policy_loss(cfg.loss, beta=cfg.beta)
+        self.heads = bandit.Ensemble(cfg.heads, world.dim, cfg.hidden, generator=generator)
+        self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=cfg.heads_lr, weight_decay=0.0)
+        self.buffer, self.rounds = Buffer(cfg.buffer, world.dim), 0
+
+    def round(self) -> dict:
+        """Play one round; what happened, as numbers."""
+        m, cfg = self.method, self.cfg
+        size = max(1, round(cfg.batch * m.batch))
+        many = cfg.candidates if m.explore not in ("passive", "certainty") and m.source != "both" else 2
+        over = cfg.oversample if m.explore in ("certainty", "entropy") else 1
+        c = self.world.propose(self.world.draw(size * over), many, m.source)
+        with torch.no_grad():
+            rewards = self.heads(c.features.float())
+        c, rewards, duels = self._duels(c, rewards, size)
+        kinds = bandit.kinds_of(c.answers)
+        synthetic = torch.zeros(len(duels), dtype=torch.bool)
+        if m.synthetic and self.rounds >= cfg.burn_in:
+            synthetic[torch.randperm(len(duels), generator=self.generator)[: int(m.synthetic * len(duels))]] = True
+            made = bandit.best_and_worst(rewards, self._heads(len(duels)))
+            duels = torch.where(synthetic[:, None], made, duels)
+        asked = (~synthetic).nonzero()[:, 0].tolist()
+        real = c.rows(asked)
+        first = self.oracle.compare(self.world.texts(real, duels[asked][:, 0]), self.world.texts(real, duels[asked][:, 1]))
+        wins = torch.ones(len(duels), dtype=torch.bool)
+        wins[asked] = first
+        duels = torch.where(wins[:, None], duels, duels.flip(1))
+        differ = kinds.gather(1, duels[:, :1]) != kinds.gather(1, duels[:, 1:])
+        mask = differ[:, 0].float()
+        out = {"queries": self.oracle.queries, "clashes": 1 - mask.mean().item(), "synthetic": synthetic.float().mean().item()}
+        out |= self._watch(c, duels, rewards, asked)
+        if m.learn != "heads":
+            bonus = {"none": None, "xpo": (cfg.optimism, 1), "selm": (cfg.optimism * cfg.beta, 1)}[m.bonus]  # candidate 1 is the start's
+            out |= self.world.step(c, duels, mask, self.loss, bonus)
+        if m.learn != "policy":
+            keep = [i for i in asked if mask[i]]
+            pick = duels[keep]
+            self.buffer.add(c.features[keep].gather(1, pick[..., None].expand(-1, -1, c.features.shape[-1])))
+            out |= self._learn_heads()
+        self.rounds += 1
+        return out
+
+    def _duels(self, c: Candidates, rewards: Tensor, size: int):
+        """(candidates, rewards, duels (B, 2)) by the method's rule; APL keeps `size` of the prompts it drew."""
+        kinds, rule, kind = bandit.kinds_of(c.answers), self.method.explore, self.cfg.spread
+        if rule in ("certainty", "entropy"):
+            implicit = self.cfg.beta * (c.log_probs - c.start)
+            duels, margin = bandit.widest(implicit)
+            flat = margin == 0  # the start: nothing to be certain about
+            duels = torch.where(flat[:, None], bandit.first_two(kinds), duels)
+            score = margin if rule == "certainty" else bandit.entropy(c.log_probs)
+            keep = score.argsort(descending=True, stable=True)[:size].tolist()
+            return c.rows(keep), rewards[:, keep], duels[keep]
+        if rule == "passive":
+            return c, rewards, bandit.first_two(kinds)
+        if rule == "random":
+            return c, rewards, bandit.two_of(kinds, self.generator)
+        if rule == "bai":
+            return c, rewards, bandit.best_arm(rewards, kinds, self._heads(len(kinds)), kind=kind)
+        if rule == "ets":
+            order = torch.rand(len(kinds), len(rewards), generator=self.generator).argsort(1)
+            return c, rewards, bandit.double_thompson(rewards, kinds, order)
+        if rule == "uncertainty":
+            return c, rewards, bandit.least_certain(rewards, kinds, kind=kind)
+        raise ValueError(f"explore is one of passive, random, bai, ets, uncertainty, certainty, entropy, given {rule!r}")
+
+    def _heads(self, n: int) -> Tensor:
+        return torch.randint(self.cfg.heads, (n,), generator=self.generator)
+
+    def _learn_heads(self) -> dict:
+        """A few Adam steps on past queries, once there are enough; weights stay near each head's own start."""
+        if self.buffer.seen < self.cfg.heads_batch:
+            return {}
+        for _ in range(self.cfg.heads_steps):
+            chosen, rejected = self.buffer.sample(self.cfg.heads_batch, self.generator).unbind(1)
+            w, l = self.heads(torch.stack([chosen, rejected])).unbind(1)
+            loss = bandit.reward_loss(w, l) + bandit.anchor(self.heads, weight=self.cfg.anchor, seen=self.buffer.seen)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+        return {"heads' loss": loss.item()}
+
+    def _watch(self, c: Candidates, duels: Tensor, rewards: Tensor, asked: list[int]) -> dict:
+        """What the oracle is not asked for: how often the heads' mean agrees with the labels, and how far the heads disagree."""
+        mean = rewards.mean(0).gather(1, duels)
+        right = (mean[:, 0] > mean[:, 1]).float()
+        return {"heads agree with the label": right[asked].mean().item() if asked else float("nan"), "spread of the heads": rewards.std(0).mean().item()}
+
+    def evaluate(self) -> dict[str, Tensor]:
+        """Scores of every held-out prompt for what the method would deploy."""
+        if self.method.act == "policy":
+            return self.world.evaluate(None, "policy")
+        with torch.no_grad():
+            pick = lambda features: self.heads(features.float()).mean(0).argmax(-1)  # noqa: E731
+            return self.world.evaluate(pick, "start" if self.method.act == "bon-start" else "policy")
+
+    def state(self) -> dict:
+        """Everything that the next round depends on."""
+        parts = {"heads": self.heads.state_dict(), "start": self.heads.start, "optimizer": self.optimizer.state_dict(), "buffer": self.buffer.store}
+        return copy.deepcopy(parts) | {
+            "world": self.world.state(), "oracle": self.oracle.state(), "seen": self.buffer.seen, "rounds": self.rounds, "generator": self.generator.get_state(),
+        }  # fmt: skip
+
+    def restore(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.world.restore(state["world"])
+        self.heads.load_state_dict(state["heads"])
+        self.heads.start = state["start"]
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.buffer.store, self.buffer.seen, self.rounds = state["buffer"].clone(), state["seen"], state["rounds"]
+        self.generator.set_state(state["generator"])
+        self.oracle.restore(state["oracle"])
