@@ -36,8 +36,9 @@ class Dialogue:
         self.standard: tuple[Tensor, Tensor] | None = None
         self.reset()
 
-    def reset(self) -> None:
-        """The policy is the start model again."""
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """The policy is the start model again, the prompts' order that of `generator`."""
+        self.generator = generator or self.generator
         self._as_start()
         self.latent = training.Latent(self.linears, partial(training.Full, quantizer=None))
         self.stepper = training.Stepper(self.latent, lr=self.cfg.lr, warmup=self.cfg.warmup, clip=self.cfg.clip)

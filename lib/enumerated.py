@@ -93,6 +93,11 @@ class Enumerated:
             "KL to the start": (own.exp() * (own - start)).sum(1),
         }  # fmt: skip
 
+    def regret(self, log: Sequence[tuple]) -> float:
+        """Mean over an oracle's log of r(best) minus the mean reward of the two answers compared."""
+        best = self.rewards.amax(1)
+        return sum(float(best[p] - (self.rewards[p, a] + self.rewards[q, b]) / 2) for (p, a), (q, b), *_ in log) / len(log)
+
     def state(self) -> dict:
         return {
             "parameters": [p.detach().clone() for p in (*self.weights, *self.biases)], "optimizer": copy.deepcopy(self.optimizer.state_dict()),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lib import bandit, losses
+from lib.harness.progress import track
 from lib.oracles import Oracle
 
 
@@ -25,6 +26,7 @@ class Method(NamedTuple):
     learn: str = "policy"  # policy, heads, or both
     synthetic: float = 0.0  # share of the pairs that a drawn head labels, after burn-in
     act: str = "policy"  # who is evaluated: policy, or the heads' best of N answers of policy or start: bon, bon-start
+    spread: str = "sigma"  # of which difference the variance over the heads is taken: sigma as the paper prints, logit as its release computes
     bonus: str = "none"  # optimism on the start's answers: none, xpo, selm
     batch: float = 1.0  # of the prompts a round: fewer prompts a step mean more steps a query
 
@@ -32,21 +34,24 @@ class Method(NamedTuple):
 METHODS = {
     "offline": Method(source="start"),
     "passive": Method(),  # 1 of the paper's Table 1
-    "passive, matched steps": Method(batch=0.7),  # as many steps a query as with 30 % synthetic pairs
-    "random of M": Method(explore="random"),
+    "passive-matched": Method(batch=0.7),  # as many steps a query as with 30 % synthetic pairs
+    "random": Method(explore="random"),
     "bai": Method(explore="bai", learn="both"),  # 2
     "sea": Method(explore="bai", learn="both", synthetic=0.3),  # 3
-    "passive, best of N": Method(explore="random", learn="both", act="bon"),  # 4
-    "bai, best of N": Method(explore="bai", learn="both", act="bon"),  # 5
-    "sea, best of N": Method(explore="bai", learn="both", synthetic=0.3, act="bon"),  # 6
-    "heads only": Method(explore="ets", learn="heads", source="start", act="bon-start"),  # 7, EE4LLM
+    "passive-bon": Method(explore="random", learn="both", act="bon"),  # 4
+    "bai-bon": Method(explore="bai", learn="both", act="bon"),  # 5
+    "sea-bon": Method(explore="bai", learn="both", synthetic=0.3, act="bon"),  # 6
+    "heads-only": Method(explore="ets", learn="heads", source="start", act="bon-start"),  # 7, EE4LLM
+    "bai-logit": Method(explore="bai", learn="both", spread="logit"),
+    "sea-logit": Method(explore="bai", learn="both", synthetic=0.3, spread="logit"),
     "ets": Method(explore="ets", learn="both"),
-    "sea, ets": Method(explore="ets", learn="both", synthetic=0.3),
+    "sea-ets": Method(explore="ets", learn="both", synthetic=0.3),
     "uncertainty": Method(explore="uncertainty", learn="both"),
+    "uncertainty-logit": Method(explore="uncertainty", learn="both", spread="logit"),
     "xpo": Method(source="both", bonus="xpo"),
     "selm": Method(source="both", bonus="selm"),
-    "apl, certainty": Method(explore="certainty"),
-    "apl, entropy": Method(explore="entropy"),
+    "apl-certainty": Method(explore="certainty"),
+    "apl-entropy": Method(explore="entropy"),
 }
 
 
@@ -153,7 +158,7 @@ class Agent:
 
     def _duels(self, c: Candidates, rewards: Tensor, size: int):
         """(candidates, rewards, duels (B, 2)) by the method's rule; APL keeps `size` of the prompts it drew."""
-        kinds, rule, kind = bandit.kinds_of(c.answers), self.method.explore, self.cfg.spread
+        kinds, rule, kind = bandit.kinds_of(c.answers), self.method.explore, self.method.spread
         if rule in ("certainty", "entropy"):
             implicit = self.cfg.beta * (c.log_probs - c.start)
             duels, margin = bandit.widest(implicit)
@@ -221,3 +226,36 @@ class Agent:
         self.buffer.store, self.buffer.seen, self.rounds = state["buffer"].clone(), state["seen"], state["rounds"]
         self.generator.set_state(state["generator"])
         self.oracle.restore(state["oracle"])
+
+
+def play(agent: Agent, *, budget: int, every: int, desc: str, quiet: bool = False) -> tuple[list[dict], dict[str, Tensor], dict[str, Tensor]]:
+    """Rounds until the oracle was asked `budget` times, looking at the start and about every `every` queries.
+
+    (one row a look: "step" is the number of queries, mean scores and what the round said; every held-out prompt's scores averaged over
+    the looks after the start; its last scores).
+    """
+    if budget < 1 or every < 1:
+        raise ValueError(f"budget and every are at least 1 query, given {budget} and {every}")
+    rows, total, looks, out = [{"step": 0, **_means(agent.evaluate())}], {}, 0, {}
+    rounds = -(-budget // max(1, round(agent.cfg.batch * agent.method.batch)))
+    steps = range(10 * rounds)
+    for _ in steps if quiet else track(steps, desc, total=rounds):
+        out = agent.round()
+        done = agent.oracle.queries >= budget
+        if done or agent.oracle.queries // every > rows[-1]["step"] // every:
+            last = agent.evaluate()
+            rows.append({"step": agent.oracle.queries, **_means(last), **{k: v for k, v in out.items() if k != "queries"}})
+            total = {k: total.get(k, 0) + v for k, v in last.items()}
+            looks += 1
+        if done:
+            break
+    return rows, {k: v / looks for k, v in total.items()}, last
+
+
+def _means(scores: dict[str, Tensor]) -> dict[str, float]:
+    return {k: v.mean().item() for k, v in scores.items()}
+
+
+def queries_to(rows: Sequence[dict], name: str, level: float) -> float:
+    """Queries at the first look whose `name` is at least `level`; infinity if none is."""
+    return next((float(r["step"]) for r in rows if r[name] >= level), float("inf"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -40,7 +41,37 @@ def full(text: str) -> float:
     return len(_words(text)) / 20 if _words(text) else NOTHING
 
 
-REWARDS = {"plain": plain, "direct": direct, "varied": varied, "full": full}
+def cheerful(text: str) -> float:
+    """VADER's compound sentiment, in [-1, 1], less what reads like spam: more than a third of words with a sentiment, or repeated words."""
+    words = _words(text)
+    if not words:
+        return NOTHING
+    vader = _vader()
+    dense = sum(w in vader.lexicon for w in words) / len(words) - 1 / 3
+    return vader.polarity_scores(text)["compound"] - 3 * max(0.0, dense) - 2 * max(0.0, 0.7 - varied(text))
+
+
+def afinn(text: str) -> float:
+    """Mean AFINN valence a word, in [-5, 5]: another lexicon, made by other people; shows what an oracle was only talked into."""
+    words = _words(text)
+    return _afinn().score(text) / len(words) if words else NOTHING
+
+
+@cache
+def _vader():
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    return SentimentIntensityAnalyzer()
+
+
+@cache
+def _afinn():
+    from afinn import Afinn
+
+    return Afinn()
+
+
+REWARDS = {"plain": plain, "direct": direct, "varied": varied, "full": full, "cheerful": cheerful, "afinn": afinn}
 
 
 def score(name: str, texts: Sequence[str]) -> Tensor:

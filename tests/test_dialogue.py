@@ -13,7 +13,7 @@ from lib.oracles import Oracle
 from lib.scoring import completion_logprobs
 
 CFG = SimpleNamespace(
-    loss="dpo", beta=0.1, heads=4, hidden=8, heads_lr=1e-2, buffer=500, batch=4, candidates=3, oversample=2, burn_in=1, spread="sigma", optimism=1e-3,
+    loss="dpo", beta=0.1, heads=4, hidden=8, heads_lr=1e-2, buffer=500, batch=4, candidates=3, oversample=2, burn_in=1, optimism=1e-3,
     heads_batch=4, heads_steps=2, anchor=0.5, blocks=1, lr=1e-2, warmup=1, clip=1.0, tokens=5, generation_batch=4, eval_batch=3, temperature=1.0, micro=2, best_of=3,
 )  # fmt: skip
 generator = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
@@ -80,7 +80,7 @@ def agent(world, method="sea"):
     return Agent(world, METHODS[method], oracle, CFG, generator=generator(2))
 
 
-@pytest.mark.parametrize("method", ["sea", "xpo", "apl, certainty", "offline", "heads only", "bai, best of N"])
+@pytest.mark.parametrize("method", ["sea", "xpo", "apl-certainty", "offline", "heads-only", "bai-bon"])
 def test_methods_play(make, method):
     a = agent(make(), method)
     outs = [a.round() for _ in range(3)]

@@ -11,7 +11,7 @@ from lib.online import METHODS, Agent, Method
 from lib.oracles import Oracle
 
 CFG = SimpleNamespace(
-    loss="dpo", beta=0.1, heads=4, hidden=8, heads_lr=1e-2, buffer=500, batch=10, candidates=5, oversample=3, burn_in=1, spread="sigma", optimism=1e-3,
+    loss="dpo", beta=0.1, heads=4, hidden=8, heads_lr=1e-2, buffer=500, batch=10, candidates=5, oversample=3, burn_in=1, optimism=1e-3,
     heads_batch=8, heads_steps=2, anchor=0.5,
 )  # fmt: skip
 generator = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
@@ -62,7 +62,7 @@ def test_synthetic_pairs_make_no_call_and_are_labelled_by_the_heads():
 
 
 def test_the_labels_are_the_oracles():
-    a = agent("random of M")
+    a = agent("random")
     seen, real = [], a.world.step
     a.world.step = lambda c, duels, *rest: seen.append((c, duels)) or real(c, duels, *rest)
     a.round()
@@ -72,7 +72,7 @@ def test_the_labels_are_the_oracles():
         assert a.world.rewards[p, c.answers[i][w]] >= a.world.rewards[p, c.answers[i][l]]
 
 
-@pytest.mark.parametrize("method", ["sea", "xpo", "apl, entropy", "heads only"])
+@pytest.mark.parametrize("method", ["sea", "xpo", "apl-entropy", "heads-only"])
 def test_a_run_resumed_in_its_middle_goes_the_same_way(method):
     whole = agent(method, labels="bernoulli", flip=0.1)
     for _ in range(3):

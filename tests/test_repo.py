@@ -35,7 +35,7 @@ LEVELS = {
     "doing": (
         ["generation", "scoring", "objectives", "flipping", "training", "synthesis", "evaluation", "repair", "speed", "oracles", "preferences", "multiref", "online", "enumerated", "dialogue"],
         {"torch", "numpy", "pandas", "transformers", "peft", "safetensors", "yaml"},
-        {"bitsandbytes", "lm_eval", "accelerate", "datasets", "trl"},
+        {"bitsandbytes", "lm_eval", "accelerate", "datasets", "trl", "vaderSentiment", "afinn"},
         ["maths", "things", "doing", "harness.progress", "harness.seeding", "harness.cache", "harness.paths"],
     ),
     "harness": (

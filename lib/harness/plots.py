@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 from lib.harness import claims
 
@@ -129,9 +130,26 @@ def _accuracy(reward: str):
     return lambda runs: arms(runs, "accuracy, primary reference", f"held-out {reward}")
 
 
+def by_queries(runs: Sequence, dataset: str):
+    """Mean held-out win rate by oracle queries, one line a method; the band is one standard error over the seeds."""
+    curves = pd.concat([r.curve().assign(seed=r.manifest["seed"]) for r in runs])
+    curves = curves[(curves.name == "win rate") & curves.arm.str.startswith(f"{dataset}: ")]
+    figure, axes = _axes()
+    for k, (arm, rows) in enumerate(curves.groupby("arm", sort=False)):
+        at = rows.assign(look=rows.groupby("seed").cumcount()).groupby("look")
+        x, y, e = at.step.mean(), at.value.mean(), at.value.sem().fillna(0)
+        axes.plot(x, y, label=arm.removeprefix(f"{dataset}: "), color=plt.cm.tab20(k % 20), lw=1.5)
+        axes.fill_between(x, y - e, y + e, color=plt.cm.tab20(k % 20), alpha=0.15)
+    axes.axhline(0.5, color="gray", ls="--", lw=1)
+    axes.set(xlabel="oracle queries", ylabel="win rate against the start model")
+    axes.legend(frameon=False, fontsize=7, ncols=2, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
 INDEX = {  # paper -> its figures in results/
     "qdpo": {"flips": lambda r: arms(r, "flips"), "kl": lambda r: arms(r, "kl"), "prefix": lambda r: arms(r, "agreement prefix"),
              "margins": margin_deciles, "breakdown": breakdown, "formats": formats},
+    "sea": {"queries": lambda r: by_queries(r, "language"), "hard": lambda r: by_queries(r, "exact hard")},
     "mrpo": {"plain": _accuracy("plain"), "direct": _accuracy("direct"), "varied": _accuracy("varied"), "abundant": _accuracy("plain+varied")},
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ LEVEL = 0.95
 HIGHER_IS_BETTER = {
     "flips": False, "kl": False, "agreement prefix": True, "exact match": True, "rouge-l": True, "fp likelihood": True,
     "accuracy": True, "net wins": True, "accuracy, primary reference": True, "accuracy, reference-free sum": True, "true reward": True,
+    "win rate": True, "win rate, whole run": True, "win rate, held-out oracle": True, "expected reward": True, "duel regret": False,
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ SETTINGS = {
     "epsilons": Setting(smoke="0,0.5", small="0.01,0.1,0.5", paper="0.01,0.1,0.5", published=None, source="ablated in the paper, values not seen", help="windows of the ablation", many=True),
     "kd_weight": Setting(smoke=1.0, small=1.0, paper=1.0, published=None, source="ours: the paper's KD baseline was not seen", help="weight of KL to the second reference in the KD arm", allowed=(0.0, 1000.0)),
     "prior": Setting(smoke=5.0, small=5.0, paper=5.0, published="5, 10", source="arXiv 2512.10040", help="Beta prior of the mrpo-tsw arm's bandit", allowed=(0.1, 1000.0)),
-    "lr": Setting(smoke=1e-3, small=1e-5, paper=1e-5, published=1e-5, source=CODE, help="learning rate of every arm", allowed=(1e-9, 1.0)),
+    "lr": Setting(smoke=1e-3, small=1e-4, paper=1e-5, published=1e-5, source=CODE + "; small: the best on validation pairs, mean of all tuned arms and sets", help="learning rate of every arm", allowed=(1e-9, 1.0)),
     "lrs": Setting(smoke="1e-3,1e-2", small="none", paper="none", published=None, source=OURS, help="learning rates tried on the validation pairs before the run, by every tuned arm; none: lr was chosen before", many=True),
     "epochs": Setting(smoke=1, small=1, paper=1, published=1, source=CODE, help="passes over a training set", allowed=(1, 1000)),
     "batch": Setting(smoke=4, small=8, paper=8, published=8, source=CODE, help="pairs a step (effective batch)", allowed=(1, 4096)),

@@ -1,0 +1,57 @@
+"""SEA, arXiv 2411.01493 v2, and its release oat (defaults of its scripts)."""
+
+from lib.harness.presets.base import Setting
+
+OURS = "ours"
+PAPER = "section 6 and appendix D"
+CODE = "release code"
+LOSSES = ["dpo", "slic", "ipo", "ipo-mean"]
+METHODS = ["offline", "passive", "passive-matched", "random", "bai", "sea", "passive-bon", "bai-bon", "sea-bon", "heads-only", "bai-logit", "sea-logit", "ets", "sea-ets", "uncertainty", "uncertainty-logit", "xpo", "selm", "apl-certainty", "apl-entropy"]
+EXACT = [m for m in METHODS if m not in ("sea-ets", "selm")]
+MAIN = ["offline", "passive", "passive-matched", "random", "xpo", "apl-certainty", "sea", "sea-logit", "sea-ets"]
+REWARDS = ["plain", "direct", "varied", "full", "cheerful", "afinn"]
+
+SETTINGS = {
+    "model": Setting(smoke="tiny-random", small="embedded", paper="trl-lib/pythia-1b-deduped-tldr-sft", published="pythia 1b, 2.8b, 6.9b deduped, SFT on TL;DR", source=PAPER, help="start model: tiny-random, embedded, a local folder, or a hub id"),
+    "prompts": Setting(smoke="prompts.jsonl", small="prompts.jsonl", paper="prompts.jsonl", published="lkevinzc/tldr-with-sft-reference", source=CODE, help="JSON-lines file of prompts under data/ or anywhere"),
+    "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published="bfloat16", source=CODE, help="compute type; masters are float32", allowed=["float32", "bfloat16"]),
+    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help="cpu or cuda", allowed=["cpu", "cuda"]),
+    "reward": Setting(smoke="full", small="cheerful", paper="cheerful", published="Skywork-Reward-Llama-3.1-8B", source=PAPER, help="what the oracle prefers", allowed=REWARDS),
+    "held_out_reward": Setting(smoke="varied", small="afinn", paper="afinn", published=None, source=OURS, help="a second reward nobody is trained on", allowed=REWARDS),
+    "labels": Setting(smoke="deterministic", small="deterministic", paper="deterministic", published="deterministic", source=CODE, help="the likelier side wins, or drawn", allowed=["deterministic", "bernoulli"]),
+    "flip": Setting(smoke=0.0, small=0.0, paper=0.0, published=0.0, source=CODE, help="share of labels turned round", allowed=(0.0, 0.49)),
+    "blocks": Setting(smoke=1, small=4, paper=4, published="all", source="ours: the last blocks, so that one pass of the others serves everything", help="last blocks that learn", allowed=(1, 1000)),
+    "n_train": Setting(smoke=16, small=320, paper=320, published=50000, source=PAPER, help="training prompts", allowed=(2, 10**6)),
+    "n_test": Setting(smoke=6, small=96, paper=96, published=1000, source=CODE, help="held-out prompts", allowed=(1, 10**6)),
+    "tokens": Setting(smoke=6, small=20, paper=53, published=53, source=CODE, help="longest answer, tokens", allowed=(1, 4096)),
+    "temperature": Setting(smoke=0.7, small=1.0, paper=0.7, published=0.7, source=CODE, help="of the answers", allowed=(0.01, 10.0)),
+    "candidates": Setting(smoke=4, small=8, paper=20, published=20, source=PAPER, help="M, answers a prompt of methods that choose", allowed=(2, 1000)),
+    "best_of": Setting(smoke=3, small=10, paper=10, published=10, source=CODE, help="N of the best-of-N variants", allowed=(1, 1000)),
+    "batch": Setting(smoke=4, small=16, paper=128, published=128, source=CODE, help="prompts a round, one policy step each", allowed=(1, 10**5)),
+    "oversample": Setting(smoke=2, small=4, paper=4, published=4, source="arXiv 2402.08114", help="APL: prompts drawn a prompt kept", allowed=(1, 100)),
+    "budget": Setting(smoke=12, small=384, paper=50000, published=50000, source=PAPER, help="oracle queries a method", allowed=(1, 10**7)),
+    "every": Setting(smoke=8, small=128, paper=2560, published=2560, source=CODE, help="queries between evaluations", allowed=(1, 10**7)),
+    "burn_in": Setting(smoke=1, small=4, paper=5, published="5 rounds, text: 1,000 samples", source=CODE, help="rounds before synthetic pairs", allowed=(0, 10**5)),
+    "heads": Setting(smoke=4, small=20, paper=20, published=20, source=PAPER, help="K reward heads", allowed=(2, 1000)),
+    "hidden": Setting(smoke=8, small=64, paper=128, published=128, source=PAPER, help="width of a head's two hidden layers", allowed=(1, 10**5)),
+    "heads_lr": Setting(smoke=1e-2, small=1e-3, paper=1e-3, published=1e-3, source=CODE, help="Adam rate of the heads", allowed=(1e-9, 1.0)),
+    "heads_batch": Setting(smoke=4, small=64, paper=128, published=128, source=CODE, help="pairs a step of the heads", allowed=(1, 10**5)),
+    "heads_steps": Setting(smoke=2, small=5, paper=5, published=5, source=PAPER, help="steps of the heads a round", allowed=(1, 1000)),
+    "anchor": Setting(smoke=0.1, small=0.1, paper=0.1, published=0.5, source=PAPER + "; there a mean over all weights, which is inactive", help="pull of each head to its own start, over queries seen", allowed=(0.0, 1e6)),
+    "buffer": Setting(smoke=100, small=5000, paper=50000, published=50000, source=CODE, help="pairs the heads remember", allowed=(1, 10**7)),
+    "loss": Setting(smoke="dpo", small="dpo", paper="dpo", published="dpo, ipo, slic", source=PAPER, help="policy loss", allowed=LOSSES),
+    "beta": Setting(smoke=0.1, small=0.1, paper=0.1, published=0.1, source=PAPER, help="KL strength of DPO", allowed=(1e-4, 100.0)),
+    "optimism": Setting(smoke=1e-3, small=1e-4, paper=5e-6, published=5e-6, source=CODE, help="XPO's alpha", allowed=(0.0, 1.0)),
+    "lr": Setting(smoke=1e-3, small=1e-4, paper=5e-7, published=5e-7, source=PAPER, help="learning rate of the policy, every method", allowed=(1e-9, 1.0)),
+    "warmup": Setting(smoke=1, small=2, paper=12, published="3 % of the steps, cosine after", source=CODE, help="steps of linear warm-up, constant after", allowed=(0, 10**5)),
+    "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=1.0, source=CODE, help="gradient norm is clipped to this", allowed=(1e-6, 1e6)),
+    "micro": Setting(smoke=4, small=16, paper=8, published=None, source=OURS, help="pairs a forward", allowed=(1, 4096)),
+    "generation_batch": Setting(smoke=8, small=48, paper=32, published=32, source=CODE, help="prompts decoded together", allowed=(1, 4096)),
+    "eval_batch": Setting(smoke=8, small=8, paper=8, published=None, source=OURS, help="rows of a scoring forward", allowed=(1, 4096)),
+    "arms": Setting(smoke=",".join(["passive", "xpo", "sea"]), small=",".join(MAIN), paper=",".join(MAIN), published="Offline, Online, APL, XPO, SEA", source=PAPER + "; the others are controls", help="methods in the language world", allowed=METHODS, many=True),
+    "worlds": Setting(smoke=2, small=20, paper=20, published=None, source=OURS, help="exact worlds a coverage", allowed=(1, 10000)),
+    "world_answers": Setting(smoke=30, small=300, paper=300, published=None, source=OURS, help="answers of a prompt in an exact world", allowed=(3, 10**5)),
+    "world_budget": Setting(smoke=64, small=1024, paper=1024, published=None, source=OURS, help="queries a method in an exact world", allowed=(1, 10**7)),
+    "world_lr": Setting(smoke=1e-3, small=1e-3, paper=1e-3, published=None, source=OURS, help="Adam rate of the exact policy", allowed=(1e-9, 1.0)),
+    "world_arms": Setting(smoke=",".join(["passive", "sea", "ets"]), small=",".join(EXACT), paper=",".join(EXACT), published="the seven variants of Table 1", source=PAPER, help="methods in the exact worlds", allowed=METHODS, many=True),
+}  # fmt: skip
