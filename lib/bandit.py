@@ -16,32 +16,34 @@ SPREADS = ("sigma", "logit")
 
 
 class Ensemble(nn.Module):
-    """K reward heads of two hidden layers on frozen features, as one batched module: (..., D) -> (K, ...).
+    """K reward heads of two hidden layers on frozen features, as one batched module: (B, ..., D) -> (K, B, ...).
 
     All heads see the same pairs; they differ by where they start and, through the anchor, by where they are held. Each starts at truncated
-    normal weights of deviation 1 / (2 sqrt(fan in)), as in the release.
+    normal weights of deviation 1 / (2 sqrt(fan in)), as in the release. worlds: that many ensembles side by side, each for its share of B.
     """
 
-    def __init__(self, heads: int, dim: int, hidden: int, *, generator: torch.Generator):
+    def __init__(self, heads: int, dim: int, hidden: int, *, generator: torch.Generator, worlds: int = 1):
         super().__init__()
+        self.worlds = worlds
         if heads < 1 or dim < 1 or hidden < 1:
             raise ValueError(f"heads, dim and hidden are at least 1, given {heads}, {dim} and {hidden}")
         sizes = [(dim, hidden), (hidden, hidden), (hidden, 1)]
         self.weights = nn.ParameterList(
-            nn.init.trunc_normal_(torch.empty(heads, i, o), std=0.5 / i**0.5, a=-1 / i**0.5, b=1 / i**0.5, generator=generator) for i, o in sizes
+            nn.init.trunc_normal_(torch.empty(worlds * heads, i, o), std=0.5 / i**0.5, a=-1 / i**0.5, b=1 / i**0.5, generator=generator) for i, o in sizes
         )
-        self.biases = nn.ParameterList(torch.zeros(heads, 1, o) for _, o in sizes)
+        self.biases = nn.ParameterList(torch.zeros(worlds * heads, 1, o) for _, o in sizes)
         self.start = [p.detach().clone() for p in self.parameters()]
 
     def forward(self, features: Tensor) -> Tensor:
-        x = features.reshape(-1, features.shape[-1]).expand(len(self.weights[0]), -1, -1)
-        for k, (w, b) in enumerate(zip(self.weights, self.biases)):
+        k = len(self.weights[0]) // self.worlds
+        x = features.reshape(self.worlds, 1, -1, features.shape[-1]).expand(-1, k, -1, -1).flatten(0, 1)
+        for layer, (w, b) in enumerate(zip(self.weights, self.biases)):
             x = torch.baddbmm(b, x, w)
-            x = x.relu() if k < 2 else x
-        return x.view(len(x), *features.shape[:-1])
+            x = x.relu() if layer < 2 else x
+        return x.view(self.worlds, k, -1).transpose(0, 1).reshape(k, *features.shape[:-1])
 
     def distance(self) -> Tensor:
-        """Squared distance of each head to its own start, (K,)."""
+        """Squared distance of each head to its own start, (worlds K,)."""
         return sum((p - s).square().flatten(1).sum(1) for p, s in zip(self.parameters(), self.start))
 
 

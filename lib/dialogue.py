@@ -4,44 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import isfinite
 
 import torch
 from torch import Tensor
 
 from lib import training, trunk
+from lib.data import Prompt, encode
 from lib.generation import generate
+from lib.harness import seeding
 from lib.logprobs import check_finite, sum_logprob, token_logprobs
 from lib.metrics import distinct_n
-from lib.online import Candidates
+from lib.online import METHODS, Agent, Candidates, play, rounds
+from lib.oracles import Oracle, Reward
 from lib.quantization import block_linears
 
 Ids = Sequence[Sequence[int]]
 
 
 class Dialogue:
-    """Prompts answered by a language model; texts are rewarded by `rewards`, the first of which the oracle uses.
+    """Prompts answered by a language model; (prompt, answer) texts are rewarded by `rewards`, the first of which the oracle uses.
 
     Only the last blocks learn, so that one pass through the frozen blocks serves features, start log-probs and the step. Features are
     the frozen start model's mean hidden state over the answer, standardised by the first round's.
     """
 
-    def __init__(self, cfg, model, tokenizer, ids: Ids, held_out: Ids, *, rewards: dict[str, Callable[[Sequence[str]], Tensor]], stop_ids: Sequence[int], generator):
+    def __init__(self, cfg, model, tokenizer, prompts: Sequence[Prompt], held_out: Sequence[Prompt], *, rewards: dict[str, Reward], stop_ids: Sequence[int], generator):
         self.cfg, self.model, self.tokenizer, self.stop, self.generator = cfg, model, tokenizer, list(stop_ids), generator
-        self.ids, self.held_out, self.rewards = list(ids), list(held_out), rewards
+        self.asked, self.asked_held_out = [p.text for p in prompts], [p.text for p in held_out]
+        self.ids, self.held_out, self.rewards = encode(tokenizer, prompts), encode(tokenizer, held_out), rewards
         self.lower, self.top = trunk.split(model, cfg.blocks)
         self.head = self.top.get_output_embeddings().weight
         self.linears = block_linears(self.top)
         self.start = {n: m.weight.detach().clone() for n, m in self.linears.items()}
-        self.dim = model.config.hidden_size
-        self.standard: tuple[Tensor, Tensor] | None = None
+        self.dim, self.worlds = model.config.hidden_size, 1
         self.reset()
 
-    def reset(self, generator: torch.Generator | None = None) -> None:
-        """The policy is the start model again, the prompts' order that of `generator`."""
+    def reset(self, generator: torch.Generator | None = None, *, lr: float | None = None, horizon: int | None = None) -> None:
+        """The policy is the start model again, the prompts' order that of `generator`; the rate (None: the setting's) falls over `horizon` steps."""
         self.generator = generator or self.generator
+        self.standard: tuple[Tensor, Tensor] | None = None  # mean and deviation of the first round's features
         self._as_start()
         self.latent = training.Latent(self.linears, partial(training.Full, quantizer=None))
-        self.stepper = training.Stepper(self.latent, lr=self.cfg.lr, warmup=self.cfg.warmup, clip=self.cfg.clip)
+        self.stepper = training.Stepper(self.latent, lr=lr or self.cfg.lr, warmup=self.cfg.warmup, clip=self.cfg.clip, horizon=horizon)
         self.order: list[int] = []
 
     @torch.no_grad()
@@ -97,9 +102,9 @@ class Dialogue:
         own = torch.tensor([[sum(c.logprobs) if source == "policy" else float("nan") for c in row] for row in done])
         return Candidates(prompts, answers, features, own, start, pieces)
 
-    def texts(self, c: Candidates, which: Tensor) -> list[str]:
-        """One candidate's text of each prompt: what the oracle reads."""
-        return [self.text(row[i]) for row, i in zip(c.answers, which.tolist())]
+    def texts(self, c: Candidates, which: Tensor) -> list[tuple[str, str]]:
+        """(prompt, one candidate's answer) of each prompt: what the oracle reads."""
+        return [(self.asked[p], self.text(row[i])) for p, row, i in zip(c.prompts, c.answers, which.tolist())]
 
     def text(self, answer: Sequence[int]) -> str:
         return self.tokenizer.decode(list(answer), skip_special_tokens=True)
@@ -143,8 +148,9 @@ class Dialogue:
             _, features, _ = self._look(list(zip(self.held_out, many)))
             answers = [row[i] for row, i in zip(many, pick(features).tolist())]
         texts, out = [self.text(a) for a in answers], {}
+        self.shown = texts  # the latest, for a reader
         for name, reward in self.rewards.items():
-            mine, start = reward(texts), reward(self.reference)
+            mine, start = (reward(list(zip(self.asked_held_out, t))) for t in (texts, self.reference))
             out[f"win rate, {name}"] = (mine > start).double() + 0.5 * (mine == start).double()
             out[f"reward, {name}"] = mine.double()
         out["length"] = torch.tensor([float(len(a)) for a in answers])
@@ -160,3 +166,15 @@ class Dialogue:
         self.stepper.restore(state["stepper"])
         self.order, self.standard = list(state["order"]), state["standard"]
         self.generator.set_state(state["generator"])
+
+
+def compete(world: Dialogue, arm: str, cfg, *, lr: float) -> tuple[list[dict], dict[str, Tensor], dict[str, float]]:
+    """One method in the language world: (one row a look, last scores a prompt, what it took and what was watched)."""
+    g, method = partial(seeding.torch_generator, cfg.seed), METHODS[arm]
+    world.reset(g("world", cfg.device), lr=lr, horizon=rounds(method, cfg, cfg.budget))
+    oracle = Oracle(world.rewards["oracle"], labels=cfg.labels, flip=cfg.flip, generator=g("language oracle"))
+    agent = Agent(world, method, oracle, cfg, generator=g("language agent"))
+    rows, over, last = play(agent, budget=cfg.budget, every=cfg.every, desc=f"{arm}, rate {lr:g}")
+    took = {"oracle queries": oracle.queries, "policy steps": world.stepper.done}
+    watched = {k: rows[-1][k] for k in ("KL to the start", "synthetic labels true", "heads agree with the label") if isfinite(rows[-1][k])}
+    return rows, last | {"win rate, whole run": over["win rate, oracle"]}, took | watched

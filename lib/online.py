@@ -29,6 +29,7 @@ class Method(NamedTuple):
     spread: str = "sigma"  # of which difference the variance over the heads is taken: sigma as the paper prints, logit as its release computes
     bonus: str = "none"  # optimism on the start's answers: none, xpo, selm
     batch: float = 1.0  # of the prompts a round: fewer prompts a step mean more steps a query
+    loss: str = ""  # policy loss; empty: the setting's
 
 
 METHODS = {
@@ -52,6 +53,8 @@ METHODS = {
     "selm": Method(source="both", bonus="selm"),
     "apl-certainty": Method(explore="certainty"),
     "apl-entropy": Method(explore="entropy"),
+    **{f"passive-{loss}": Method(loss=loss) for loss in ("slic", "ipo")},
+    **{f"sea-logit-{loss}": Method(explore="bai", learn="both", synthetic=0.3, spread="logit", loss=loss) for loss in ("slic", "ipo")},
 }
 
 
@@ -67,12 +70,17 @@ class Candidates(NamedTuple):
 
     def rows(self, keep: Sequence[int]) -> Candidates:
         """The prompts of these rows."""
-        at = torch.tensor(list(keep))
+        at = torch.tensor(list(keep), dtype=torch.long)
         return Candidates([self.prompts[i] for i in keep], [self.answers[i] for i in keep], self.features[at], self.log_probs[at], self.start[at], [self.held[i] for i in keep])
 
 
 class World(Protocol):
-    """What a method plays in: `lib.enumerated`, where everything is exact, and `lib.dialogue`, a language model."""
+    """What a method plays in: `lib.enumerated`, where everything is exact, and `lib.dialogue`, a language model.
+
+    Several worlds may be played side by side; a round then has each one's prompts, world by world, and no world sees another's.
+    """
+
+    worlds: int
 
     def draw(self, n: int) -> list[int]: ...
     def propose(self, prompts: list[int], n: int, source: str) -> Candidates: ...
@@ -94,19 +102,26 @@ def policy_loss(name: str, *, beta: float) -> Callable:
 
 
 class Buffer:
-    """Features (2, D) of the chosen and rejected answers of real queries; the oldest leave when it is full."""
+    """Features (2, D) of the chosen and rejected answers of real queries in every world; the oldest leave when it is full.
 
-    def __init__(self, capacity: int, dim: int):
-        self.store, self.seen = torch.empty(capacity, 2, dim), 0
+    A pair of equal answers keeps its place with mask 0, as in the release: it was asked for and teaches nothing.
+    """
 
-    def add(self, pairs: Tensor) -> None:
+    def __init__(self, capacity: int, dim: int, worlds: int = 1):
+        self.store, self.mask, self.seen = torch.empty(capacity, worlds, 2, dim), torch.empty(capacity, worlds), 0
+
+    def add(self, pairs: Tensor, mask: Tensor) -> None:
+        """Append pairs (worlds n, 2, D), world by world."""
+        worlds = self.store.shape[1]
+        pairs, mask = pairs.float().unflatten(0, (worlds, -1)).transpose(0, 1), mask.view(worlds, -1).T
         at = (self.seen + torch.arange(len(pairs))) % len(self.store)
-        self.store[at] = pairs.float()
+        self.store[at], self.mask[at] = pairs, mask
         self.seen += len(pairs)
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        filled = min(self.seen, len(self.store))
-        return self.store[torch.randperm(filled, generator=generator)[:n]]
+    def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(pairs (worlds n, 2, D), mask (worlds n)): n different ones of each world, or all there are."""
+        at = torch.randperm(min(self.seen, len(self.store)), generator=generator)[:n]
+        return self.store[at].transpose(0, 1).flatten(0, 1), self.mask[at].T.flatten()
 
 
 class Agent:
@@ -114,10 +129,11 @@ class Agent:
 
     def __init__(self, world: World, method: Method, oracle: Oracle, cfg, *, generator: torch.Generator):
         self.world, self.method, self.oracle, self.cfg, self.generator = world, method, oracle, cfg, generator
-        self.loss = policy_loss(cfg.loss, beta=cfg.beta)
-        self.heads = bandit.Ensemble(cfg.heads, world.dim, cfg.hidden, generator=generator)
+        loss = method.loss or cfg.loss
+        self.loss = policy_loss(loss, beta={"slic": cfg.slic_beta, "ipo": cfg.ipo_beta}.get(loss, cfg.beta))
+        self.heads = bandit.Ensemble(cfg.heads, world.dim, cfg.hidden, generator=generator, worlds=world.worlds)
         self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=cfg.heads_lr, weight_decay=0.0)
-        self.buffer, self.rounds = Buffer(cfg.buffer, world.dim), 0
+        self.buffer, self.rounds = Buffer(cfg.buffer, world.dim, world.worlds), 0
 
     def round(self) -> dict:
         """Play one round; what happened, as numbers."""
@@ -130,9 +146,11 @@ class Agent:
             rewards = self.heads(c.features.float())
         c, rewards, duels = self._duels(c, rewards, size)
         kinds = bandit.kinds_of(c.answers)
-        synthetic = torch.zeros(len(duels), dtype=torch.bool)
+        synthetic = torch.zeros(self.world.worlds, size, dtype=torch.bool)
         if m.synthetic and self.rounds >= cfg.burn_in:
-            synthetic[torch.randperm(len(duels), generator=self.generator)[: int(m.synthetic * len(duels))]] = True
+            synthetic.scatter_(1, torch.rand(synthetic.shape, generator=self.generator).argsort(1)[:, : int(m.synthetic * size)], True)
+        synthetic = synthetic.flatten()
+        if synthetic.any():
             made = bandit.best_and_worst(rewards, self._heads(len(duels)))
             duels = torch.where(synthetic[:, None], made, duels)
         asked = (~synthetic).nonzero()[:, 0].tolist()
@@ -144,14 +162,12 @@ class Agent:
         differ = kinds.gather(1, duels[:, :1]) != kinds.gather(1, duels[:, 1:])
         mask = differ[:, 0].float()
         out = {"queries": self.oracle.queries, "clashes": 1 - mask.mean().item(), "synthetic": synthetic.float().mean().item()}
-        out |= self._watch(c, duels, rewards, asked)
+        out |= self._watch(c, duels, rewards, synthetic)
         if m.learn != "heads":
             bonus = {"none": None, "xpo": (cfg.optimism, 1), "selm": (cfg.optimism * cfg.beta, 1)}[m.bonus]  # candidate 1 is the start's
             out |= self.world.step(c, duels, mask, self.loss, bonus)
         if m.learn != "policy":
-            keep = [i for i in asked if mask[i]]
-            pick = duels[keep]
-            self.buffer.add(c.features[keep].gather(1, pick[..., None].expand(-1, -1, c.features.shape[-1])))
+            self.buffer.add(real.features.gather(1, duels[asked][..., None].expand(-1, -1, c.features.shape[-1])), mask[asked])
             out |= self._learn_heads()
         self.rounds += 1
         return out
@@ -165,7 +181,9 @@ class Agent:
             flat = margin == 0  # the start: nothing to be certain about
             duels = torch.where(flat[:, None], bandit.first_two(kinds), duels)
             score = margin if rule == "certainty" else bandit.entropy(c.log_probs)
-            keep = score.argsort(descending=True, stable=True)[:size].tolist()
+            score = score.view(self.world.worlds, -1)
+            keep = score.argsort(dim=1, descending=True, stable=True)[:, :size] + score.shape[1] * torch.arange(len(score))[:, None]
+            keep = keep.flatten().tolist()
             return c.rows(keep), rewards[:, keep], duels[keep]
         if rule == "passive":
             return c, rewards, bandit.first_two(kinds)
@@ -188,19 +206,23 @@ class Agent:
         if self.buffer.seen < self.cfg.heads_batch:
             return {}
         for _ in range(self.cfg.heads_steps):
-            chosen, rejected = self.buffer.sample(self.cfg.heads_batch, self.generator).unbind(1)
-            w, l = self.heads(torch.stack([chosen, rejected])).unbind(1)
-            loss = bandit.reward_loss(w, l) + bandit.anchor(self.heads, weight=self.cfg.anchor, seen=self.buffer.seen)
+            pairs, mask = self.buffer.sample(self.cfg.heads_batch, self.generator)
+            loss = bandit.reward_loss(*self.heads(pairs).unbind(-1), mask) + bandit.anchor(self.heads, weight=self.cfg.anchor, seen=self.buffer.seen)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
         return {"heads' loss": loss.item()}
 
-    def _watch(self, c: Candidates, duels: Tensor, rewards: Tensor, asked: list[int]) -> dict:
-        """What the oracle is not asked for: how often the heads' mean agrees with the labels, and how far the heads disagree."""
+    def _watch(self, c: Candidates, duels: Tensor, rewards: Tensor, synthetic: Tensor) -> dict:
+        """For the record: how far the heads disagree, how often their mean agrees with the labels, how many synthetic labels are true,
+        and the policy's KL to the start on the answers it gave."""
         mean = rewards.mean(0).gather(1, duels)
-        right = (mean[:, 0] > mean[:, 1]).float()
-        return {"heads agree with the label": right[asked].mean().item() if asked else float("nan"), "spread of the heads": rewards.std(0).mean().item()}
+        made = c.rows(synthetic.nonzero()[:, 0].tolist())
+        true = self.oracle.peek(*(self.world.texts(made, duels[synthetic][:, k]) for k in range(2)))
+        return {
+            "heads agree with the label": (mean[:, 0] > mean[:, 1])[~synthetic].float().mean().item(), "spread of the heads": rewards.std(0).mean().item(),
+            "synthetic labels true": true.float().mean().item(), "KL to the start": (c.log_probs - c.start).mean().item() if self.method.source == "policy" else float("nan"),
+        }  # fmt: skip
 
     def evaluate(self) -> dict[str, Tensor]:
         """Scores of every held-out prompt for what the method would deploy."""
@@ -212,7 +234,7 @@ class Agent:
 
     def state(self) -> dict:
         """Everything that the next round depends on."""
-        parts = {"heads": self.heads.state_dict(), "start": self.heads.start, "optimizer": self.optimizer.state_dict(), "buffer": self.buffer.store}
+        parts = {"heads": self.heads.state_dict(), "start": self.heads.start, "optimizer": self.optimizer.state_dict(), "buffer": self.buffer.store, "mask": self.buffer.mask}
         return copy.deepcopy(parts) | {
             "world": self.world.state(), "oracle": self.oracle.state(), "seen": self.buffer.seen, "rounds": self.rounds, "generator": self.generator.get_state(),
         }  # fmt: skip
@@ -223,13 +245,21 @@ class Agent:
         self.heads.load_state_dict(state["heads"])
         self.heads.start = state["start"]
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        self.buffer.store, self.buffer.seen, self.rounds = state["buffer"].clone(), state["seen"], state["rounds"]
+        self.buffer.store, self.buffer.mask = state["buffer"].clone(), state["mask"].clone()
+        self.buffer.seen, self.rounds = state["seen"], state["rounds"]
         self.generator.set_state(state["generator"])
         self.oracle.restore(state["oracle"])
 
 
+def rounds(method: Method, cfg, budget: int) -> int:
+    """Rounds until `budget` queries are made: synthetic pairs after burn-in cost none."""
+    size = max(1, round(cfg.batch * method.batch))
+    first, later = -(-budget // size), size - int(method.synthetic * size)
+    return first if first <= cfg.burn_in else cfg.burn_in + -(-(budget - cfg.burn_in * size) // later)
+
+
 def play(agent: Agent, *, budget: int, every: int, desc: str, quiet: bool = False) -> tuple[list[dict], dict[str, Tensor], dict[str, Tensor]]:
-    """Rounds until the oracle was asked `budget` times, looking at the start and about every `every` queries.
+    """Rounds until the oracle was asked `budget` times a world, looking at the start and about every `every` queries.
 
     (one row a look: "step" is the number of queries, mean scores and what the round said; every held-out prompt's scores averaged over
     the looks after the start; its last scores).
@@ -237,14 +267,14 @@ def play(agent: Agent, *, budget: int, every: int, desc: str, quiet: bool = Fals
     if budget < 1 or every < 1:
         raise ValueError(f"budget and every are at least 1 query, given {budget} and {every}")
     rows, total, looks, out = [{"step": 0, **_means(agent.evaluate())}], {}, 0, {}
-    rounds = -(-budget // max(1, round(agent.cfg.batch * agent.method.batch)))
-    steps = range(10 * rounds)
-    for _ in steps if quiet else track(steps, desc, total=rounds):
+    steps = range(rounds(agent.method, agent.cfg, budget))
+    for _ in steps if quiet else track(steps, desc):
         out = agent.round()
-        done = agent.oracle.queries >= budget
-        if done or agent.oracle.queries // every > rows[-1]["step"] // every:
+        asked = agent.oracle.queries // agent.world.worlds
+        done = asked >= budget
+        if done or asked // every > rows[-1]["step"] // every:
             last = agent.evaluate()
-            rows.append({"step": agent.oracle.queries, **_means(last), **{k: v for k, v in out.items() if k != "queries"}})
+            rows.append({"step": asked, **_means(last), **{k: v for k, v in out.items() if k != "queries"}})
             total = {k: total.get(k, 0) + v for k, v in last.items()}
             looks += 1
         if done:

@@ -9,8 +9,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from lib.models import checked_folder
+
 WORD = re.compile(r"[A-Za-z']+")
 READER = {"you", "your", "yours", "yourself", "yourselves", "you're", "you'll", "you've", "you'd"}
+Reward = Callable[[Sequence[tuple[str, str]]], Tensor]  # (prompt, answer) texts -> (N,)
 NOTHING = -1e3  # the reward of a text without a word: below every other
 
 
@@ -89,6 +92,40 @@ def score(name: str, texts: Sequence[str]) -> Tensor:
     return total
 
 
+def rewarder(spec: str, *, dtype: torch.dtype, device: str, batch: int) -> Reward:
+    """The reward that `spec` names, of (prompt, answer) texts: a rule of `REWARDS`, which reads the answer only, or a reward model.
+
+    A reward model is a sequence classifier with one output (a local folder or a hub id, safetensors), shown the two turns in its own
+    chat template. ValueError where it has more outputs than one; FileNotFoundError for a folder without weights.
+    """
+    if all(part in REWARDS for part in spec.split("+")):
+        return lambda rows: score(spec, [answer for _, answer in rows])
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = checked_folder(spec)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device).eval().requires_grad_(False)
+    if model.config.num_labels != 1:
+        raise ValueError(f"a reward model has one output, {spec!r} has {model.config.num_labels}")
+
+    @torch.inference_mode()
+    def reward(rows: Sequence[tuple[str, str]]) -> Tensor:
+        turns = [[{"role": "user", "content": p}, {"role": "assistant", "content": a}] for p, a in rows]
+        ids = [torch.tensor(tokenizer.apply_chat_template(t, return_dict=False)) for t in turns]
+        out, used = torch.empty(len(ids), dtype=torch.float64), set(torch.cat(ids).tolist()) if ids else set()
+        pad = next(i for i in range(model.config.vocab_size) if i not in used)  # the head reads a row's last token that is not this one
+        model.config.pad_token_id = pad
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        for i in range(0, len(order), batch):
+            part = order[i : i + batch]
+            mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(ids[r]) for r in part], batch_first=True)
+            padded = torch.nn.utils.rnn.pad_sequence([ids[r] for r in part], batch_first=True, padding_value=pad)
+            out[part] = model(padded.to(device), attention_mask=mask.to(device)).logits[:, 0].double().cpu()
+        return out
+
+    return reward
+
+
 class Oracle:
     """Compares answers by a reward, as the party that is paid a query at a time: every comparison is counted and logged.
 
@@ -121,6 +158,10 @@ class Oracle:
         wins = wins ^ (v < self.flip)
         self.log += zip(first, second, p.tolist(), wins.tolist())
         return wins
+
+    def peek(self, first: Sequence, second: Sequence) -> Tensor:
+        """(B,) bool, whether each first answer is truly better: for the record only, neither counted nor shown to a method."""
+        return self.reward(first) > self.reward(second) if len(first) else torch.zeros(0, dtype=torch.bool)
 
     def state(self) -> dict:
         """What a resumed run needs."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -102,3 +104,24 @@ def gather(matrix: Tensor, picks: Sequence[Choice]) -> tuple[Tensor, Tensor]:
     """(chosen, rejected) (B,) of a per-candidate matrix (N, n)."""
     rows, w, l = (torch.tensor([c[k] for c in picks]) for k in range(3))
     return matrix[rows, w], matrix[rows, l]
+
+
+def load_pairs(path: Path | str) -> list[tuple[str, str, str]]:
+    """(prompt, chosen, rejected) texts of a file: JSON lines with those three fields, or a BIG-bench task.json of two scored answers.
+
+    FileNotFoundError, or ValueError naming the row that is neither.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of preference pairs at {path}; give JSON lines with prompt, chosen and rejected, or a BIG-bench task.json")
+    text = path.read_text(encoding="utf-8")
+    rows = json.loads(text)["examples"] if path.suffix == ".json" else [json.loads(line) for line in text.splitlines() if line.strip()]
+    out = []
+    for n, row in enumerate(rows, 1):
+        if scores := row.get("target_scores"):
+            ranked = sorted(scores, key=scores.get, reverse=True)
+            row = {"prompt": row["input"], "chosen": ranked[0], "rejected": ranked[-1]} if len(set(scores.values())) == len(scores) == 2 else {}
+        if not all(isinstance(row.get(k), str) and row[k].strip() for k in ("prompt", "chosen", "rejected")) or row["chosen"] == row["rejected"]:
+            raise ValueError(f"{path.name} row {n} needs a prompt and two different answers, chosen and rejected; it has {sorted(row) or 'other scores'}")
+        out.append((row["prompt"], row["chosen"], row["rejected"]))
+    return out

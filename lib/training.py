@@ -132,9 +132,13 @@ class Latent:
                 m.weight.requires_grad_(False)
 
 
-def schedule(step: int, warmup: int) -> float:
-    """Linear warm-up over `warmup` steps, then constant: (step + 1) / warmup, at most 1."""
-    return min(1.0, (step + 1) / max(1, warmup))
+def schedule(step: int, warmup: int, horizon: int | None = None, floor: float = 0.1) -> float:
+    """Share of the peak rate: linear warm-up, (step + 1) / warmup, at most 1, then constant; with a horizon a cosine down to `floor` there."""
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    if horizon is None or step < warmup:
+        return rise
+    done = min(1.0, (step - warmup) / max(1, horizon - warmup))
+    return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
 
 
 def epochs(n: int, batch: int, generator: torch.Generator, *, lengths: Sequence[int] | None = None) -> Iterator[list[int]]:
@@ -153,8 +157,8 @@ def epochs(n: int, batch: int, generator: torch.Generator, *, lengths: Sequence[
 class Stepper:
     """AdamW (no weight decay) on latents, one step at a time; `state` and `restore` continue a run in its middle."""
 
-    def __init__(self, latent: Latent, *, lr: float, warmup: int, clip: float):
-        self.latent, self.lr, self.warmup, self.clip, self.done = latent, lr, warmup, clip, 0
+    def __init__(self, latent: Latent, *, lr: float, warmup: int, clip: float, horizon: int | None = None):
+        self.latent, self.lr, self.warmup, self.clip, self.horizon, self.done = latent, lr, warmup, clip, horizon, 0
         self.optimizer = torch.optim.AdamW(latent.parameters, lr=lr, weight_decay=0.0, fused=True)
 
     def step(self, indices: Sequence[int], loss: Callable[[Sequence[int]], tuple[Tensor, dict[str, float]]], *, micro: int, desc: str = "train") -> dict:
@@ -171,7 +175,7 @@ class Stepper:
             self.latent.backward()
         norm = nn.utils.clip_grad_norm_(self.latent.parameters, self.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * schedule(self.done, self.warmup)
+            group["lr"] = self.lr * schedule(self.done, self.warmup, self.horizon)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.latent.sync()

@@ -22,11 +22,11 @@ Ids = Sequence[int]
 def split(model, blocks: int):
     """(trunk, top): the first blocks without the final norm, and the last `blocks` ones; both hold `model`'s own weights.
 
-    ValueError unless the model has more blocks than that. The top reads `inputs_embeds`; neither keeps a KV cache.
+    ValueError unless the model has that many blocks. The top reads `inputs_embeds`; neither keeps a KV cache.
     """
     names = list(decoder_blocks(model))
-    if not 1 <= blocks < len(names):
-        raise ValueError(f"the last blocks to train are 1 to {len(names) - 1} of {len(names)}, given {blocks}")
+    if not 1 <= blocks <= len(names):
+        raise ValueError(f"the last blocks to train are 1 to {len(names)}, given {blocks}")
     path = names[0].rpartition(".")[0]  # where the ModuleList of blocks hangs
     trunk, top = _part(model, path, slice(0, len(names) - blocks)), _part(model, path, slice(len(names) - blocks, None))
     base = trunk.base_model

@@ -71,3 +71,21 @@ def tiny_model(_tiny):
 def byte_tokenizer(_tiny):
     """The tokenizer that goes with `tiny_model`: one token a byte, no download."""
     return _tiny[1]
+
+
+@pytest.fixture
+def world(sandbox, tiny_model, byte_tokenizer):
+    """MRPO's world at smoke with few prompts."""
+    from lib import arms, data, preferences
+    from lib.harness import paths, presets, results
+
+    cfg = presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0})
+    run = results.start(cfg, notebook="40_mrpo")
+    splits = {}
+    for name in ("train", "test"):
+        prompts = data.load_prompts(paths.DATA / "prompts.jsonl", name)[:4]
+        ids = data.encode(byte_tokenizer, prompts)
+        splits[name] = preferences.sample(
+            tiny_model, byte_tokenizer, prompts, ids, temperatures=[0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4, seed=0
+        )
+    return arms.Study(cfg, run, tiny_model, byte_tokenizer, splits, stop_ids=[257])

@@ -172,3 +172,15 @@ def test_ensemble_disagrees_more_away_from_its_data():
     e = _trained(lambda e: bandit.anchor(e, weight=0.5, seen=16))
     near, far = torch.randn(200, 3, generator=generator(3)), 6 * torch.randn(200, 3, generator=generator(4))
     assert e(far).std(0).mean() > 2 * e(near).std(0).mean()
+
+
+def test_ensembles_side_by_side_are_those_one_by_one():
+    g = torch.Generator().manual_seed(0)
+    both, x = bandit.Ensemble(3, 4, 5, generator=g, worlds=2), torch.randn(6, 7, 4, generator=g)
+    got = both(x)
+    assert got.shape == (3, 6, 7)
+    for w in range(2):
+        one = bandit.Ensemble(3, 4, 5, generator=g)
+        for p, q in zip(one.parameters(), both.parameters()):
+            p.data.copy_(q[3 * w : 3 * w + 3])
+        assert torch.allclose(one(x[3 * w : 3 * w + 3]), got[:, 3 * w : 3 * w + 3], atol=1e-6)

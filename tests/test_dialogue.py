@@ -14,21 +14,20 @@ from lib.scoring import completion_logprobs
 
 CFG = SimpleNamespace(
     loss="dpo", beta=0.1, heads=4, hidden=8, heads_lr=1e-2, buffer=500, batch=4, candidates=3, oversample=2, burn_in=1, optimism=1e-3,
-    heads_batch=4, heads_steps=2, anchor=0.5, blocks=1, lr=1e-2, warmup=1, clip=1.0, tokens=5, generation_batch=4, eval_batch=3, temperature=1.0, micro=2, best_of=3,
+    heads_batch=4, heads_steps=2, anchor=0.5, slic_beta=0.2, ipo_beta=0.2, blocks=1, lr=1e-2, warmup=1, clip=1.0, tokens=5, generation_batch=4, eval_batch=3, temperature=1.0, micro=2, best_of=3,
 )  # fmt: skip
 generator = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
-REWARDS = {"full": lambda texts: oracles.score("full", texts), "varied": lambda texts: oracles.score("varied", texts)}
+REWARDS = {name: oracles.rewarder(name, dtype=torch.float32, device="cpu", batch=4) for name in ("full", "varied")}
 
 
 @pytest.fixture
 def make(tiny_model, byte_tokenizer):
     prompts = data.load_prompts(paths.DATA / "prompts.jsonl", "train")[:9]
-    ids = data.encode(byte_tokenizer, prompts)
     start = {k: v.clone() for k, v in tiny_model.state_dict().items()}
 
     def world():
         tiny_model.load_state_dict(start)
-        return Dialogue(CFG, tiny_model, byte_tokenizer, ids[:6], ids[6:], rewards=REWARDS, stop_ids=[257], generator=generator(0))
+        return Dialogue(CFG, tiny_model, byte_tokenizer, prompts[:6], prompts[6:], rewards=REWARDS, stop_ids=[257], generator=generator(0))
 
     return world
 
@@ -84,7 +83,8 @@ def agent(world, method="sea"):
 def test_methods_play(make, method):
     a = agent(make(), method)
     outs = [a.round() for _ in range(3)]
-    assert outs[-1]["queries"] == len(a.oracle.log) and all(torch.isfinite(torch.tensor(v)) for o in outs for v in o.values())
+    assert outs[-1]["queries"] == len(a.oracle.log) and all(torch.isfinite(torch.tensor(v)) for o in outs for k, v in o.items() if k not in ("synthetic labels true", "KL to the start"))
+    assert torch.tensor(outs[-1]["synthetic labels true"]).isnan() != bool(a.method.synthetic) and torch.tensor(outs[-1]["KL to the start"]).isnan() == (a.method.source != "policy")
     scores = a.evaluate()
     assert set(scores) == {"win rate, full", "reward, full", "win rate, varied", "reward, varied", "length", "distinct bigrams"} and all(len(v) == 3 for v in scores.values())
 

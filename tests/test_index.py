@@ -50,4 +50,4 @@ def test_learning_rates_tried_come_from_clean_runs_only(sandbox, monkeypatch):
         run.metric("tuning", "plain", "dpo", "validation accuracy at 1e-05", 0.5 + 0.2 * dirty, n=160)
         run.finish(model={})
     table = index.rates(results.load_runs())
-    assert table[["paper", "arm", "task", "learning rate", "validation accuracy", "n", "seed"]].values.tolist() == [["mrpo", "dpo", "plain", 1e-5, 0.5, 160, 100]]
+    assert table[["paper", "arm", "task", "learning rate", "score", "n", "seed"]].values.tolist() == [["mrpo", "dpo", "plain", 1e-5, 0.5, 160, 100]]

@@ -103,3 +103,25 @@ def test_builders_check_before_any_work(tiny_model):
     ):
         with pytest.raises(ValueError, match="row 0 has an empty completion"):
             build()
+
+
+def test_a_model_with_terms_of_its_own_is_asked_for():
+    from lib.harness.assets import AssetError
+
+    models.check_terms("gemma3-270m", accepted=True)
+    models.check_terms("embedded", accepted=False)
+    with pytest.raises(AssetError, match="Gemma Terms of Use: read them at https://ai.google.dev/gemma/terms and set GEMMA_TERMS='accepted'"):
+        models.check_terms("gemma3-270m", accepted=False)
+
+
+@pytest.mark.network
+def test_gemma_reads_and_speaks():
+    """Ids as its own tokenizer gives them; the next word after half a sentence. Fetches 238 MB under the Gemma Terms of Use."""
+    from lib.generation import generate
+
+    model, tokenizer = models.load("gemma3-270m", dtype=torch.bfloat16)
+    ids = tokenizer.encode("The capital of France is")
+    assert ids == [2, 818, 5279, 529, 7001, 563] and tokenizer.decode(ids[1:]) == "The capital of France is"
+    assert tokenizer.encode("a\n\nb", add_special_tokens=False) == [236746, 108, 236763]
+    (done,) = generate(model, [ids], max_new_tokens=6, temperature=0, stop_ids=[1], batch=1, generator=None)
+    assert "the" in tokenizer.decode(done.tokens)

@@ -1,29 +1,13 @@
 """A world of references on the tiny model."""
 
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from lib import data, losses, multiref, preferences, references
-from lib.harness import paths, presets, results
+from lib import data, losses, multiref, preferences
 from lib.preferences import Choice
 from lib.scoring import completion_logprobs
-
-
-@pytest.fixture
-def world(sandbox, tiny_model, byte_tokenizer):
-    cfg = presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0})
-    run = results.start(cfg, notebook="40_mrpo")
-    splits = {}
-    for name in ("train", "test"):
-        prompts = data.load_prompts(paths.DATA / "prompts.jsonl", name)[:4]
-        ids = data.encode(byte_tokenizer, prompts)
-        splits[name] = preferences.sample(
-            tiny_model, byte_tokenizer, prompts, ids, temperatures=[0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4, seed=0
-        )
-    return multiref.World(cfg, run, tiny_model, byte_tokenizer, splits, stop_ids=[257])
 
 
 def picks(world, split="train", n=6):
@@ -58,135 +42,11 @@ def test_references_are_kept_and_the_model_put_back(world, tiny_model):
     assert torch.equal(logits(), start) and [len(s) for s in states] == [len(world.splits["train"].answers[c.row][c.chosen]) for c in chosen]
 
 
-def test_arms_start_equal_and_differ_by_their_loss_alone(world):
-    chosen = picks(world)
-    world.weights["complementary"] = {k: v + 0.02 * torch.randn_like(v) for k, v in world.weights["base"].items()}
-    t = world.table(["base", "complementary"], "train", chosen)
-    a = references.arwc(t.chosen - t.rejected)
-    ref = references.combine(t.chosen, t.rejected, a, mean="harmonic", epsilon=0.1, adaptive=True)
-    multi = lambda w, l, i: references.multi_dpo(w, l, t.chosen[:, i], t.rejected[:, i], a[:, i], beta=0.1)  # noqa: E731
-    mrpo = lambda w, l, i: losses.dpo(w, l, ref[0][i], ref[1][i], beta=0.1)  # noqa: E731
-    ends = []
-    for loss in (multi, mrpo):
-        world.fit(chosen, loss, lr=1e-3, steps=3, desc="x")
-        ends.append(world.snapshot())
-    assert any(not torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
-    teacher = world.chosen_states("complementary", chosen)
-    plain = partial(losses.dpo, beta=0.1)
-    zero = lambda w, l, i: plain(w, l, w.detach(), l.detach())  # noqa: E731
-    world.weights["start"] = world.weights["base"]
-    curve = world.fit(chosen, zero, lr=1e-3, steps=2, desc="kd", teacher=teacher, teacher_weight=1.0)
-    assert curve[0]["loss"] > np.log(2) + 1e-3  # the KL is there
-
-
-def test_what_is_measured(world):
-    chosen = picks(world)
-    table, policy = world.table(["base"], "test", chosen), world.score("test")
-    world.measure("base", "plain", chosen, table=table, own=(table.chosen[0], table.rejected[0]), policy=policy)
-    world.generated("base", "plain", "plain", to=["base"])
-    m = world.run.record().metrics().set_index("metric").value
-    assert m["accuracy, own reference"] == m["accuracy, primary reference"] == 0 and m["margin, nats"] == 0
-    w, l = preferences.gather(policy, chosen)
-    assert m["accuracy, reference-free sum"] == pytest.approx((w > l).double().mean().item())
-    items = world.run.record().items()
-    assert items[items.metric == "KL to base"].value.abs().max() < 1e-3 and set(items[items.dataset == "samples plain"].metric) == {"true reward", "length", "KL to base"}
-
-
-def test_every_arm_on_a_scarce_task(world):
-    """The whole loop at toy size: references made, every arm trained from the same start with the same steps, everything recorded."""
-    import collections
-
-    world.splits["validation"], world.pieces["validation"], world.tokens["validation"] = (x["test"] for x in (world.splits, world.pieces, world.tokens))
-    Cfg = collections.namedtuple("Cfg", "n_scarce n_abundant n_reference n_heldout seed")
-    t = multiref.task(world.splits, "plain", Cfg(6, 6, 4, 6, 0), scarce=False)
-    assert {p.category for p in world.splits["train"].prompts} and len(t.train) == 6 and len(t.validation) == 3
-    world.make_references(t)
-    names = ["base", "complementary"]
-    for arm in [*world.cfg.items_of("arms"), *world.cfg.items_of("ablations")]:
-        curve = world.run_arm(arm, names, t, samples=arm == "mrpo")
-        assert len(curve) == (0 if arm == "base" else world.steps(6))
-    m = world.run.record().metrics()
-    accuracy = m[m.metric == "accuracy, primary reference"].set_index("arm").value
-    assert set(accuracy.index) == set(multiref.ARMS) and accuracy["base"] == 0 and accuracy.between(0, 1).all()
-    items = world.run.record().items()
-    assert {"KL to base", "KL to complementary", "true reward"} <= set(items[items.arm == "mrpo"].metric)
-    assert world.run_arm("mrpo-swapped", ["base", "complementary", "equal"], t) == []
-
-
-def test_one_reference_makes_every_virtual_arm_dpo(world):
-    chosen = picks(world)
-    t = multiref.Task("plain", chosen, chosen, chosen, picks(world, "test"))
-    world.splits["validation"], world.tokens["validation"], world.pieces["validation"] = (x["train"] for x in (world.splits, world.tokens, world.pieces))
-    w, l = world.reference(multiref.ARMS["dpo"], ["base"], "train", chosen, chosen)
-    for arm, spec in multiref.ARMS.items():
-        if spec.kind == "virtual" and not spec.swap:
-            a, b = world.reference(spec, ["base"], "train", chosen, chosen)
-            n = preferences.gather(world.tokens["train"], chosen) if spec.normalized else (1, 1)
-            assert torch.allclose(a * n[0], w) and torch.allclose(b * n[1], l), arm
-    pi = torch.randn(2, 6) - 20
-    want = world.loss(multiref.ARMS["dpo"], ["base"], t)(*pi, list(range(6))).loss
-    assert torch.allclose(world.loss(multiref.ARMS["multi-dpo"], ["base"], t)(*pi, list(range(6))).loss, want, atol=1e-5)
-
-
-def test_arms_are_those_of_the_settings():
-    settings = presets.settings("mrpo")
-    assert set(multiref.ARMS) == set(settings["arms"].allowed) == set(settings["ablations"].allowed)
-
-
-def test_the_sliding_window_weighs_by_the_batch_before(world):
-    chosen = picks(world)
-    world.weights["complementary"] = {k: v + 0.02 * torch.randn_like(v) for k, v in world.weights["base"].items()}
-    t, names = multiref.Task("plain", chosen, chosen, chosen, chosen), ["base", "complementary"]
-    table, pi = world.table(names, "train", chosen), torch.randn(2, 3) - 20
-    for arm, one_hot in (("mrpo-swcw", False), ("mrpo-swcw-onehot", True)):
-        loss = world.loss(multiref.ARMS[arm], names, t)
-        first, second = loss(*pi, [0, 1, 2]).loss, loss(*pi, [3, 4, 5]).loss
-        margins = (table.chosen - table.rejected)[:, [0, 1, 2]]
-        for got, i, a in ((first, [0, 1, 2], references.swcw(None, 2, one_hot=one_hot)), (second, [3, 4, 5], references.swcw(margins, 2, one_hot=one_hot))):
-            w, l = references.combine(table.chosen[:, i], table.rejected[:, i], a, mean="harmonic", epsilon=0.1, adaptive=True)
-            assert torch.allclose(got, losses.dpo(*pi, w, l, beta=world.cfg.beta).loss)
-
-
-def test_thompson_takes_one_reference_a_step_and_learns_from_validation(world):
-    for part in (world.splits, world.pieces, world.tokens):
-        part["validation"] = part["test"]
-    chosen = picks(world)
-    world.weights["complementary"] = {k: v + 0.02 * torch.randn_like(v) for k, v in world.weights["base"].items()}
-    t, names = multiref.Task("plain", chosen, chosen, picks(world, "test"), chosen), ["base", "complementary"]
-    table, pi = world.table(names, "train", chosen), torch.randn(2, 6) - 20
-    single = [losses.dpo(*pi, table.chosen[k], table.rejected[k], beta=world.cfg.beta).loss for k in range(2)]
-    seen = []
-    world.accuracy = lambda split, part: seen.append(len(part)) or float(len(seen) % 2 == 0)  # every step raises it
-    loss = world.loss(multiref.ARMS["mrpo-tsw"], names, t)
-    for _ in range(5):
-        got = loss(*pi, list(range(6))).loss
-        assert any(torch.allclose(got, s) for s in single)
-    assert len(seen) == 9 and set(seen) == {1}  # a quarter of six, before every step and after all but the last
-
-
 def test_accuracy_without_a_reference(world):
     chosen = picks(world, "test")
     w, l = preferences.gather(world.score("test"), chosen)
     n, m = preferences.gather(world.tokens["test"], chosen)
     assert world.accuracy("test", chosen) == pytest.approx((w / n > l / m).double().mean().item())
-
-
-def test_a_normalized_arm_starts_at_ln_two_against_equal_references(world):
-    chosen = picks(world)
-    world.weights["complementary"] = world.weights["base"]
-    t = multiref.Task("plain", chosen, chosen, chosen, chosen)
-    curve = world.fit(chosen, world.loss(multiref.ARMS["mrpo-normalized"], ["base", "complementary"], t), lr=1e-3, steps=1, desc="x")
-    assert curve[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
-
-
-def test_weights_of_the_rules_on_a_second_reference_are_recorded(world):
-    for part in (world.splits, world.pieces, world.tokens):
-        part["validation"] = part["test"]
-    world.weights["complementary"] = {k: v + 0.02 * torch.randn_like(v) for k, v in world.weights["base"].items()}
-    t = multiref.Task("plain", picks(world), picks(world), picks(world, "test"), picks(world, "test"))
-    world.concentration(t, ["complementary", "mis-scored"])
-    m = world.run.record().metrics()
-    assert set(zip(m.arm, m.metric)) == {(s, r) for s in ("complementary", "mis-scored") for r in ("arwc", "vdw", "vaw")} and m.value.between(0, 1).all()
 
 
 def test_a_scarce_task_keeps_topics_apart(world):
@@ -198,3 +58,30 @@ def test_a_scarce_task_keeps_topics_apart(world):
     world.splits["validation"] = world.splits["test"]
     t = multiref.task(world.splits, "plain", Cfg(2, 2, 2, 2, 0), scarce=True)
     assert kinds and {c.row % 2 for c in t.train} == {1} and {c.row % 2 for c in t.reference} == {0}
+
+
+@pytest.fixture
+def spoken(byte_tokenizer):
+    """Answers that are plain text, two a prompt, the second one ended."""
+    prompts = [data.Prompt(str(i), "all", text, "train") for i, text in enumerate(["Say hi.", "Add 2 and 2."])]
+    texts = [["hello", "hi"], ["four", "it is 4"]]
+    answers = [[byte_tokenizer.encode(a, add_special_tokens=False), [*byte_tokenizer.encode(b, add_special_tokens=False), 257]] for a, b in texts]
+    return preferences.Candidates(prompts, data.encode(byte_tokenizer, prompts), answers, texts)
+
+
+def test_a_model_of_another_family_scores_the_same_texts_its_own_way(spoken, tiny_model, byte_tokenizer, tmp_path):
+    scores, counts = multiref.foreign("tiny-random", spoken, stop_ids=[257], batch=2, dtype=torch.float32, device="cpu")
+    want = completion_logprobs(tiny_model, spoken.ids, *zip(*spoken.answers), batch=2)
+    assert torch.allclose(scores, want, atol=1e-5) and counts.tolist() == [[5, 3], [4, 8]]  # the same family: the same numbers
+    ids = byte_tokenizer.convert_tokens_to_ids
+    tiny_model.save_pretrained(tmp_path)
+    byte_tokenizer.add_tokens(["hello", "four"])  # a tokenizer that spells them in one token; ids that the model has never used
+    byte_tokenizer.add_tokens([])
+    other = tiny_model.resize_token_embeddings(len(byte_tokenizer), mean_resizing=False) and tiny_model
+    other.save_pretrained(tmp_path)
+    byte_tokenizer.save_pretrained(tmp_path)
+    scores, counts = multiref.foreign(str(tmp_path), spoken, stop_ids=[257], batch=2, dtype=torch.float32, device="cpu")
+    assert counts.tolist() == [[1, 3], [1, 8]] and ids("hello") >= 258
+    row = [*data.encode(byte_tokenizer, spoken.prompts)[0], ids("hello")]
+    by_hand = tiny_model(torch.tensor([row])).logits[0, -2].log_softmax(-1)[row[-1]]
+    assert scores[0, 0].item() == pytest.approx(by_hand.item(), abs=1e-4) and torch.allclose(scores[:, 1], want[:, 1], atol=0.5)

@@ -140,3 +140,61 @@ def test_clean_and_copy(tmp_path):
     cleaned = nbformat.read(path, 4).cells[0]
     assert notebooks.check(path) == [] and cleaned.metadata["tags"] == ["keep"] and cleaned.id == "one"
     assert "one (code)" in notebooks.show(path)
+
+
+@pytest.fixture(scope="module")
+def miniatures(tmp_path_factory):
+    """Models of the papers' architectures, a few thousand weights each, with tokenizers of their own, as folders."""
+    import torch
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        GPTNeoXConfig,
+        LlamaConfig,
+        MistralConfig,
+    )
+
+    from lib import models
+
+    folder, tokenizer = tmp_path_factory.mktemp("miniatures"), models.byte_tokenizer()
+    size = dict(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=len(tokenizer), max_position_embeddings=1024,
+        bos_token_id=256, eos_token_id=257, initializer_range=0.2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    for name, build, config in (
+        ("llama", AutoModelForCausalLM, LlamaConfig(**size)), ("mistral", AutoModelForCausalLM, MistralConfig(**size, num_key_value_heads=2)),
+        ("pythia", AutoModelForCausalLM, GPTNeoXConfig(**size)), ("reward", AutoModelForSequenceClassification, LlamaConfig(**size, num_labels=1)),
+    ):  # fmt: skip
+        build.from_config(config).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+FEW = {
+    "mrpo": dict(
+        n_train=16, n_test=8, n_validation=8, tokens=8, each=1, n_scarce=8, n_abundant=16, n_heldout=12, n_reference=8, scarce="plain", ablations="mrpo-tsw", epsilons="0.5",
+        batch=4, blocks=2,
+    ),
+    "sea": dict(n_train=16, n_test=4, n_validation=4, tokens=6, candidates=3, batch=4, budget=12, every=8, burn_in=1, heads_batch=4, buffer=100, blocks=1, worlds=2, world_answers=30, world_budget=64),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("paper", FEW)
+def test_the_paper_preset_on_miniatures_of_its_models(sandbox, miniatures, monkeypatch, paper):
+    """Its settings as they are, but for models, device and sizes."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    people = sandbox / "people.jsonl"
+    people.write_text('{"prompt": "Say hi.", "chosen": "hi", "rejected": "no"}\n')
+    of = {
+        "mrpo": dict(model=str(miniatures / "llama"), second_model=str(miniatures / "mistral"), transfer=str(people)),
+        "sea": dict(model=str(miniatures / "pythia"), reward=str(miniatures / "reward"), world_arms="sea", arms="passive,sea-logit,xpo"),
+    }
+    assert runner.run(paper, preset="paper", seed=0, overrides={"device": "cpu", **FEW[paper], **of[paper]}).code == 0
+    run = results.load_runs(paper)[0]
+    m, items = run.metrics(), run.items()
+    if paper == "mrpo":
+        assert {"mrpo, other model", "mrpo-normalized, other model"} <= set(m.arm) and run.manifest["settings"]["rank"] == 8
+        assert any(d.startswith("transfer") for d in items.dataset)
+    else:
+        assert {"passive", "sea-logit", "xpo"} <= set(items[items.dataset == "language"].arm)

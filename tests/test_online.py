@@ -12,7 +12,7 @@ from lib.oracles import Oracle
 
 CFG = SimpleNamespace(
     loss="dpo", beta=0.1, heads=4, hidden=8, heads_lr=1e-2, buffer=500, batch=10, candidates=5, oversample=3, burn_in=1, optimism=1e-3,
-    heads_batch=8, heads_steps=2, anchor=0.5,
+    heads_batch=8, heads_steps=2, anchor=0.5, slic_beta=0.2, ipo_beta=0.2,
 )  # fmt: skip
 generator = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
 
@@ -119,9 +119,70 @@ def test_bad_input():
         agent(Method(explore="greedy")).round()
 
 
-def test_a_buffer_forgets_its_oldest():
+def test_a_buffer_forgets_its_oldest_and_keeps_worlds_apart():
     b = online.Buffer(4, 1)
-    b.add(torch.arange(6.0).view(3, 2, 1))
-    b.add(torch.arange(6.0, 12.0).view(3, 2, 1))
-    assert b.seen == 6 and sorted(b.store[:, 0, 0].tolist()) == [4, 6, 8, 10]
-    assert len(b.sample(9, generator(0))) == 4
+    b.add(torch.arange(6.0).view(3, 2, 1), torch.tensor([1.0, 0, 1]))
+    b.add(torch.arange(6.0, 12.0).view(3, 2, 1), torch.ones(3))
+    assert b.seen == 6 and sorted(b.store[:, 0, 0, 0].tolist()) == [4, 6, 8, 10]
+    pairs, mask = b.sample(9, generator(0))
+    assert pairs.shape == (4, 2, 1) and mask.tolist() == [1] * 4
+    b = online.Buffer(5, 1, worlds=2)
+    b.add(torch.arange(8.0).view(4, 2, 1), torch.tensor([1.0, 0, 1, 1]))  # two pairs of each world
+    pairs, mask = b.sample(9, generator(0))
+    assert sorted(pairs[:2, 0, 0].tolist()) == [0, 2] and sorted(pairs[2:, 0, 0].tolist()) == [4, 6] and b.seen == 2
+    assert mask.sum() == 3 and mask[pairs[:, 0, 0] == 2].item() == 0
+
+
+@pytest.mark.parametrize("method", ["sea", "xpo", "apl-entropy", "sea-bon", "heads-only"])
+def test_worlds_side_by_side_do_not_see_each_other(method):
+    """Other rewards in the second world change nothing of the first; and in the second something."""
+    runs = []
+    for change in (False, True):
+        world = Enumerated(prompts=6, answers=12, dim=4, coverage="easy", lr=1e-2, generator=generator(0), worlds=2)
+        if change:
+            world.rewards[6:] = world.rewards[6:].flip(1)
+        a = Agent(world, METHODS[method], Oracle(world.reward, labels="bernoulli", flip=0.1, generator=generator(1)), CFG, generator=generator(2))
+        rows, over, last = online.play(a, budget=60, every=20, desc="", quiet=True)
+        assert rows[-1]["step"] >= 60 and len(a.oracle.log) == 2 * rows[-1]["step"] and len(last["win rate"]) == 12
+        runs.append((last["expected reward"], last["win rate"], world.regret(a.oracle.log), a.heads(world.features)))
+    one, other = runs
+    same = [torch.equal(x[: len(x) // 2], y[: len(y) // 2]) for x, y in zip(one[:3], other[:3])]
+    assert all(same) and torch.equal(one[3][:, :6], other[3][:, :6])
+    assert not torch.equal(one[2][1], other[2][1])
+    assert method in ("xpo", "apl-entropy") or not torch.equal(one[3][:, 6:], other[3][:, 6:])
+
+
+def test_regret_of_the_log_by_hand():
+    world = Enumerated(prompts=2, answers=3, dim=2, coverage="easy", lr=1e-2, generator=generator(0), worlds=2)
+    world.rewards = torch.tensor([[0.0, 1, 4], [3, 0, 0], [1, 1, 1], [5, 0, 1]])
+    log = [((0, 0), (0, 1), 0.5, True), ((1, 0), (1, 1), 0.5, False), ((3, 1), (3, 2), 0.5, True)]
+    assert world.regret(log).tolist() == [pytest.approx((3.5 + 1.5) / 2), 4.5] and world.by_world(torch.arange(4.0)).tolist() == [0.5, 2.5]
+
+
+def test_rounds_of_a_budget():
+    """50,000 queries, 128 prompts a round, five rounds of burn-in, then 38 of 128 synthetic (the release, by 4 x 9 of 32: 36)."""
+    cfg = SimpleNamespace(batch=128, burn_in=5)
+    assert online.rounds(METHODS["passive"], cfg, 50_000) == 391 and online.rounds(METHODS["sea"], cfg, 50_000) == 5 + -(-(50_000 - 640) // 90)
+    assert online.rounds(METHODS["sea"], cfg, 300) == 3
+    for method in ("sea", "passive-matched"):
+        a = agent(method)
+        rows, *_ = online.play(a, budget=77, every=20, desc="", quiet=True)
+        assert a.rounds == online.rounds(METHODS[method], CFG, 77) and a.oracle.queries >= 77 > a.oracle.queries - CFG.batch
+
+
+def test_what_is_watched_costs_no_query():
+    a = agent(Method(explore="bai", learn="both", synthetic=0.5))
+    a.round()
+    peeked, real = [], a.oracle.peek
+    a.oracle.peek = lambda first, second: peeked.append((first, second)) or real(first, second)
+    out = a.round()
+    assert a.oracle.queries == 15 and len(peeked[0][0]) == 5
+    right = [a.world.rewards[x] > a.world.rewards[y] for x, y in zip(*peeked[0])]
+    assert out["synthetic labels true"] == pytest.approx(sum(map(float, right)) / 5)
+    assert agent("passive").round()["KL to the start"] == pytest.approx(0, abs=1e-6)  # nothing has been learnt yet
+
+
+@pytest.mark.parametrize("method, loss", [("passive-slic", losses.hinge), ("sea-logit-ipo", losses.ipo_sum)])
+def test_a_method_may_name_its_loss(method, loss):
+    a, t = agent(method), torch.tensor([-3.0, -2, -4, -4.5]).double()
+    assert a.loss(*t[:, None], None, None).item() == pytest.approx(loss(*t[:, None], beta=0.2).loss.item())

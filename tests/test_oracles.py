@@ -35,3 +35,32 @@ def test_bad_oracles():
     for kw, words in (({"labels": "soft", "flip": 0.0}, "deterministic or bernoulli, given 'soft'"), ({"labels": "bernoulli", "flip": 0.5}, "0, 0.5")):
         with pytest.raises(ValueError, match=words):
             oracles.Oracle(len, generator=torch.Generator(), **kw)
+
+
+def test_a_reward_model_reads_prompt_and_answer_in_its_own_template(tmp_path, byte_tokenizer):
+    """A saved tiny classifier: scores equal its logits at each row's last token, whatever the batch."""
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, vocab_size=len(byte_tokenizer), num_labels=1, pad_token_id=257,
+        initializer_range=0.5,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path / "one")
+    byte_tokenizer.save_pretrained(tmp_path / "one")
+    rows = [("Say hi.", "hi"), ("Say hi.", "a longer answer"), ("Add two and two, please.", "4")]
+    got = oracles.rewarder(str(tmp_path / "one"), dtype=torch.float32, device="cpu", batch=2)(rows)
+    for (p, a), value in zip(rows, got.tolist()):
+        ids = byte_tokenizer.apply_chat_template([{"role": "user", "content": p}, {"role": "assistant", "content": a}], return_dict=False)
+        with torch.inference_mode():
+            want = model.score(model.model(torch.tensor([ids])).last_hidden_state)[0, -1, 0]
+        assert value == pytest.approx(want.item(), abs=1e-4)
+    assert len(set(got.tolist())) == 3 and oracles.rewarder("plain", dtype=torch.float32, device="cpu", batch=2)(rows).tolist() == oracles.score("plain", [a for _, a in rows]).tolist()
+    config.num_labels = 2
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "two")
+    byte_tokenizer.save_pretrained(tmp_path / "two")
+    with pytest.raises(ValueError, match="has one output, .* has 2"):
+        oracles.rewarder(str(tmp_path / "two"), dtype=torch.float32, device="cpu", batch=2)
+    with pytest.raises(FileNotFoundError, match="no model folder at"):
+        oracles.rewarder(str(tmp_path / "none"), dtype=torch.float32, device="cpu", batch=2)

@@ -25,3 +25,19 @@ def test_samples_are_drawn_once(sandbox, tiny_model, byte_tokenizer, monkeypatch
     monkeypatch.setattr(preferences, "generate", lambda *a, **k: 1 / 0)
     again = preferences.sample(tiny_model, byte_tokenizer, c.prompts, c.ids, temperatures=[0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4, seed=0)
     assert again.answers == c.answers and {len(row) for row in c.answers} == {4}
+
+
+def test_pairs_of_a_file(tmp_path):
+    lines, task = tmp_path / "pairs.jsonl", tmp_path / "task.json"
+    lines.write_text('{"prompt": "a?", "chosen": "x", "rejected": "y"}\n\n')
+    task.write_text('{"name": "hhh", "examples": [{"input": "b?", "target_scores": {"bad": 0, "good": 1}}]}')
+    assert preferences.load_pairs(lines) == [("a?", "x", "y")] and preferences.load_pairs(task) == [("b?", "good", "bad")]
+    with pytest.raises(FileNotFoundError, match="no file of preference pairs at"):
+        preferences.load_pairs(tmp_path / "none.jsonl")
+    for bad in ('{"prompt": "a?", "chosen": "x", "rejected": "x"}', '{"prompt": "a?", "chosen": "x"}'):
+        lines.write_text(bad)
+        with pytest.raises(ValueError, match="row 1 needs a prompt and two different answers"):
+            preferences.load_pairs(lines)
+    task.write_text('{"examples": [{"input": "b?", "target_scores": {"bad": 1, "good": 1}}]}')
+    with pytest.raises(ValueError, match="row 1 needs"):
+        preferences.load_pairs(task)

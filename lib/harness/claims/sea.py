@@ -34,6 +34,8 @@ CLAIMS = [
     *_each(Claim, "V4", "Variants: sea-bon minus bai-bon (6 over 5)", "sea-bon", "bai-bon", FINAL, (EASY, HARD)),
     *_each(Claim, "V5", "Variants: bai-bon minus passive-bon (5 over 4)", "bai-bon", "passive-bon", FINAL, (EASY, HARD)),
     *_each(Claim, "V6", "Variants: learning the policy too, sea-bon minus heads-only (6 over 7)", "sea-bon", "heads-only", FINAL, (EASY, HARD)),
+    *_each(Claim, "L1", "With SLiC too: final win rate of SEA as released minus passive", "sea-logit-slic", "passive-slic", FINAL, (EASY, HARD)),
+    *_each(Claim, "L2", "With IPO too: final win rate of SEA as released minus passive", "sea-logit-ipo", "passive-ipo", FINAL, (EASY, HARD)),
     *_each(Claim, "E1", "While collecting, E&E duels the better answers: regret of bai-logit minus ets", "ets", "bai-logit", REGRET, (EASY, HARD)),
     *_each(Claim, "E2", "While collecting, uncertainty duels the worst: regret of uncertainty-logit minus bai-logit", "bai-logit", "uncertainty-logit", REGRET, (EASY, HARD)),
     *_each(Claim, "E3", "Afterwards BAI beats uncertainty: expected reward", "bai-logit", "uncertainty-logit", REWARD, (EASY, HARD)),

@@ -6,22 +6,23 @@ OURS = "ours"
 PAPER = "section 6 and appendix D"
 CODE = "release code"
 LOSSES = ["dpo", "slic", "ipo", "ipo-mean"]
-METHODS = ["offline", "passive", "passive-matched", "random", "bai", "sea", "passive-bon", "bai-bon", "sea-bon", "heads-only", "bai-logit", "sea-logit", "ets", "sea-ets", "uncertainty", "uncertainty-logit", "xpo", "selm", "apl-certainty", "apl-entropy"]
+METHODS = ["offline", "passive", "passive-matched", "random", "bai", "sea", "passive-bon", "bai-bon", "sea-bon", "heads-only", "bai-logit", "sea-logit", "ets", "sea-ets", "uncertainty", "uncertainty-logit", "xpo", "selm", "apl-certainty", "apl-entropy", "passive-slic", "passive-ipo", "sea-logit-slic", "sea-logit-ipo"]
 EXACT = [m for m in METHODS if m not in ("sea-ets", "selm")]
 MAIN = ["offline", "passive", "passive-matched", "random", "xpo", "apl-certainty", "sea", "sea-logit", "sea-ets"]
-REWARDS = ["plain", "direct", "varied", "full", "cheerful", "afinn"]
+RULES = "plain, direct, varied, full, cheerful, afinn, or a reward model (folder or hub id)"
 
 SETTINGS = {
     "model": Setting(smoke="tiny-random", small="embedded", paper="trl-lib/pythia-1b-deduped-tldr-sft", published="pythia 1b, 2.8b, 6.9b deduped, SFT on TL;DR", source=PAPER, help="start model: tiny-random, embedded, a local folder, or a hub id"),
     "prompts": Setting(smoke="prompts.jsonl", small="prompts.jsonl", paper="prompts.jsonl", published="lkevinzc/tldr-with-sft-reference", source=CODE, help="JSON-lines file of prompts under data/ or anywhere"),
     "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published="bfloat16", source=CODE, help="compute type; masters are float32", allowed=["float32", "bfloat16"]),
     "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help="cpu or cuda", allowed=["cpu", "cuda"]),
-    "reward": Setting(smoke="full", small="cheerful", paper="cheerful", published="Skywork-Reward-Llama-3.1-8B", source=PAPER, help="what the oracle prefers", allowed=REWARDS),
-    "held_out_reward": Setting(smoke="varied", small="afinn", paper="afinn", published=None, source=OURS, help="a second reward nobody is trained on", allowed=REWARDS),
+    "reward": Setting(smoke="full", small="cheerful", paper="Skywork/Skywork-Reward-Llama-3.1-8B", published="Skywork-Reward-Llama-3.1-8B", source=PAPER, help="what the oracle prefers: " + RULES),
+    "held_out_reward": Setting(smoke="varied", small="afinn", paper="afinn", published=None, source=OURS, help="a second reward nobody is trained on: " + RULES),
     "labels": Setting(smoke="deterministic", small="deterministic", paper="deterministic", published="deterministic", source=CODE, help="the likelier side wins, or drawn", allowed=["deterministic", "bernoulli"]),
     "flip": Setting(smoke=0.0, small=0.0, paper=0.0, published=0.0, source=CODE, help="share of labels turned round", allowed=(0.0, 0.49)),
     "blocks": Setting(smoke=1, small=4, paper=4, published="all", source="ours: the last blocks, so that one pass of the others serves everything", help="last blocks that learn", allowed=(1, 1000)),
     "n_train": Setting(smoke=16, small=320, paper=320, published=50000, source=PAPER, help="training prompts", allowed=(2, 10**6)),
+    "n_validation": Setting(smoke=4, small=48, paper=48, published=None, source=OURS, help="prompts that the learning rate is chosen on", allowed=(1, 10**6)),
     "n_test": Setting(smoke=6, small=96, paper=96, published=1000, source=CODE, help="held-out prompts", allowed=(1, 10**6)),
     "tokens": Setting(smoke=6, small=20, paper=53, published=53, source=CODE, help="longest answer, tokens", allowed=(1, 4096)),
     "temperature": Setting(smoke=0.7, small=1.0, paper=0.7, published=0.7, source=CODE, help="of the answers", allowed=(0.01, 10.0)),
@@ -41,9 +42,12 @@ SETTINGS = {
     "buffer": Setting(smoke=100, small=5000, paper=50000, published=50000, source=CODE, help="pairs the heads remember", allowed=(1, 10**7)),
     "loss": Setting(smoke="dpo", small="dpo", paper="dpo", published="dpo, ipo, slic", source=PAPER, help="policy loss", allowed=LOSSES),
     "beta": Setting(smoke=0.1, small=0.1, paper=0.1, published=0.1, source=PAPER, help="KL strength of DPO", allowed=(1e-4, 100.0)),
+    "slic_beta": Setting(smoke=0.2, small=0.2, paper=0.2, published=0.2, source=PAPER, help="beta of SLiC", allowed=(1e-4, 100.0)),
+    "ipo_beta": Setting(smoke=0.2, small=0.2, paper=0.2, published="0.2, 0.3, 0.5, 1, the best", source=PAPER, help="beta of IPO", allowed=(1e-4, 100.0)),
     "optimism": Setting(smoke=1e-3, small=1e-4, paper=5e-6, published=5e-6, source=CODE, help="XPO's alpha", allowed=(0.0, 1.0)),
-    "lr": Setting(smoke=1e-3, small=1e-4, paper=5e-7, published=5e-7, source=PAPER, help="learning rate of the policy, every method", allowed=(1e-9, 1.0)),
-    "warmup": Setting(smoke=1, small=2, paper=12, published="3 % of the steps, cosine after", source=CODE, help="steps of linear warm-up, constant after", allowed=(0, 10**5)),
+    "lr": Setting(smoke=1e-3, small=1e-4, paper=5e-7, published=5e-7, source=PAPER, help="learning rate of the policy, every method, at its peak", allowed=(1e-9, 1.0)),
+    "lrs": Setting(smoke="1e-3", small="none", paper="none", published=None, source=OURS, help="learning rates tried on validation prompts before the run, by every method; none: lr was chosen before", many=True),
+    "warmup": Setting(smoke=1, small=2, paper=12, published="3 % of the steps, cosine after", source=CODE, help="steps of linear warm-up, a cosine to a tenth after", allowed=(0, 10**5)),
     "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=1.0, source=CODE, help="gradient norm is clipped to this", allowed=(1e-6, 1e6)),
     "micro": Setting(smoke=4, small=16, paper=8, published=None, source=OURS, help="pairs a forward", allowed=(1, 4096)),
     "generation_batch": Setting(smoke=8, small=48, paper=32, published=32, source=CODE, help="prompts decoded together", allowed=(1, 4096)),
@@ -52,6 +56,6 @@ SETTINGS = {
     "worlds": Setting(smoke=2, small=20, paper=20, published=None, source=OURS, help="exact worlds a coverage", allowed=(1, 10000)),
     "world_answers": Setting(smoke=30, small=300, paper=300, published=None, source=OURS, help="answers of a prompt in an exact world", allowed=(3, 10**5)),
     "world_budget": Setting(smoke=64, small=1024, paper=1024, published=None, source=OURS, help="queries a method in an exact world", allowed=(1, 10**7)),
-    "world_lr": Setting(smoke=1e-3, small=1e-3, paper=1e-3, published=None, source=OURS, help="Adam rate of the exact policy", allowed=(1e-9, 1.0)),
+    "world_lrs": Setting(smoke="1e-3,1e-2", small="3e-4,1e-3,3e-3", paper="3e-4,1e-3,3e-3", published=None, source=OURS, help="Adam rates of the exact policy; each method takes the one that served it best in other worlds", many=True),
     "world_arms": Setting(smoke=",".join(["passive", "sea", "ets"]), small=",".join(EXACT), paper=",".join(EXACT), published="the seven variants of Table 1", source=PAPER, help="methods in the exact worlds", allowed=METHODS, many=True),
 }  # fmt: skip
