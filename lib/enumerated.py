@@ -30,7 +30,7 @@ class Enumerated:
         self.rewards = 2 * (raw - raw.mean(1, keepdim=True)) / raw.std(1, keepdim=True)
         noise = g(worlds * prompts, answers)
         self.start = 0.5 * noise if coverage == "easy" else -0.75 * self.rewards + 0.5 * noise
-        sizes = [(dim, 64), (64, 64), (64, 1)]
+        sizes = [(dim, 32), (32, 32), (32, 1)]
         self.weights = [(g(worlds, i, o) / i**0.5 if o > 1 else torch.zeros(worlds, i, o)).requires_grad_() for i, o in sizes]
         self.biases = [torch.zeros(worlds, 1, o, requires_grad=True) for _, o in sizes]
         self.optimizer = torch.optim.Adam([*self.weights, *self.biases], lr=lr)
@@ -124,14 +124,14 @@ class Enumerated:
         self.generator.set_state(state["generator"])
 
 
-def compete(arm: str, coverage: str, cfg, *, lr: float, seed: int) -> tuple[list[dict], dict[str, Tensor]]:
-    """One method in `cfg.worlds` worlds at once: (one row a look, scores (worlds,)), the oracle's count checked against its log."""
+def compete(arm: str, coverage: str, cfg, *, lr: float, seed: int, worlds: int) -> tuple[list[dict], dict[str, Tensor]]:
+    """One method in that many worlds at once: (one row a look, scores (worlds,)), the oracle's count checked against its log."""
     g = partial(seeding.torch_generator, seed)
-    known = Enumerated(prompts=8, answers=cfg.world_answers, dim=8, coverage=coverage, lr=lr, generator=g(f"{coverage} world"), worlds=cfg.worlds)
+    known = Enumerated(prompts=8, answers=cfg.world_answers, dim=8, coverage=coverage, lr=lr, generator=g(f"{coverage} world"), worlds=worlds)
     oracle = Oracle(known.reward, labels=cfg.labels, flip=cfg.flip, generator=g(f"{coverage} oracle"))
     agent = Agent(known, METHODS[arm], oracle, cfg, generator=g(f"{coverage} agent"))
     rows, over, last = play(agent, budget=cfg.world_budget, every=max(1, cfg.world_budget // 8), desc=arm, quiet=True)
-    if not oracle.queries == len(oracle.log) >= cfg.world_budget * cfg.worlds:
-        raise RuntimeError(f"{arm}: {oracle.queries} queries counted, {len(oracle.log)} logged, {cfg.world_budget * cfg.worlds} were the budget")
+    if not oracle.queries == len(oracle.log) >= cfg.world_budget * worlds:
+        raise RuntimeError(f"{arm}: {oracle.queries} queries counted, {len(oracle.log)} logged, {cfg.world_budget * worlds} were the budget")
     scores = {k: known.by_world(v) for k, v in last.items()}
     return rows, scores | {"win rate, whole run": known.by_world(over["win rate"]), "duel regret": known.regret(oracle.log)}

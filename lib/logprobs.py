@@ -107,11 +107,12 @@ class _TokenLogprobs(torch.autograd.Function):
         for i in range(0, len(target), chunk):
             s = slice(i, i + chunk)
             logits = (hidden[s] @ weight.T).to(wide)
-            norm = logits.logsumexp(-1, keepdim=True)
-            out[s] = logits.gather(-1, target[s, None])[:, 0] - norm[:, 0]
+            picked, top = logits.gather(-1, target[s, None]), logits.amax(-1, keepdim=True)
+            e = logits.sub_(top).exp_()  # in place, and once for the norm and for p: each pass over the vocabulary costs as much as a block
+            total = e.sum(-1, keepdim=True)
+            out[s] = (picked - top - total.log())[:, 0]
             if jacobian is not None:
-                p = logits.sub_(norm).exp_().to(weight.dtype)
-                jacobian[s] = weight[target[s]] - p @ weight
+                jacobian[s] = weight[target[s]] - (e.to(weight.dtype) @ weight) / total
         ctx.save_for_backward(jacobian)
         return out
 

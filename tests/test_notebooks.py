@@ -188,7 +188,7 @@ def test_the_paper_preset_on_miniatures_of_its_models(sandbox, miniatures, monke
     people.write_text('{"prompt": "Say hi.", "chosen": "hi", "rejected": "no"}\n')
     of = {
         "mrpo": dict(model=str(miniatures / "llama"), second_model=str(miniatures / "mistral"), transfer=str(people)),
-        "sea": dict(model=str(miniatures / "pythia"), reward=str(miniatures / "reward"), world_arms="sea", arms="passive,sea-logit,xpo"),
+        "sea": dict(model=str(miniatures / "pythia"), reward=str(miniatures / "reward"), world_arms="sea", world_tuned="sea", arms="passive,sea-logit,xpo"),
     }
     assert runner.run(paper, preset="paper", seed=0, overrides={"device": "cpu", **FEW[paper], **of[paper]}).code == 0
     run = results.load_runs(paper)[0]

@@ -158,12 +158,13 @@ def speed(table):
     """Ratio to each peer with its range over the repeats; the dashed line is parity."""
     figure, axes = _axes((7.0, 0.34 * len(table) + 1.2))
     for k, r in enumerate(table.itertuples()):
-        axes.plot([r.low, r.high], [k, k], color="#d62728" if r.metric == "per second" else "#4c78a8", lw=2)
-        axes.plot(r.ratio, k, "o", color="black", markersize=4)
+        color = "#d62728" if r.metric == "per second" else "#4c78a8"
+        axes.plot([r.low, r.high], [k, k], color=color, lw=2)
+        axes.plot(r.ratio, k, "o", color=color, markersize=4)
     axes.axvline(1, color="gray", ls="--", lw=1)
     axes.set_yticks(range(len(table)), [f"{r.task}, {r.metric}, {r.peer}" for r in table.itertuples()], fontsize=8)
     axes.invert_yaxis()
-    axes.set(xscale="log", xlabel="how many times better than the peer (red: units per second, blue: less peak memory)")
+    axes.set(xscale="log", xlabel="times better than the peer\nred: units a second, blue: peak memory")
     axes.set_xticks([0.5, 1, 2, 3, 5, 10], ["0.5", "1", "2", "3", "5", "10"])
     axes.minorticks_off()
     return figure

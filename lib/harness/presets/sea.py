@@ -9,6 +9,7 @@ LOSSES = ["dpo", "slic", "ipo", "ipo-mean"]
 METHODS = ["offline", "passive", "passive-matched", "random", "bai", "sea", "passive-bon", "bai-bon", "sea-bon", "heads-only", "bai-logit", "sea-logit", "ets", "sea-ets", "uncertainty", "uncertainty-logit", "xpo", "selm", "apl-certainty", "apl-entropy", "passive-slic", "passive-ipo", "sea-logit-slic", "sea-logit-ipo"]
 EXACT = [m for m in METHODS if m not in ("sea-ets", "selm")]
 MAIN = ["offline", "passive", "passive-matched", "random", "xpo", "apl-certainty", "sea", "sea-logit", "sea-ets"]
+TUNED = ["offline", "passive", "passive-matched", "random", "xpo", "apl-certainty", "sea", "sea-logit"]
 RULES = "plain, direct, varied, full, cheerful, afinn, or a reward model (folder or hub id)"
 
 SETTINGS = {
@@ -34,7 +35,7 @@ SETTINGS = {
     "every": Setting(smoke=8, small=128, paper=2560, published=2560, source=CODE, help="queries between evaluations", allowed=(1, 10**7)),
     "burn_in": Setting(smoke=1, small=4, paper=5, published="5 rounds, text: 1,000 samples", source=CODE, help="rounds before synthetic pairs", allowed=(0, 10**5)),
     "heads": Setting(smoke=4, small=20, paper=20, published=20, source=PAPER, help="K reward heads", allowed=(2, 1000)),
-    "hidden": Setting(smoke=8, small=64, paper=128, published=128, source=PAPER, help="width of a head's two hidden layers", allowed=(1, 10**5)),
+    "hidden": Setting(smoke=8, small=32, paper=128, published=128, source=PAPER, help="width of a head's two hidden layers", allowed=(1, 10**5)),
     "heads_lr": Setting(smoke=1e-2, small=1e-3, paper=1e-3, published=1e-3, source=CODE, help="Adam rate of the heads", allowed=(1e-9, 1.0)),
     "heads_batch": Setting(smoke=4, small=64, paper=128, published=128, source=CODE, help="pairs a step of the heads", allowed=(1, 10**5)),
     "heads_steps": Setting(smoke=2, small=5, paper=5, published=5, source=PAPER, help="steps of the heads a round", allowed=(1, 1000)),
@@ -54,8 +55,11 @@ SETTINGS = {
     "eval_batch": Setting(smoke=8, small=8, paper=8, published=None, source=OURS, help="rows of a scoring forward", allowed=(1, 4096)),
     "arms": Setting(smoke=",".join(["passive", "xpo", "sea"]), small=",".join(MAIN), paper=",".join(MAIN), published="Offline, Online, APL, XPO, SEA", source=PAPER + "; the others are controls", help="methods in the language world", allowed=METHODS, many=True),
     "worlds": Setting(smoke=2, small=20, paper=20, published=None, source=OURS, help="exact worlds a coverage", allowed=(1, 10000)),
+    "tuning_worlds": Setting(smoke=1, small=5, paper=5, published=None, source=OURS, help="other exact worlds a coverage, in which each method's rate is chosen", allowed=(1, 10000)),
     "world_answers": Setting(smoke=30, small=300, paper=300, published=None, source=OURS, help="answers of a prompt in an exact world", allowed=(3, 10**5)),
-    "world_budget": Setting(smoke=64, small=1024, paper=1024, published=None, source=OURS, help="queries a method in an exact world", allowed=(1, 10**7)),
-    "world_lrs": Setting(smoke="1e-3,1e-2", small="3e-4,1e-3,3e-3", paper="3e-4,1e-3,3e-3", published=None, source=OURS, help="Adam rates of the exact policy; each method takes the one that served it best in other worlds", many=True),
+    "world_budget": Setting(smoke=64, small=512, paper=512, published=None, source=OURS, help="queries a method in an exact world", allowed=(1, 10**7)),
+    "world_lr": Setting(smoke=1e-3, small=3e-3, paper=3e-3, published=None, source=OURS, help="Adam rate of the exact policy, the same for every method", allowed=(1e-9, 1.0)),
+    "world_tuned": Setting(smoke="passive,sea", small=",".join(TUNED), paper=",".join(TUNED), published=None, source="ours: a control", help="methods played once more, each at its best rate", allowed=METHODS, many=True),
+    "world_lrs": Setting(smoke="1e-3,1e-2", small="1e-3,3e-3,1e-2,3e-2", paper="1e-3,3e-3,1e-2,3e-2", published=None, source=OURS, help="rates these are tried at in other worlds", many=True),
     "world_arms": Setting(smoke=",".join(["passive", "sea", "ets"]), small=",".join(EXACT), paper=",".join(EXACT), published="the seven variants of Table 1", source=PAPER, help="methods in the exact worlds", allowed=METHODS, many=True),
 }  # fmt: skip
