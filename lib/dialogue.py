@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import isfinite
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -168,13 +169,13 @@ class Dialogue:
         self.generator.set_state(state["generator"])
 
 
-def compete(world: Dialogue, arm: str, cfg, *, lr: float) -> tuple[list[dict], dict[str, Tensor], dict[str, float]]:
-    """One method in the language world: (one row a look, last scores a prompt, what it took and what was watched)."""
+def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = None) -> tuple[list[dict], dict[str, Tensor], dict[str, float]]:
+    """One method in the language world: (one row a look, last scores a prompt, what it took and what was watched); keep: see `online.play`."""
     g, method = partial(seeding.torch_generator, cfg.seed), METHODS[arm]
     world.reset(g("world", cfg.device), lr=lr, horizon=rounds(method, cfg, cfg.budget))
     oracle = Oracle(world.rewards["oracle"], labels=cfg.labels, flip=cfg.flip, generator=g("language oracle"))
     agent = Agent(world, method, oracle, cfg, generator=g("language agent"))
-    rows, over, last = play(agent, budget=cfg.budget, every=cfg.every, desc=f"{arm}, rate {lr:g}")
+    rows, over, last = play(agent, budget=cfg.budget, every=cfg.every, desc=f"{arm}, rate {lr:g}", keep=keep)
     took = {"oracle queries": oracle.queries, "policy steps": world.stepper.done}
     watched = {k: rows[-1][k] for k in ("KL to the start", "synthetic labels true", "heads agree with the label") if isfinite(rows[-1][k])}
     return rows, last | {"win rate, whole run": over["win rate, oracle"]}, took | watched

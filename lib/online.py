@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from lib import bandit, losses
+from lib import bandit, checkpoint, losses
 from lib.harness.progress import track
 from lib.oracles import Oracle
 
@@ -130,6 +131,8 @@ class Agent:
     def __init__(self, world: World, method: Method, oracle: Oracle, cfg, *, generator: torch.Generator):
         self.world, self.method, self.oracle, self.cfg, self.generator = world, method, oracle, cfg, generator
         loss = method.loss or cfg.loss
+        if not 0 <= method.synthetic <= 1 or not 0 < method.batch <= 1:
+            raise ValueError(f"the synthetic share lies in [0, 1] and the share of the prompts in (0, 1], given {method.synthetic} and {method.batch}")
         self.loss = policy_loss(loss, beta={"slic": cfg.slic_beta, "ipo": cfg.ipo_beta}.get(loss, cfg.beta))
         self.heads = bandit.Ensemble(cfg.heads, world.dim, cfg.hidden, generator=generator, worlds=world.worlds)
         self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=cfg.heads_lr, weight_decay=0.0)
@@ -258,18 +261,33 @@ def rounds(method: Method, cfg, budget: int) -> int:
     return first if first <= cfg.burn_in else cfg.burn_in + -(-(budget - cfg.burn_in * size) // later)
 
 
-def play(agent: Agent, *, budget: int, every: int, desc: str, quiet: bool = False) -> tuple[list[dict], dict[str, Tensor], dict[str, Tensor]]:
+def play(
+    agent: Agent, *, budget: int, every: int, desc: str, quiet: bool = False, keep: Path | None = None
+) -> tuple[list[dict], dict[str, Tensor], dict[str, Tensor]]:
     """Rounds until the oracle was asked `budget` times a world, looking at the start and about every `every` queries.
 
     (one row a look: "step" is the number of queries, mean scores and what the round said; every held-out prompt's scores averaged over
-    the looks after the start; its last scores).
+    the looks after the start; its last scores). keep: where a run that is stopped, by an oracle that fails or by hand, leaves all it
+    has; the next call with the same file goes on from there, and the file is gone once the run is done.
     """
-    if budget < 1 or every < 1:
-        raise ValueError(f"budget and every are at least 1 query, given {budget} and {every}")
-    rows, total, looks, out = [{"step": 0, **_means(agent.evaluate())}], {}, 0, {}
-    steps = range(rounds(agent.method, agent.cfg, budget))
+    size = max(1, round(agent.cfg.batch * agent.method.batch))
+    if budget < size or every < 1:
+        raise ValueError(f"a budget holds at least one round of {size} queries and every is at least 1, given {budget} and {every}")
+    if keep is not None and keep.exists():
+        kept = checkpoint.load(keep)
+        agent.restore(kept["agent"])
+        rows, total, looks = kept["rows"], kept["total"], kept["looks"]
+    else:
+        rows, total, looks = [{"step": 0, **_means(agent.evaluate())}], {}, 0
+    steps = range(agent.rounds, rounds(agent.method, agent.cfg, budget))
     for _ in steps if quiet else track(steps, desc):
-        out = agent.round()
+        before = agent.state() if keep is not None else None
+        try:
+            out = agent.round()
+        except BaseException:
+            if keep is not None:
+                checkpoint.save(keep, {"agent": before, "rows": rows, "total": total, "looks": looks})
+            raise
         asked = agent.oracle.queries // agent.world.worlds
         done = asked >= budget
         if done or asked // every > rows[-1]["step"] // every:
@@ -279,6 +297,8 @@ def play(agent: Agent, *, budget: int, every: int, desc: str, quiet: bool = Fals
             looks += 1
         if done:
             break
+    if keep is not None:
+        keep.unlink(missing_ok=True)
     return rows, {k: v / looks for k, v in total.items()}, last
 
 

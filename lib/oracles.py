@@ -152,7 +152,11 @@ class Oracle:
             raise ValueError(f"{len(first)} first answers and {len(second)} second ones: a query is a pair")
         if not len(first):
             return torch.zeros(0, dtype=torch.bool)
-        p = torch.sigmoid((self.reward(first) - self.reward(second)).double())
+        margin = (self.reward(first) - self.reward(second)).double()
+        if not torch.isfinite(margin).all():
+            bad = (~torch.isfinite(margin)).nonzero()[:, 0].tolist()
+            raise FloatingPointError(f"the oracle's reward of pairs {bad[:8]} is not finite; none of these {len(first)} queries was counted")
+        p = torch.sigmoid(margin)
         u, v = torch.rand(2, len(first), generator=self.generator, dtype=torch.float64)
         wins = u < p if self.labels == "bernoulli" else (p > 0.5) | ((p == 0.5) & (u < 0.5))
         wins = wins ^ (v < self.flip)

@@ -79,3 +79,14 @@ def test_a_state_is_a_copy():
     a = step(w)[2]["loss"]
     w.restore(state)
     assert step(w)[2]["loss"] == a
+
+
+def test_compete_gives_a_score_a_world():
+    from lib import enumerated
+    from lib.harness import presets
+
+    cfg = presets.resolve("sea", {"PRESET": "smoke", "SEED": 0})
+    rows, scores = enumerated.compete("sea", "hard", cfg, lr=1e-2, seed=0, worlds=3)
+    assert rows[0]["step"] == 0 and rows[-1]["step"] >= cfg.world_budget and all(v.shape == (3,) for v in scores.values())
+    again = enumerated.compete("sea", "hard", cfg, lr=1e-2, seed=0, worlds=3)[1]
+    assert {"win rate", "win rate, whole run", "expected reward", "duel regret"} <= set(scores) and torch.equal(scores["duel regret"], again["duel regret"])

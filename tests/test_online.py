@@ -186,3 +186,32 @@ def test_what_is_watched_costs_no_query():
 def test_a_method_may_name_its_loss(method, loss):
     a, t = agent(method), torch.tensor([-3.0, -2, -4, -4.5]).double()
     assert a.loss(*t[:, None], None, None).item() == pytest.approx(loss(*t[:, None], beta=0.2).loss.item())
+
+
+@pytest.mark.parametrize("broken", [lambda texts: torch.full((len(texts),), torch.nan), lambda texts: [][0]])
+def test_an_oracle_that_fails_halfway_loses_nothing(tmp_path, broken):
+    """The run stops with a checkpoint; the next call goes on and ends where an undisturbed run ends, without asking twice."""
+    whole = agent("sea")
+    rows, over, last = online.play(whole, budget=70, every=20, desc="", quiet=True)
+    a, keep = agent("sea"), tmp_path / "kept.safetensors"
+    asked, good = [], a.oracle.reward
+
+    def reward(texts):
+        asked.append(len(texts))
+        return broken(texts) if len(asked) > 9 else good(texts)
+
+    a.oracle.reward = reward
+    with pytest.raises((FloatingPointError, IndexError)):
+        online.play(a, budget=70, every=20, desc="", quiet=True, keep=keep)
+    assert keep.exists() and 0 < a.oracle.queries < 70
+    b = agent("sea")
+    again, over_b, last_b = online.play(b, budget=70, every=20, desc="", quiet=True, keep=keep)
+    assert not keep.exists() and b.oracle.queries == whole.oracle.queries
+    assert [r["win rate"] for r in again] == [r["win rate"] for r in rows] and torch.equal(last_b["win rate"], last["win rate"]) and torch.equal(over_b["win rate"], over["win rate"])
+
+
+def test_bad_budgets_and_shares():
+    with pytest.raises(ValueError, match="at least one round of 10 queries.*given 9 and 1"):
+        online.play(agent("passive"), budget=9, every=1, desc="", quiet=True)
+    with pytest.raises(ValueError, match="synthetic share lies in .*given 1.5"):
+        agent(Method(synthetic=1.5))

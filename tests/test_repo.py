@@ -27,7 +27,7 @@ LEVELS = {
         ["maths"],
     ),
     "things": (
-        ["attention", "models", "data", "trunk", "taxonomy"],
+        ["attention", "models", "data", "trunk", "checkpoint", "taxonomy"],
         {"torch", "numpy", "transformers", "peft", "safetensors", "yaml"},
         {"bitsandbytes", "lm_eval", "gguf", "tokenizers", "pandas", "accelerate"},
         ["maths", "things", "harness.assets", "harness.paths", "harness.progress"],

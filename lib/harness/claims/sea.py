@@ -24,11 +24,12 @@ def _each(claim, id: str, statement: str, a: str, b: str, metric: str, datasets=
 
 CLAIMS = [
     *_each(Claim, "O1", "Online beats offline at equal queries: final win rate of passive minus offline", "passive", "offline", FINAL),
-    *_each(Claim, "O2", "SEA as printed beats passive: final win rate", "sea", "passive", FINAL),
+    *_each(Claim, "O2", "SEA as printed beats passive: final win rate", "sea", "passive", FINAL, (EASY, HARD)),
     *_each(Claim, "O3", "SEA as released beats passive: final win rate", "sea-logit", "passive", FINAL),
     *_each(Claim, "O4", "SEA as released needs fewer queries than passive: win rate averaged over the run", "sea-logit", "passive", WHOLE),
     *_each(Claim, "O5", "SEA as released beats XPO: final win rate", "sea-logit", "xpo", FINAL),
     *_each(Claim, "O6", "SEA as released beats APL: final win rate", "sea-logit", "apl-certainty", FINAL),
+    *_each(Claim, "O7", "E&E beats passive too: final win rate of sea-ets minus passive", "sea-ets", "passive", FINAL, (LANGUAGE,)),
     *_each(Claim, "V1", "Variants: synthetic pairs help, sea minus bai (3 over 2)", "sea", "bai", FINAL, (EASY, HARD)),
     *_each(Claim, "V2", "Variants: active choice helps, bai minus passive (2 over 1)", "bai", "passive", FINAL, (EASY, HARD)),
     *_each(Claim, "V3", "Variants: active choice as released, bai-logit minus passive (2 over 1)", "bai-logit", "passive", FINAL, (EASY, HARD)),
