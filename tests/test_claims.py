@@ -210,3 +210,16 @@ def test_mrpo_price_in_knowledge():
     for drop, verdict in ((0.0, "holds"), (0.1, "fails")):
         runs = [Record(s).add("questions", "base", "accuracy", 0.5 + noise(seed=s)).add("questions", "mrpo", "accuracy", 0.5 - drop + noise(seed=s + 9)) for s in range(3)]
         assert claims.card("mrpo", runs).set_index("claim").verdict["M8"] == verdict
+
+
+def test_mrpo_answers_win_prompt_by_prompt():
+    """One absurd reward must not decide: the arm that is better on 40 of 60 prompts wins by a third, whatever the values."""
+    runs = []
+    for s in range(3):
+        r, values = Record(s), np.where(np.arange(60) < 40, 1.0, 0.0)
+        r.add("samples plain", "mrpo", "true reward", values - 1000.0 * (np.arange(60) == 59)).add("samples plain", "dpo", "true reward", 1 - values)
+        runs.append(r)
+    row = claims.card("mrpo", runs).set_index("claim").loc["M7 plain"]
+    assert row.ours == pytest.approx(20 / 60) and row.verdict == "holds"
+    ties = [Record(s).add("samples plain", "mrpo", "true reward", noise()).add("samples plain", "dpo", "true reward", noise()) for s in range(3)]
+    assert claims.card("mrpo", ties).set_index("claim").loc["M7 plain"].ours == 0

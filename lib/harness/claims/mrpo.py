@@ -55,7 +55,7 @@ CLAIMS = [
     *_sets(Claim, "M4", "Clipping is needed: accuracy of MRPO minus MRPO unclipped", lambda d: better("mrpo", "mrpo-unclipped", ACCURACY, tests=3, dataset=d)),
     *_sets(Claim, "M5", "Adaptive weights are no worse than equal ones: accuracy of MRPO minus uniform, not 1 point worse", lambda d: _no_worse("mrpo", "mrpo-uniform", by=0.01, dataset=d)),
     *_sets(Claim, "M6", "The other model as primary: accuracy of MRPO minus DPO", lambda d: better("mrpo, other way", "dpo, other way", ACCURACY, tests=3, dataset=d)),
-    *_sets(Claim, "M7", "Answers written: true reward of MRPO's minus DPO's", lambda d: better("mrpo", "dpo", "true reward", tests=3, dataset=d.replace("held-out", "samples"))),
+    *_sets(Claim, "M7", "Answers written: share in which MRPO's has the larger true reward, minus DPO's share", lambda d: better("mrpo", "dpo", "wins by true reward", tests=3, dataset=d.replace("held-out", "samples"))),
     Claim("M8", "No price in knowledge: multiple-choice accuracy of MRPO minus the base, not 2 points worse", _no_worse("mrpo", "base", by=0.02, dataset="questions", metric="accuracy")),
     *_sets(Critic, "K1", "The second model as the only reference is no worse: accuracy of single minus MRPO, not 1 point worse", lambda d: _no_worse("single", "mrpo", by=0.01, dataset=d)),
     *_sets(Critic, "K2", "The exact solution gives the same: accuracy of geometric minus MRPO unclipped, within 2 points", lambda d: _same("geometric", "mrpo-unclipped", within=0.02, dataset=d)),

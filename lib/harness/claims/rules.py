@@ -16,9 +16,10 @@ import pandas as pd
 from lib import stats
 
 LEVEL = 0.95
+WINS = "wins by "  # before a metric: which arm's value is larger, prompt by prompt
 HIGHER_IS_BETTER = {
     "flips": False, "kl": False, "agreement prefix": True, "exact match": True, "rouge-l": True, "fp likelihood": True,
-    "accuracy": True, "net wins": True, "accuracy, primary reference": True, "accuracy, reference-free sum": True, "true reward": True,
+    "accuracy": True, "net wins": True, "accuracy, primary reference": True, "accuracy, reference-free sum": True, "true reward": True, "wins by true reward": True,
     "win rate": True, "win rate, whole run": True, "win rate, held-out oracle": True, "expected reward": True, "duel regret": False,
 }  # fmt: skip
 
@@ -86,6 +87,9 @@ class Pool:
         if metric == "net wins":  # per prompt: +1 win, -1 lose
             x, y = (self.rows(dataset, arm, "win").assign(weight=1.0) for arm in (a, b))
             x, y = (f.assign(value=f.value - self.rows(dataset, arm, "lose").value) for f, arm in ((x, a), (y, b)))
+        elif metric.startswith(WINS):  # by whose value is larger, whatever the scale: one absurd value counts like any other
+            x, y = self._pair(dataset, metric.removeprefix(WINS), a, b)
+            return x.assign(value=(x.value > y.value).astype(float)), y.assign(value=(y.value > x.value).astype(float))
         else:
             x, y = self.rows(dataset, a, metric), self.rows(dataset, b, metric)
         both = x.index.intersection(y.index)
