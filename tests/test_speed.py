@@ -124,3 +124,8 @@ def test_operations_of_scoring(tiny_model):
     head = tiny_model.get_output_embeddings().weight.numel()
     ours, plain = limits.score_flops(tiny_model, 2, 10, 3, 4)
     assert ours == 2 * 2 * (22 * body + 12 * head) and plain == 2 * 2 * 3 * 14 * (body + head)
+
+
+def test_bytes_of_a_step_by_hand(tiny_model):
+    trained = sum(p.numel() for n, p in tiny_model.named_parameters() if "proj" in n)
+    assert limits.state_bytes(tiny_model) == 4 * sum(p.numel() for p in tiny_model.parameters()) + 16 * trained

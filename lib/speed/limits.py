@@ -42,6 +42,13 @@ def trl_flops(model, pairs: int, prompt: int, answer: int, *, reference: bool) -
     return tokens * (6 * body + 4 * head + reference * 2 * (body + head))
 
 
+def state_bytes(model) -> float:
+    """Bytes a step of ours must hold whatever its batch: all weights in the model's dtype, and of the trained ones float32 masters, both
+    moments of AdamW and the gradient's sum."""
+    trained = sum(m.weight.numel() for m in block_linears(model).values())
+    return sum(p.numel() * p.element_size() for p in model.parameters()) + trained * 4 * 4
+
+
 def decode_bytes(model, rows: int, slots: int) -> float:
     """Bytes a decoding step must read: every weight once, and the keys and values of all slots."""
     c = model.config
