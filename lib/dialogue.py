@@ -177,5 +177,6 @@ def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = No
     agent = Agent(world, method, oracle, cfg, generator=g("language agent"))
     rows, over, last = play(agent, budget=cfg.budget, every=cfg.every, desc=f"{arm}, rate {lr:g}", keep=keep)
     took = {"oracle queries": oracle.queries, "policy steps": world.stepper.done}
-    watched = {k: rows[-1][k] for k in ("KL to the start", "synthetic labels true", "heads agree with the label") if isfinite(rows[-1][k])}
+    looks = {k: [r[k] for r in rows[1:] if isfinite(r[k])] for k in ("KL to the start", "synthetic labels true", "heads agree with the label")}
+    watched = {k: v[-1] if k == "KL to the start" else sum(v) / len(v) for k, v in looks.items() if v}
     return rows, last | {"win rate, whole run": over["win rate, oracle"]}, took | watched
