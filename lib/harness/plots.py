@@ -174,7 +174,7 @@ def save(figure, path: Path) -> Path:
     """Write a figure as SVG that is byte-equal when nothing changed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"svg.hashsalt": "plumbline"}):
-        figure.savefig(path, metadata={"Date": None})
+        figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)
     return path
 
