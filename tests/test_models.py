@@ -67,7 +67,7 @@ def test_embedded_is_converted_once_and_reused(sandbox, monkeypatch, tiny_model,
     folder = models.embedded_folder()
     assert models.embedded_folder() == folder and calls == ["smollm2"]
     stamp = json.loads((folder / "plumbline.json").read_text())
-    assert stamp["sha256"] == models._sha256(folder / "model.safetensors")
+    assert stamp["sha256"] == models.assets.file_sha256(folder / "model.safetensors")
     assert json.loads((folder / "tokenizer_config.json").read_text())["eos_token"] == "<|im_end|>"
     (folder / "model.safetensors").write_bytes(b"cut short")
     models.embedded_folder()
@@ -108,10 +108,12 @@ def test_builders_check_before_any_work(tiny_model):
 def test_a_model_with_terms_of_its_own_is_asked_for():
     from lib.harness.assets import AssetError
 
-    models.check_terms("gemma3-270m", accepted=True)
-    models.check_terms("embedded", accepted=False)
+    models.check("gemma3-270m", accepted=True)
+    models.check("embedded", accepted=False)
     with pytest.raises(AssetError, match="Gemma Terms of Use: read them at https://ai.google.dev/gemma/terms and set GEMMA_TERMS='accepted'"):
-        models.check_terms("gemma3-270m", accepted=False)
+        models.check("gemma3-270m", accepted=False)
+    with pytest.raises(FileNotFoundError, match="no model folder at './absent'"):
+        models.check("./absent", accepted=False)
 
 
 @pytest.mark.network
