@@ -261,6 +261,13 @@ def rounds(method: Method, cfg, budget: int) -> int:
     return first if first <= cfg.burn_in else cfg.burn_in + -(-(budget - cfg.burn_in * size) // later)
 
 
+def check(cfg) -> None:
+    """ValueError before any work if a budget does not hold one round."""
+    for name in ("budget", "world_budget"):
+        if cfg[name] < cfg.batch:
+            raise ValueError(f"{name} holds at least one round of {cfg.batch} queries (batch), given {cfg[name]}")
+
+
 def play(
     agent: Agent, *, budget: int, every: int, desc: str, quiet: bool = False, keep: Path | None = None
 ) -> tuple[list[dict], dict[str, Tensor], dict[str, Tensor]]:

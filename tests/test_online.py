@@ -215,3 +215,11 @@ def test_bad_budgets_and_shares():
         online.play(agent("passive"), budget=9, every=1, desc="", quiet=True)
     with pytest.raises(ValueError, match="synthetic share lies in .*given 1.5"):
         agent(Method(synthetic=1.5))
+
+
+def test_budgets_are_checked_before_any_work():
+    from lib.harness import presets
+
+    online.check(presets.resolve("sea", {"PRESET": "smoke", "SEED": 0}))
+    with pytest.raises(ValueError, match="^budget holds at least one round of 4 queries .batch., given 2"):
+        online.check(presets.resolve("sea", {"PRESET": "smoke", "SEED": 0, "BUDGET": 2}))
