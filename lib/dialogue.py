@@ -139,9 +139,10 @@ class Dialogue:
         Draws of the heads' best of N come from a generator of their own: looking does not change the run.
         """
         if not hasattr(self, "reference"):
-            self.reference = [self.text(row[0].tokens) for row in self._sample(self.held_out, "start")]
-        if pick is None:
-            answers = [row[0].tokens for row in self._sample(self.held_out, source)]
+            self.greedy = [row[0].tokens for row in self._sample(self.held_out, "start")]
+            self.reference = [self.text(a) for a in self.greedy]
+        if pick is None:  # the start and a policy without a step answer alike
+            answers = self.greedy if source == "start" or not self.stepper.done else [row[0].tokens for row in self._sample(self.held_out, source)]
         else:
             own = torch.Generator(device=self.generator.device).manual_seed(0)
             done = self._sample(self.held_out, source, n=n or self.cfg.best_of, temperature=self.cfg.temperature, generator=own)
