@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lib import references
+from lib import evaluation, references, trunk
 from lib.data import Prompt, encode
-from lib.evaluation import multiple_choice
 from lib.generation import generate
 from lib.harness import seeding
 from lib.losses import dpo
@@ -48,8 +48,6 @@ ARMS = {
     "mrpo-normalized": Spec("virtual", normalized=True),
     **{f"mrpo-{w}": Spec("virtual", weights=w) for w in ("0.1", "0.9", "swcw", "swcw-onehot", "tsw")},
 }  # fmt: skip
-
-
 
 
 class Study(World):
@@ -129,7 +127,7 @@ class Study(World):
 
     def validate(self, primary: str, t: Task) -> float:
         """Share of validation pairs whose margin against the primary is positive."""
-        table, (w, l) = self.table([primary], "validation", t.validation), gather(self.score("validation"), t.validation)
+        table, (w, l) = self.table([primary], "validation", t.validation), gather(self.score("validation", self.needed("validation", t.validation)), t.validation)
         return (w - table.chosen[0] > l - table.rejected[0]).double().mean().item()
 
     def _train(self, spec: Spec, label: str, names: Sequence[str], t: Task, lr: float) -> list[dict]:
@@ -156,9 +154,9 @@ class Study(World):
                 self.run.curve(f"{t.name}: {label}", curve)
                 self.run.metric("training", t.name, label, "largest gradient norm", max(r["gradient norm"] for r in curve), n=len(curve))
             own = self.reference(spec, names, "test", t.test, t.validation)
-            self.measure(label, t.name, t.test, table=self.table(names, "test", t.test), own=own, policy=self.score("test"))
+            self.measure(label, t.name, t.test, table=self.table(names, "test", t.test), own=own, policy=self.score("test", self.needed("test", t.test)))
             if samples:
-                self.generated(label, t.name, t.name, to=[n for n in names if n in self.weights])
+                self.generated(label, t, to=[n for n in names if n in self.weights])
         return curve
 
     def measure(self, arm: str, name: str, picks: Sequence[Choice], *, table: references.Table, own: tuple[Tensor, Tensor], policy: Tensor) -> None:
@@ -194,8 +192,14 @@ class Study(World):
 
     def questions(self, arm: str, task: dict) -> None:
         """lm-eval's multiple choice with the policy as it stands: what a preference for style costs in knowledge."""
-        got = multiple_choice(self.model, self.tokenizer, task, batch_size=16)
+        got = evaluation.multiple_choice(self.model, self.tokenizer, task, batch_size=16)
         self.run.items("questions", arm, "accuracy", got.ids, got.correct)
+
+    def benchmarks(self, arm: str, tasks: Sequence[str], include: Path | None = None) -> None:
+        """lm-eval's own tasks with the policy as it stands."""
+        for name, found in evaluation.benchmarks(self.model, self.tokenizer, tasks, batch_size=self.cfg.eval_batch, include=include).items():
+            for metric, value in found.items():
+                self.run.metric("benchmarks", name, arm, metric, value)
 
     def transfer(self, arm: str, name: str, pairs: Sequence[tuple[str, str, str]]) -> None:
         """Accuracy on preferences of people, which nothing here was trained on, with the policy as it stands: no reference enters."""
@@ -206,20 +210,23 @@ class Study(World):
         self.run.items(f"transfer {name}", arm, "accuracy, reference-free sum", range(len(pairs)), (w > l).double().tolist())
         self.run.items(f"transfer {name}", arm, "accuracy, reference-free mean", range(len(pairs)), (w / next(tokens) > l / next(tokens)).double().tolist())
 
-    def generated(self, arm: str, name: str, reward: str, *, to: Sequence[str]) -> None:
-        """True reward of answers sampled from the policy as it stands, and their KL to stored models: E log pi - log pi_k."""
-        c = self.splits["test"]
+    def generated(self, arm: str, t: Task, *, to: Sequence[str]) -> None:
+        """True reward (where it is known) of answers sampled from the policy as it stands, and their KL to stored models: E log pi - log pi_k."""
+        c = self.splits["test"].part(t.category)
         generator = seeding.torch_generator(self.cfg.seed, "evaluation samples")
         done = generate(
             self.model, c.ids, temperature=1.0, generator=generator, max_new_tokens=self.cfg.tokens, stop_ids=self.stop, batch=self.cfg.generation_batch
         )
         ids, texts = [p.id for p in c.prompts], [self.tokenizer.decode(x.tokens, skip_special_tokens=True) for x in done]
-        self.run.items(f"samples {name}", arm, "true reward", ids, score(reward, texts).tolist())
-        self.run.items(f"samples {name}", arm, "length", ids, [len(x.tokens) for x in done])
+        name = f"samples {t.name}"
+        if not t.category:
+            self.run.items(name, arm, "true reward", ids, score(t.name, texts).tolist())
+        self.run.items(name, arm, "length", ids, [len(x.tokens) for x in done])
         own, before = torch.tensor([sum(x.logprobs) for x in done]), self.snapshot()
+        rows = [(p, [x.tokens]) for p, x in zip(c.ids, done)]
+        pieces = trunk.states(self.lower, rows, batch=self.cfg.eval_batch) if to else []  # the same for all references
         for k in to:
             self.load(k)
-            other = completion_logprobs(self.model, c.ids, [x.tokens for x in done], batch=self.cfg.eval_batch)[:, 0]
-            self.run.items(f"samples {name}", arm, f"KL to {k}", ids, (own - other).tolist())
+            self.run.items(name, arm, f"KL to {k}", ids, (own - self.under_top(rows, pieces)).tolist())
         self.weights["_"] = before
         self.load("_")

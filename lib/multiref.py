@@ -27,11 +27,12 @@ Loss = Callable[[Tensor, Tensor, list[int]], Preference]  # (policy's chosen, re
 class Task(NamedTuple):
     """Preferences of one oracle: what the policy learns from, what made its complementary reference, what everything is judged on."""
 
-    name: str  # of the reward
+    name: str  # of the reward, or of people's preferences
     train: list[Choice]
     reference: list[Choice]
     validation: list[Choice]
     test: list[Choice]
+    category: str = ""  # of the prompts it is about; empty: all
 
 
 def task(splits: dict[str, Candidates], reward: str, cfg, *, scarce: bool) -> Task:
@@ -46,6 +47,14 @@ def task(splits: dict[str, Candidates], reward: str, cfg, *, scarce: bool) -> Ta
         choices(splits["validation"], reward, n=cfg.n_heldout // 2, rng=rng("validation", 0)),
         choices(splits["test"], reward, n=cfg.n_heldout, rng=rng("test", 0)),
     )
+
+
+def given(splits: dict[str, Candidates], name: str, cfg, *, scarce: bool) -> Task:
+    """The preferences of one set of `preferences.of_pairs`; other pairs of it make the complementary reference."""
+    of = {split: [Choice(i, 0, 1, 1.0) for i, p in enumerate(c.prompts) if p.category == name] for split, c in splits.items()}
+    train = [of["train"][i] for i in seeding.numpy_rng(cfg.seed, f"{name} train").permutation(len(of["train"]))]
+    n = cfg.n_scarce if scarce else cfg.n_abundant
+    return Task(f"{name}, {'few' if scarce else 'many'}", train[cfg.n_reference :][:n], train[: cfg.n_reference], of["validation"], of["test"], name)
 
 
 def foreign(spec: str, c: Candidates, *, stop_ids: Sequence[int], batch: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
@@ -66,12 +75,12 @@ class World:
 
     def __init__(self, cfg, run, model, tokenizer, splits: dict[str, Candidates], *, stop_ids: Sequence[int]):
         self.cfg, self.run, self.model, self.tokenizer, self.splits, self.stop = cfg, run, model, tokenizer, splits, list(stop_ids)
-        lower, self.top = trunk.split(model, cfg.blocks)
+        self.lower, self.top = trunk.split(model, cfg.blocks)
         self.head = self.top.get_output_embeddings().weight
         self.linears = {n: m for n, m in block_linears(self.top).items() if cfg.targets == "all" or n.rpartition(".")[2] in cfg.items_of("targets")}
         if not self.linears:
             raise ValueError(f"no linear layer of the last {cfg.blocks} blocks is called {cfg.targets}; there are {sorted({n.rpartition('.')[2] for n in block_linears(self.top)})}")
-        self.pieces = {name: trunk.states(lower, c.rows(), batch=cfg.eval_batch) for name, c in splits.items()}
+        self.pieces = {name: trunk.states(self.lower, c.rows(), batch=cfg.eval_batch) for name, c in splits.items()}
         self.tokens = {name: torch.tensor([[len(a) for a in row] for row in c.answers], dtype=torch.float32) for name, c in splits.items()}
         self.weights = {"base": self.snapshot()}
         self.matrices: dict[tuple[str, str], Tensor] = {}
@@ -94,15 +103,23 @@ class World:
         for name, m in self.linears.items():
             m.weight.copy_(self.weights[reference][name])
 
+    def score(self, split: str, keep: Tensor | None = None) -> Tensor:
+        """Summed log-probs (N, n) of every candidate, or of those in `keep` (N, n) and NaN elsewhere, under the top as it stands."""
+        keep = torch.ones(self.tokens[split].shape, dtype=torch.bool) if keep is None else keep
+        out, part = torch.full(keep.shape, torch.nan), keep.any(1).nonzero()[:, 0].tolist()
+        rows = [(prompt, [a for a, k in zip(answers, keep[r]) if k]) for r, (prompt, answers) in ((r, self.splits[split].rows()[r]) for r in part)]
+        pieces = [[self.pieces[split][r][0], *(p for p, k in zip(self.pieces[split][r][1:], keep[r]) if k)] for r in part]
+        out[keep] = check_finite(self.under_top(rows, pieces), keep.nonzero()[:, 0].tolist())
+        return out
+
     @torch.inference_mode()
-    def score(self, split: str) -> Tensor:
-        """Summed log-probs (N, n) of every candidate under the top as it stands."""
-        rows, pieces, out = self.splits[split].rows(), self.pieces[split], []
+    def under_top(self, rows, pieces) -> Tensor:
+        """Summed log-probs of the answers of (prompt, answers) rows, one after the other, under the top as it stands."""
+        out = []
         for i in range(0, len(rows), self.cfg.eval_batch):
             packed, hidden = trunk.top_states(self.top, rows[i : i + self.cfg.eval_batch], pieces[i : i + self.cfg.eval_batch])
-            tokens = token_logprobs(hidden, self.head, packed.target)
-            out.append(sum_logprob(tokens, packed.branch, packed.branches).view(-1, len(rows[0][1])).cpu())
-        return check_finite(torch.cat(out), range(len(rows)))
+            out.append(sum_logprob(token_logprobs(hidden, self.head, packed.target), packed.branch, packed.branches).cpu())
+        return torch.cat(out)
 
     @torch.inference_mode()
     def accuracy(self, split: str, picks: Sequence[Choice]) -> float:
@@ -125,25 +142,39 @@ class World:
         tokens = token_logprobs(hidden, self.head, packed.target)
         return (packed, hidden), *sum_logprob(tokens, packed.branch, packed.branches).view(-1, 2).unbind(1)
 
-    def matrix(self, reference: str, split: str) -> Tensor:
-        """`score` of a stored model, computed once. "mis-scored" has none of its own: the complementary model's, of other texts."""
-        if (reference, split) not in self.matrices:
-            if reference == "mis-scored":
-                true = self.matrix("complementary", split)
-                order = seeding.torch_generator(self.cfg.seed, f"mis-scored {split}")
-                self.matrices[reference, split] = true.flatten()[torch.randperm(true.numel(), generator=order)].view_as(true)
-            else:
-                before = self.snapshot()
-                self.load(reference)
-                self.matrices[reference, split] = self.score(split)
-                self.weights["_"] = before
-                self.load("_")
-        return self.matrices[reference, split]
+    def matrix(self, reference: str, split: str, keep: Tensor | None = None) -> Tensor:
+        """Log-probs (N, n) of the candidates in `keep` (all) under a stored model; each is computed once, the others may be NaN.
+
+        "mis-scored" has none of its own: the complementary model's, of other texts.
+        """
+        keep = torch.ones(self.tokens[split].shape, dtype=torch.bool) if keep is None else keep
+        if reference == "mis-scored":
+            order = torch.randperm(keep.numel(), generator=seeding.torch_generator(self.cfg.seed, f"mis-scored {split}"))
+            of = torch.zeros(keep.numel(), dtype=torch.bool)
+            of[order[keep.flatten()]] = True
+            return self.matrix("complementary", split, of.view_as(keep)).flatten()[order].view_as(keep)
+        known = self.matrices.setdefault((reference, split), torch.full(keep.shape, torch.nan))
+        missing = keep & known.isnan()
+        if missing.any():
+            before = self.snapshot()
+            self.load(reference)
+            known[missing] = self.score(split, missing)[missing]
+            self.weights["_"] = before
+            self.load("_")
+        return known
+
+    def needed(self, split: str, picks: Sequence[Choice]) -> Tensor:
+        """Which candidates (N, n) the pairs hold."""
+        keep = torch.zeros(self.tokens[split].shape, dtype=torch.bool)
+        for c in picks:
+            keep[c.row, [c.chosen, c.rejected]] = True
+        return keep
 
     def table(self, names: Sequence[str], split: str, picks: Sequence[Choice]) -> references.Table:
         """Log-probs and token counts of the pairs under these references, the primary first."""
         counts = lambda n: gather(self.counts.get((n, split), self.tokens[split]), picks)  # noqa: E731
-        return references.table([(*gather(self.matrix(n, split), picks), *counts(n)) for n in names], names=names)
+        keep = self.needed(split, picks)
+        return references.table([(*gather(self.matrix(n, split, keep), picks), *counts(n)) for n in names], names=names)
 
     def fit(
         self, picks: Sequence[Choice], loss: Loss, *, lr: float, steps: int, start: str = "base", desc: str, teacher: Sequence[Tensor] | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from lib import oracles
-from lib.data import Prompt
+from lib.data import Prompt, encode
 from lib.generation import generate
 from lib.harness.cache import cached
 from lib.models import fingerprint
 
 Ids = Sequence[Sequence[int]]
+LONGEST = 1024  # tokens of a pair's longer answer with its prompt: MRPO's release and its data
 
 
 class Candidates(NamedTuple):
@@ -32,6 +33,11 @@ class Candidates(NamedTuple):
     def rows(self) -> list[tuple[list[int], list[list[int]]]]:
         """(prompt, answers) as `logprobs.pack` takes them."""
         return list(zip(self.ids, self.answers))
+
+    def part(self, category: str) -> Candidates:
+        """The prompts of a category; all of them for an empty one."""
+        keep = [i for i, p in enumerate(self.prompts) if category in ("", p.category)]
+        return Candidates(*([column[i] for i in keep] for column in self))
 
     def rewards(self, name: str) -> Tensor:
         """True rewards (N, n) float64 under a programmatic oracle."""
@@ -106,22 +112,69 @@ def gather(matrix: Tensor, picks: Sequence[Choice]) -> tuple[Tensor, Tensor]:
     return matrix[rows, w], matrix[rows, l]
 
 
-def load_pairs(path: Path | str) -> list[tuple[str, str, str]]:
-    """(prompt, chosen, rejected) texts of a file: JSON lines with those three fields, or a BIG-bench task.json of two scored answers.
+def load_pairs(source: Path | str) -> list[tuple[str, str, str]]:
+    """(prompt, chosen, rejected) texts of a file or of a data set, "folder or hub id:split".
 
-    FileNotFoundError, or ValueError naming the row that is neither.
+    Rows hold prompt, chosen and rejected (texts, or messages whose last is meant), or two scored answers (BIG-bench's task.json), or one
+    answer and its helpfulness (HelpSteer: of each prompt the most and the least helpful one, unless they tie).
+    FileNotFoundError, or ValueError naming the row that is none of these.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"no file of preference pairs at {path}; give JSON lines with prompt, chosen and rejected, or a BIG-bench task.json")
-    text = path.read_text(encoding="utf-8")
-    rows = json.loads(text)["examples"] if path.suffix == ".json" else [json.loads(line) for line in text.splitlines() if line.strip()]
+    name, colon, part = str(source).rpartition(":")
+    if colon:
+        from datasets import load_dataset
+
+        rows = list(load_dataset(name, split=part))
+    else:
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"no file of preference pairs at {path}; give JSON lines with prompt, chosen and rejected, a BIG-bench task.json, or a data set's id and split as id:split")
+        text, name = path.read_text(encoding="utf-8"), path.name
+        rows = json.loads(text)["examples"] if path.suffix == ".json" else [json.loads(line) for line in text.splitlines() if line.strip()]
+    if rows and "helpfulness" in rows[0]:
+        return _by_helpfulness(rows)
     out = []
     for n, row in enumerate(rows, 1):
         if scores := row.get("target_scores"):
             ranked = sorted(scores, key=scores.get, reverse=True)
             row = {"prompt": row["input"], "chosen": ranked[0], "rejected": ranked[-1]} if len(set(scores.values())) == len(scores) == 2 else {}
+        row = {k: v[-1]["content"] if isinstance(v, list) and v and k in ("chosen", "rejected") else v for k, v in row.items()}
         if not all(isinstance(row.get(k), str) and row[k].strip() for k in ("prompt", "chosen", "rejected")) or row["chosen"] == row["rejected"]:
-            raise ValueError(f"{path.name} row {n} needs a prompt and two different answers, chosen and rejected; it has {sorted(row) or 'other scores'}")
+            raise ValueError(f"{name} row {n} needs a prompt and two different answers, chosen and rejected; it has {sorted(row) or 'other scores'}")
         out.append((row["prompt"], row["chosen"], row["rejected"]))
     return out
+
+
+def load_sets(sources: Sequence[str], folder: Path) -> dict[str, list[tuple[str, str, str]]]:
+    """`load_pairs` of each source but "none", files as seen from `folder`."""
+    return {s: load_pairs(s if ":" in s else folder / s) for s in sources if s != "none"}
+
+
+def _by_helpfulness(rows: Sequence[dict]) -> list[tuple[str, str, str]]:
+    answers: dict[str, list[tuple[float, str]]] = {}
+    for row in rows:
+        answers.setdefault(row["prompt"], []).append((row["helpfulness"], row["response"]))
+    ends = {p: (max(a, key=lambda x: x[0]), min(a, key=lambda x: x[0])) for p, a in answers.items()}
+    return [(p, best, worst) for p, ((high, best), (low, worst)) in ends.items() if high > low]
+
+
+def of_pairs(
+    sets: Mapping[str, Sequence[tuple[str, str, str]]], tokenizer, *, sizes: Mapping[str, int], stop_ids: Sequence[int], longest: int = LONGEST
+) -> dict[str, Candidates]:
+    """Candidates by split of people's preferences: each pair's prompt with two answers, the chosen first; the set's name is the category.
+
+    A prompt is used once; pairs of more than `longest` tokens, prompt included, are left out. ValueError if a set holds too few.
+    """
+    out = {split: Candidates([], [], [], []) for split in sizes}
+    for name, pairs in sets.items():
+        once = {prompt: (prompt, chosen, rejected) for prompt, chosen, rejected in reversed(pairs)}
+        rows = [list(once.values())[i] for i in np.random.default_rng(0).permutation(len(once))]
+        prompts = [Prompt(f"{name} {i}", name, p, "") for i, (p, *_) in enumerate(rows)]
+        answers = [[[*tokenizer.encode(a, add_special_tokens=False), stop_ids[0]] for a in row[1:]] for row in rows]
+        kept = [r for r in zip(prompts, encode(tokenizer, prompts), answers, (list(row[1:]) for row in rows)) if len(r[1]) + max(map(len, r[2])) <= longest]
+        if len(kept) < sum(sizes.values()):
+            raise ValueError(f"{name} holds {len(kept)} pairs of different prompts and at most {longest} tokens, {sum(sizes.values())} are needed")
+        for split, n in sizes.items():
+            for column, values in zip(out[split], zip(*kept[:n])):
+                column.extend(values)
+            kept = kept[n:]
+    return {split: c._replace(prompts=[p._replace(split=split) for p in c.prompts]) for split, c in out.items()}

@@ -41,7 +41,7 @@ def test_what_is_measured(world):
     chosen = picks(world)
     table, policy = world.table(["base"], "test", chosen), world.score("test")
     world.measure("base", "plain", chosen, table=table, own=(table.chosen[0], table.rejected[0]), policy=policy)
-    world.generated("base", "plain", "plain", to=["base"])
+    world.generated("base", multiref.Task("plain", chosen, chosen, chosen, chosen), to=["base"])
     m = world.run.record().metrics().set_index("metric").value
     assert m["accuracy, own reference"] == m["accuracy, primary reference"] == 0 and m["margin, nats"] == 0
     w, l = preferences.gather(policy, chosen)

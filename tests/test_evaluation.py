@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lib import evaluation
-from lib.harness import paths
+from lib.harness import paths, presets
 
 ROW = {"id": "a", "question": "Snow is", "choices": ["white", "black", "green", "blue"], "answer": 0}
 
@@ -160,3 +160,24 @@ def test_bad_rows(tmp_path, change, message):
 def test_bad_files(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         evaluation.load_task(write(tmp_path, text))
+
+
+def test_tasks_of_lm_eval_by_name_and_shots(tiny_model, byte_tokenizer, task, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(json.dumps(r) for r in task["rows"][:12]))
+    (tmp_path / "own.yaml").write_text(
+        f"task: own_questions\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {rows}}}}}\ntest_split: test\noutput_type: multiple_choice\n"
+        'doc_to_text: "{{question}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: answer\nmetric_list: [{metric: acc}]\n'
+    )
+    got = evaluation.benchmarks(tiny_model, byte_tokenizer, ["own_questions:0", "own_questions:2"], batch_size=4, include=tmp_path)
+    want = evaluation.multiple_choice(tiny_model, byte_tokenizer, task, batch_size=1, limit=12)
+    zero = evaluation.benchmarks(tiny_model, byte_tokenizer, ["own_questions:0"], batch_size=4, include=tmp_path)
+    assert zero["own_questions"]["acc"] == pytest.approx(want.correct.mean()) and 0 <= got["own_questions"]["acc"] <= 1
+    assert evaluation.benchmarks(tiny_model, byte_tokenizer, [], batch_size=4) == {}
+    for bad in ("arc_challange:25", "arc_challenge", "arc_challenge:many"):
+        with pytest.raises(ValueError, match="a name that lm-eval knows and its number of examples"):
+            evaluation.benchmarks(tiny_model, byte_tokenizer, [bad], batch_size=4)
+
+
+def test_the_leaderboards_tasks_are_known():
+    assert evaluation.check_tasks(presets.resolve("mrpo", {"PRESET": "paper", "SEED": 0}).items_of("tasks"))

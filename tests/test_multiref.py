@@ -42,6 +42,19 @@ def test_references_are_kept_and_the_model_put_back(world, tiny_model):
     assert torch.equal(logits(), start) and [len(s) for s in states] == [len(world.splits["train"].answers[c.row][c.chosen]) for c in chosen]
 
 
+def test_only_the_pairs_candidates_are_scored_and_they_score_as_all_do(world):
+    world.weights["complementary"] = {n: w + 0.01 for n, w in world.weights["base"].items()}
+    chosen = picks(world, "train", n=2)
+    for name in ("complementary", "mis-scored"):
+        part = world.table(["base", name], "train", chosen)
+        known = world.matrices["complementary", "train"].isfinite()
+        assert 0 < known.sum() < known.numel()
+        world.matrices.pop(("complementary", "train"))
+        whole = preferences.gather(world.matrix(name, "train"), chosen)
+        assert torch.allclose(part.chosen[1], whole[0], atol=1e-4) and torch.allclose(part.rejected[1], whole[1], atol=1e-4)
+        world.matrices.pop(("complementary", "train"))
+
+
 def test_accuracy_without_a_reference(world):
     chosen = picks(world, "test")
     w, l = preferences.gather(world.score("test"), chosen)
@@ -58,6 +71,20 @@ def test_a_scarce_task_keeps_topics_apart(world):
     world.splits["validation"] = world.splits["test"]
     t = multiref.task(world.splits, "plain", Cfg(2, 2, 2, 2, 0), scarce=True)
     assert kinds and {c.row % 2 for c in t.train} == {1} and {c.row % 2 for c in t.reference} == {0}
+
+
+def test_a_task_of_given_pairs_keeps_the_reference_apart(byte_tokenizer):
+    import collections
+
+    Cfg = collections.namedtuple("Cfg", "n_scarce n_abundant n_reference seed")
+    sets = {name: [(f"{name}{i}", "yes", "no") for i in range(12)] for name in "ab"}
+    splits = preferences.of_pairs(sets, byte_tokenizer, sizes={"train": 8, "validation": 2, "test": 2}, stop_ids=[257])
+    few, many = (multiref.given(splits, "b", Cfg(3, 5, 3, 0), scarce=s) for s in (True, False))
+    assert [len(x) for x in few[1:5]] == [3, 3, 2, 2] and len(many.train) == 5 and few.name != many.name and few.category == "b"
+    assert not {c.row for c in many.train} & {c.row for c in many.reference}
+    assert {splits["train"].prompts[c.row].category for c in (*many.train, *many.reference)} == {"b"} and {c[1:3] for c in few.test} == {(0, 1)}
+    other = multiref.given(splits, "b", Cfg(3, 5, 3, 1), scarce=True)
+    assert {c.row for c in other.train} != {c.row for c in few.train} and other.test == few.test
 
 
 @pytest.fixture

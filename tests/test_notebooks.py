@@ -1,5 +1,7 @@
 """The real notebooks: form, and a headless run of each at smoke; and the tool that checks them."""
 
+import json
+
 import nbformat
 import papermill
 import pytest
@@ -185,9 +187,9 @@ def test_the_paper_preset_on_miniatures_of_its_models(sandbox, miniatures, monke
     """Its settings as they are, but for models, device and sizes."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     people = sandbox / "people.jsonl"
-    people.write_text('{"prompt": "Say hi.", "chosen": "hi", "rejected": "no"}\n')
+    people.write_text("\n".join(json.dumps({"prompt": f"Say {i}.", "chosen": f"{i}", "rejected": "no"}) for i in range(60)))
     of = {
-        "mrpo": dict(model=str(miniatures / "llama"), second_model=str(miniatures / "mistral"), transfer=str(people)),
+        "mrpo": dict(model=str(miniatures / "llama"), second_model=str(miniatures / "mistral"), transfer=str(people), pairs=str(people), tasks="none"),
         "sea": dict(model=str(miniatures / "pythia"), reward=str(miniatures / "reward"), world_arms="sea", world_tuned="sea", arms="passive,sea-logit,xpo"),
     }
     assert runner.run(paper, preset="paper", seed=0, overrides={"device": "cpu", **FEW[paper], **of[paper]}).code == 0
@@ -196,5 +198,6 @@ def test_the_paper_preset_on_miniatures_of_its_models(sandbox, miniatures, monke
     if paper == "mrpo":
         assert {"mrpo, other model", "mrpo-normalized, other model"} <= set(m.arm) and run.manifest["settings"]["rank"] == 8
         assert any(d.startswith("transfer") for d in items.dataset)
+        assert {f"held-out {people}, few", f"held-out {people}, many"} <= set(m.dataset) and "true reward" not in set(items.metric)
     else:
         assert {"passive", "sea-logit", "xpo"} <= set(items[items.dataset == "language"].arm)

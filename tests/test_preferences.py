@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -41,3 +43,27 @@ def test_pairs_of_a_file(tmp_path):
     task.write_text('{"examples": [{"input": "b?", "target_scores": {"bad": 1, "good": 1}}]}')
     with pytest.raises(ValueError, match="row 1 needs"):
         preferences.load_pairs(task)
+
+
+def test_pairs_of_messages_and_of_data_sets(tmp_path):
+    talk = lambda *texts: [{"role": "user", "content": "a?"}, *({"role": "assistant", "content": t} for t in texts)]  # noqa: E731
+    lines, scored = tmp_path / "a.jsonl", tmp_path / "set" / "train.jsonl"
+    lines.write_text(json.dumps({"prompt": "a?", "chosen": talk("x"), "rejected": talk("y")}))
+    assert preferences.load_pairs(lines) == [("a?", "x", "y")]
+    scored.parent.mkdir()
+    rows = [("a?", "good", 4), ("a?", "bad", 1), ("a?", "fair", 2), ("b?", "x", 3), ("b?", "y", 3), ("c?", "alone", 4)]
+    scored.write_text("\n".join(json.dumps(dict(prompt=p, response=r, helpfulness=h)) for p, r, h in rows))
+    assert preferences.load_pairs(f"{scored.parent}:train") == [("a?", "good", "bad")]
+    assert preferences.load_sets(["none", f"{scored.parent}:train", "a.jsonl"], tmp_path) == {f"{scored.parent}:train": [("a?", "good", "bad")], "a.jsonl": [("a?", "x", "y")]}
+
+
+def test_candidates_of_peoples_pairs(byte_tokenizer):
+    pairs = [(f"q{i}", "yes", "no") for i in range(6)] + [("q0", "again", "never"), ("long", "x" * 200, "y")]
+    sets = {"a": pairs, "b": [(f"r{i}", "b", "c") for i in range(6)]}
+    out = preferences.of_pairs(sets, byte_tokenizer, sizes={"train": 3, "test": 2}, stop_ids=[257], longest=150)
+    texts = [p.text for c in out.values() for p in c.prompts if p.category == "a"]
+    assert len(texts) == len(set(texts)) == 5 and "long" not in texts and {p.split for p in out["test"].prompts} == {"test"}
+    row = out["train"].part("a")
+    assert len(row.prompts) == 3 and row.texts[0] == ["yes", "no"] and row.answers[0] == [[*byte_tokenizer.encode(t), 257] for t in ("yes", "no")] and len(out["train"].part("").prompts) == 6
+    with pytest.raises(ValueError, match="a holds 6 pairs of different prompts and at most 150 tokens, 9 are needed"):
+        preferences.of_pairs(sets, byte_tokenizer, sizes={"train": 8, "test": 1}, stop_ids=[257], longest=150)

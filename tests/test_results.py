@@ -89,6 +89,17 @@ def test_runs_of_other_settings_are_not_mixed(sandbox, monkeypatch):
     assert [r.dir.name for r in results.cited(results.load_runs())] == [new.dir.name]
 
 
+def test_a_setting_that_came_later_and_is_not_used_changes_nothing(sandbox, monkeypatch):
+    old, new = make(monkeypatch, seed=0), make(monkeypatch, seed=1)
+    for start, run, extra in (("2026-01-01", old, {}), ("2026-01-02", new, {"later": "none"})):
+        run.manifest["start"], run.manifest["settings"] = start, run.manifest["settings"] | extra
+        run.finish()
+    assert len(results.cited(results.load_runs())) == 2
+    new.manifest["settings"]["later"] = "used"
+    new.finish()
+    assert [r.dir.name for r in results.cited(results.load_runs())] == [new.dir.name]
+
+
 def test_no_git_is_unknown_and_dirty(monkeypatch, tmp_path):
     monkeypatch.setattr(results.paths, "ROOT", tmp_path)
     assert results.git_state() == ("unknown", True)

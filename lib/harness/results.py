@@ -190,7 +190,8 @@ def cited(runs: Sequence[RunRecord]) -> list[RunRecord]:
         if m.get("status") == "done" and not m["dirty"] and not m["overrides"] and m["preset"] != "smoke":
             newest[m["paper"], m["preset"], m["seed"]] = r
             settings[m["paper"], m["preset"]] = m["settings"]
-    return [newest[k] for k in sorted(newest) if newest[k].manifest["settings"] == settings[k[:2]]]
+    used = lambda s: {k: v for k, v in s.items() if v != "none"}  # noqa: E731  a setting that came later and is not used changes nothing
+    return [newest[k] for k in sorted(newest) if used(newest[k].manifest["settings"]) == used(settings[k[:2]])]
 
 
 def data_files(*names: str) -> list[dict]:
