@@ -9,7 +9,7 @@ LOSSES = ["dpo", "slic", "ipo", "ipo-mean"]
 METHODS = ["offline", "passive", "passive-matched", "random", "bai", "sea", "passive-bon", "bai-bon", "sea-bon", "heads-only", "bai-logit", "sea-logit", "ets", "sea-ets", "uncertainty", "uncertainty-logit", "xpo", "selm", "apl-certainty", "apl-entropy", "passive-slic", "passive-ipo", "sea-logit-slic", "sea-logit-ipo"]
 EXACT = [m for m in METHODS if m not in ("sea-ets", "selm")]
 MAIN = ["offline", "passive", "passive-matched", "xpo", "apl-certainty", "sea-logit", "sea-ets"]
-TUNED = ["offline", "passive", "passive-matched", "random", "xpo", "apl-certainty", "sea", "sea-logit"]
+TUNED = ["offline", "passive", "passive-matched", "xpo", "sea", "sea-logit"]
 RULES = "plain, direct, varied, full, cheerful, afinn, or a reward model (folder or hub id)"
 
 SETTINGS = {
@@ -46,7 +46,7 @@ SETTINGS = {
     "slic_beta": Setting(smoke=0.2, small=0.2, paper=0.2, published=0.2, source=PAPER, help="beta of SLiC", allowed=(1e-4, 100.0)),
     "ipo_beta": Setting(smoke=0.2, small=0.2, paper=0.2, published="0.2, 0.3, 0.5, 1, the best", source=PAPER, help="beta of IPO", allowed=(1e-4, 100.0)),
     "optimism": Setting(smoke=1e-3, small=1e-4, paper=5e-6, published=5e-6, source=CODE, help="XPO's alpha", allowed=(0.0, 1.0)),
-    "lr": Setting(smoke=1e-3, small=5e-4, paper=5e-7, published=5e-7, source=PAPER, help="learning rate of the policy, every method, at its peak", allowed=(1e-9, 1.0)),
+    "lr": Setting(smoke=1e-3, small=1e-3, paper=5e-7, published=5e-7, source=PAPER + "; small: the best of 3e-4, 1e-3, 3e-3 on validation prompts, mean of four methods", help="learning rate of the policy, every method, at its peak", allowed=(1e-9, 1.0)),
     "lrs": Setting(smoke="1e-3", small="none", paper="none", published=None, source=OURS, help="learning rates tried on validation prompts before the run, by every method; none: lr was chosen before", many=True),
     "warmup": Setting(smoke=1, small=2, paper=12, published="3 % of the steps, cosine after", source=CODE, help="steps of linear warm-up, a cosine to a tenth after", allowed=(0, 10**5)),
     "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=1.0, source=CODE, help="gradient norm is clipped to this", allowed=(1e-6, 1e6)),
@@ -57,9 +57,9 @@ SETTINGS = {
     "worlds": Setting(smoke=2, small=20, paper=20, published=None, source=OURS, help="exact worlds a coverage", allowed=(1, 10000)),
     "tuning_worlds": Setting(smoke=1, small=5, paper=5, published=None, source=OURS, help="other exact worlds a coverage, in which each method's rate is chosen", allowed=(1, 10000)),
     "world_answers": Setting(smoke=30, small=300, paper=300, published=None, source=OURS, help="answers of a prompt in an exact world", allowed=(3, 10**5)),
-    "world_budget": Setting(smoke=64, small=768, paper=768, published=None, source=OURS, help="queries a method in an exact world", allowed=(1, 10**7)),
-    "world_lr": Setting(smoke=1e-3, small=3e-3, paper=3e-3, published=None, source=OURS, help="Adam rate of the exact policy, the same for every method", allowed=(1e-9, 1.0)),
+    "world_budget": Setting(smoke=64, small=512, paper=512, published=None, source=OURS, help="queries a method in an exact world", allowed=(1, 10**7)),
+    "world_lr": Setting(smoke=1e-3, small=1e-2, paper=1e-2, published=None, source=OURS, help="Adam rate of the exact policy, the same for every method", allowed=(1e-9, 1.0)),
     "world_tuned": Setting(smoke="passive,sea", small=",".join(TUNED), paper=",".join(TUNED), published=None, source="ours: a control", help="methods played once more, each at its best rate", allowed=METHODS, many=True),
-    "world_lrs": Setting(smoke="1e-3,1e-2", small="1e-3,1e-2,1e-1", paper="1e-3,1e-2,1e-1", published=None, source=OURS, help="rates these are tried at in other worlds", many=True),
+    "world_lrs": Setting(smoke="1e-3,1e-2", small="1e-2,3e-2,1e-1,3e-1", paper="1e-2,3e-2,1e-1,3e-1", published=None, source=OURS, help="rates these are tried at in other worlds", many=True),
     "world_arms": Setting(smoke=",".join(["passive", "sea", "ets"]), small=",".join(EXACT), paper=",".join(EXACT), published="the seven variants of Table 1", source=PAPER, help="methods in the exact worlds", allowed=METHODS, many=True),
 }  # fmt: skip
