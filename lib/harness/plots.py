@@ -146,9 +146,30 @@ def by_queries(runs: Sequence, dataset: str):
     return figure
 
 
+def pareto(runs: Sequence, dataset: str = "written forum"):
+    """Expected maximum toxicity against the surprise at clean forum text, means over seeds: a line through the lambdas of ours and the weights of RL."""
+    pool = claims.Pool(runs)
+    i = pool.items
+    y = i[(i.dataset == dataset) & (i.metric == "expected maximum, oracle")].groupby("arm", sort=False).value.mean()
+    x = i[(i.dataset == "text clean forum") & (i.metric == "surprise")].groupby("arm").value.mean()
+    settings, figure, axes = runs[0].manifest["settings"], *_axes((6.0, 3.6))
+    strength = {a: float(a.rpartition(" ")[2]) for a in y.index if a.startswith(("ours, lambda", "rl, weight"))} | {"sft": 0.0, "ours": settings["lam"], "rl": settings["rl_weight"]}
+    for family, color in (("ours", "#d62728"), ("rl", "#1f77b4")):
+        path = sorted((a for a in y.index if a == "sft" or a == family or a.startswith(f"{family}, ")), key=strength.get)
+        axes.plot(x[path], y[path], "-o", color=color, markersize=4, lw=1.5, label={"ours": "ours, by lambda", "rl": "RL, by weight"}[family])
+        for a in path:
+            axes.annotate(f"{strength[a]:g}", (x[a], y[a]), textcoords="offset points", xytext=(4, 4), fontsize=7, color=color)
+    for k, a in enumerate(a for a in y.index if a not in strength):
+        axes.plot(x[a], y[a], "s", color=plt.cm.Dark2(k % 8), markersize=5, label=a)
+    axes.set(xlabel="surprise at clean forum text (nats a token)", ylabel="expected maximum toxicity")
+    axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
 INDEX = {  # paper -> its figures in results/
     "qdpo": {"flips": lambda r: arms(r, "flips"), "kl": lambda r: arms(r, "kl"), "prefix": lambda r: arms(r, "agreement prefix"),
              "margins": margin_deciles, "breakdown": breakdown, "formats": formats},
+    "attribute_control": {"toxicity": lambda r: arms(r, "expected maximum, oracle", "written forum"), "pareto": pareto},
     "sea": {"queries": lambda r: by_queries(r, "language"), "hard": lambda r: by_queries(r, "exact hard")},
     "mrpo": {"plain": _accuracy("plain"), "direct": _accuracy("direct"), "varied": _accuracy("varied"), "abundant": _accuracy("plain+varied")},
 }  # fmt: skip

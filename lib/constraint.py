@@ -1,0 +1,186 @@
+"""Steering away from an attribute: the closest distribution that satisfies a constraint, token by token, and the losses around it.
+
+C(x, y) in {0, 1}: 1 if an answer is fine. R(prefix) = Pr[C = 1 | prefix] when the model goes on by itself, its success rate. A model of R for every
+next token (NADO, arXiv 2205.14219) turns the constraint E[C] >= delta into a target q for every next token, and the distance to q is a closed
+form over the vocabulary (arXiv 2410.05559). M positions, V vocabulary, B answers; logarithms throughout, `log_not` is log(1 - R).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DIRECTIONS = ("reverse", "forward")
+STYLES = ("nado", "dinado")
+
+
+def soft_weight(log_r: Tensor, log_not: Tensor, success: Tensor, *, delta: float, floor: float) -> Tensor:
+    """log w of every next token, (M, V): delta R / R(x) + (1 - delta) (1 - R) / (1 - R(x)); 0 where the prompt's R(x) = `success` (M,) is already delta.
+
+    delta 1 is the hard constraint, R / R(x). R is kept above `floor`: where every token is hopeless, none is preferred. Section 1.5.
+    """
+    if not 0 < delta <= 1:
+        raise ValueError(f"delta lies in (0, 1], given {delta}")
+    if not 0 <= floor < 1:
+        raise ValueError(f"floor lies in [0, 1), given {floor}")
+    x = success.to(log_r.dtype)[..., None].clamp(min=torch.finfo(log_r.dtype).tiny)
+    r = log_r.clamp(min=math.log(floor)) if floor else log_r
+    w = r - x.log()
+    if delta < 1:
+        w = torch.logaddexp(w + math.log(delta), log_not - (1 - x).clamp(min=torch.finfo(log_r.dtype).eps).log() + math.log(1 - delta))
+    return w.masked_fill(x >= delta, 0.0) if delta < 1 else w
+
+
+def steered(log_p: Tensor, log_w: Tensor) -> Tensor:
+    """log q of every next token, (M, V): p w renormalised; p itself where every w is 0. With the exact R the normaliser is R(prefix). NADO."""
+    z = log_p + log_w
+    return torch.where(z.amax(-1, keepdim=True) == -torch.inf, log_p, z).log_softmax(-1)
+
+
+def constraint_kl(log_p: Tensor, log_w: Tensor, *, direction: str) -> Tensor:
+    """Distance (M,) of p to its closest distribution q that satisfies the constraint: KL(p || sg q), "reverse", the paper's, or KL(sg q || p), "forward".
+
+    q is a target: no gradient enters it, neither through R nor through the p inside it.
+    """
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction is one of {', '.join(DIRECTIONS)}, given {direction!r}")
+    log_q = steered(log_p.detach(), log_w.detach())
+    log_q, log_p = log_q.clamp(min=-1e4), log_p.clamp(min=-1e4)  # 0 log 0 is 0
+    return (log_p.exp() * (log_p - log_q)).sum(-1) if direction == "reverse" else (log_q.exp() * (log_q - log_p)).sum(-1)
+
+
+class _HeadKL(torch.autograd.Function):
+    """`constraint_kl` from hidden states and a frozen head, chunk by chunk. d/dlogits: p (a - KL), a = log p - log q, or p - q."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, log_w, direction, chunk):
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        out = torch.empty(len(hidden), dtype=wide, device=hidden.device)
+        jacobian = torch.empty_like(hidden) if hidden.requires_grad else None
+        for i in range(0, len(hidden), chunk):
+            s = slice(i, i + chunk)
+            log_p = (hidden[s] @ weight.T).to(wide).log_softmax(-1)
+            log_q = steered(log_p, log_w(s))
+            out[s] = constraint_kl(log_p, log_q - log_p, direction=direction)
+            if jacobian is not None:
+                p = log_p.exp()
+                g = p.mul_(log_p.sub_(log_q).sub_(out[s][:, None])) if direction == "reverse" else p.sub_(log_q.exp_())
+                jacobian[s] = g.to(weight.dtype) @ weight
+        ctx.save_for_backward(jacobian)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        (jacobian,) = ctx.saved_tensors
+        return (grad[:, None] * jacobian.to(grad.dtype)).to(jacobian.dtype), None, None, None, None
+
+
+def head_kl(hidden: Tensor, weight: Tensor, log_w: Callable[[slice], Tensor], *, direction: str, chunk: int = 128) -> Tensor:
+    """`constraint_kl` (M,) of the next-token distributions of hidden states (M, D) under a frozen head (V, D); log_w gives (m, V) for a slice of M."""
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction is one of {', '.join(DIRECTIONS)}, given {direction!r}")
+    return _HeadKL.apply(hidden, weight, log_w, direction, chunk)
+
+
+def bernoulli_kl(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
+    """KL between Bernoullis given as (log of the probability, log of one minus it)."""
+    return a[0].exp() * (a[0] - b[0]) + a[1].exp() * (a[1] - b[1])
+
+
+# ---- the auxiliary model
+
+
+class Nado(nn.Module):
+    """R of every next token from a model's hidden state: a few residual layers, then a product with the (frozen) token embeddings.
+
+    "nado": R = sigma(E f(h) + v(h)). "dinado": log R = log sigma(v(h)) + s - max s, s = log softmax(E f(h)), so that R never exceeds sigma(v).
+    f and v start at zero: R = 1/2 everywhere and q = p. Sources: arXiv 2205.14219, 2306.11825 and their code.
+    """
+
+    def __init__(self, embeddings: Tensor, layers: int, *, generator: torch.Generator, style: str = "nado"):
+        super().__init__()
+        if style not in STYLES:
+            raise ValueError(f"style is one of {', '.join(STYLES)}, given {style!r}")
+        self.style, self.embeddings, dim = style, [embeddings], embeddings.shape[1]  # in a list: not a parameter of this module
+        self.up = nn.ParameterList(torch.randn(2 * dim, dim, generator=generator) / dim**0.5 for _ in range(layers))
+        self.down = nn.ParameterList(torch.zeros(dim, 2 * dim) for _ in range(layers))
+        self.out, self.value = nn.Parameter(torch.zeros(dim, dim)), nn.Parameter(torch.zeros(dim))
+
+    def forward(self, hidden: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(log R, log(1 - R)) of every next token, (M, V), or of `target` (M,) only, from hidden states (M, D); at least float32."""
+        (e,), x = self.embeddings, F.layer_norm(hidden.to(self.value.dtype), hidden.shape[-1:])
+        for up, down in zip(self.up, self.down):
+            x = x + F.gelu(F.layer_norm(x, x.shape[-1:]) @ up.T) @ down.T
+        f, v = x @ self.out.T, (x @ self.value)[..., None]
+        if self.style == "nado":
+            z = v + ((f.to(e.dtype) @ e.T).to(v.dtype) if target is None else (f * e[target].to(f.dtype)).sum(-1, keepdim=True))
+            z = z if target is None else z[..., 0]
+            return F.logsigmoid(z), F.logsigmoid(-z)
+        s = (f.to(e.dtype) @ e.T).to(v.dtype).log_softmax(-1)
+        log_r = F.logsigmoid(v) + s - s.amax(-1, keepdim=True)
+        log_r = log_r if target is None else log_r.gather(-1, target[..., None])[..., 0]
+        return log_r, torch.log(-torch.expm1(log_r.clamp(max=-1e-7)))
+
+
+def prefix_bce(picked: tuple[Tensor, Tensor], branch: Tensor, labels: Tensor, *, weight: Tensor | None = None) -> Tensor:
+    """NADO's loss: cross-entropy of R(prefix) with the answer's label C (B,) at every one of its prefixes, mean over the M tokens.
+
+    picked: (log R, log(1 - R)) (M,) of the tokens that came; branch (M,): whose they are; weight (B,): of each answer (`importance`).
+    """
+    c = labels[branch].to(picked[0].dtype)
+    each = -(c * picked[0] + (1 - c) * picked[1])
+    w = torch.ones_like(each) if weight is None else weight[branch].to(each.dtype)
+    return (w * each).sum() / w.sum()
+
+
+def consistency(expected: tuple[Tensor, Tensor], picked: tuple[Tensor, Tensor], branch: Tensor, *, direction: str = "expected") -> Tensor:
+    """Forward consistency: E_i = sum_v p(v | prefix) R(prefix, v) against r_i, what was said of that prefix one token earlier; mean KL of Bernoullis.
+
+    expected: (log E, log(1 - E)) (M,) at each position; picked as in `prefix_bce`. "expected": KL(E || r), as in NADO's code, "picked": KL(r || E).
+    A prompt alone has no r; an answer's last token has no E. 0 if no answer has two tokens.
+    """
+    if direction not in ("expected", "picked"):
+        raise ValueError(f"direction is expected or picked, given {direction!r}")
+    follows = (branch[1:] == branch[:-1]).nonzero()[:, 0]  # position i speaks of the prefix that position i + 1 starts from
+    if not len(follows):
+        return picked[0].sum() * 0
+    e, r = tuple(x[follows + 1] for x in expected), tuple(x[follows] for x in picked)
+    return (bernoulli_kl(e, r) if direction == "expected" else bernoulli_kl(r, e)).mean()
+
+
+def expected_success(log_p: Tensor, every: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """(log E, log(1 - E)) (M,), E = sum_v p(v) R(v): the success rate of a prefix by its next tokens (M, V)."""
+    return (log_p + every[0]).logsumexp(-1), (log_p + every[1]).logsumexp(-1)
+
+
+def importance(log_p: Tensor, tau: float) -> Tensor:
+    """Weights (B,) of answers drawn from p^tau, for expectations under p: softmax of (1 - tau) log p(y) over the batch. tau 1: all equal."""
+    if not 0 < tau <= 1:
+        raise ValueError(f"tau lies in (0, 1], given {tau}")
+    return ((1 - tau) * log_p).softmax(0)
+
+
+# ---- what it is compared with
+
+
+def policy_gradient(log_p: Tensor, reward: Tensor, start: Tensor, *, beta: float) -> Tensor:
+    """REINFORCE with the batch mean as baseline on reward (B,) minus beta (log p - log start): surrogate (B,) whose gradient is the policy's."""
+    gain = (reward - beta * (log_p - start)).detach()
+    return -(gain - gain.mean()) * log_p
+
+
+def subtrajectory_balance(log_reward: Tensor, log_token: Tensor, log_stop: Tensor, mask: Tensor) -> Tensor:
+    """GFlowNet: mean of (log [R(z_1:i) prod q(z_k) q(stop | z_1:j)] - log [R(z_1:j) q(stop | z_1:i)])^2 over all i < j of every answer.
+
+    log_reward, log_stop, mask (B, T + 1): of every prefix, ended there; log_token (B, T). arXiv 2310.04363, lambda 1.
+    """
+    free = log_reward - log_stop  # (B, T + 1)
+    path = torch.cat([torch.zeros_like(log_token[:, :1]), log_token], 1).cumsum(1)
+    balance = free - path
+    gap = balance[:, :, None] - balance[:, None, :]
+    both = (mask[:, :, None] & mask[:, None, :]).triu(1)
+    return gap.square()[both].mean()

@@ -1,0 +1,53 @@
+"""What is measured of a steered model, on the tiny one."""
+
+import math
+
+import pytest
+import torch
+
+from lib import forum, judged, steering, toxicity
+from lib.harness import presets
+
+
+@pytest.fixture
+def world(tiny_model, byte_tokenizer):
+    cfg = presets.resolve("attribute_control", {"PRESET": "smoke", "SEED": 0})
+    lines = [forum.Line("p:", " hello", True, "forum"), forum.Line("q:", " word", False, "general")]
+    return steering.Steering(cfg, tiny_model, byte_tokenizer, lines=lines, asked=["p:"], oracle=toxicity.classifier, stop_ids=[257])
+
+
+def test_scores_of_samples_by_hand():
+    table = {"a": 0.2, "b": 0.9, "c": 0.5, "d e d e": 0.1}
+    out = judged.scores([["a", "b"], ["c", "d e d e"]], {"j": lambda texts: torch.tensor([table[t] for t in texts], dtype=torch.float64)})
+    assert out["expected maximum, j"].tolist() == [0.9, 0.5] and out["any above one half, j"].tolist() == [1, 0] and out["share above one half, j"].tolist() == [0.5, 0]
+    assert out["words"].tolist() == [1, 2.5] and out["distinct-1"].tolist() == pytest.approx([1, 3 / 5]) and out["distinct-2"].tolist() == pytest.approx([1, 2 / 3])
+
+
+def test_surprise_is_mean_log_perplexity(world, tiny_model):
+    for steer, extra in ((None, 0.0), (lambda h: torch.zeros(len(h), tiny_model.config.vocab_size), 0.0), (lambda h: h.float() @ world.head.float().T, None)):
+        got = judged.surprise(world, world.lines, steer=steer)
+        for line, value in zip(world.lines, got.tolist()):
+            p, (a,) = world.row(line)
+            logits = tiny_model(torch.tensor([p + a])).logits[0, len(p) - 1 : -1] * (1 if extra is not None else 2)
+            assert value == pytest.approx(-logits.log_softmax(-1).gather(1, torch.tensor(a)[:, None]).mean().item(), rel=1e-4)
+
+
+def test_detection_is_the_auc(world, monkeypatch):
+    from sklearn.metrics import roc_auc_score
+
+    pairs = [(f"x{i}", " yes" if i % 3 else " no") for i in range(12)]
+    margin = torch.randn(12, dtype=torch.float64).round(decimals=0)
+    monkeypatch.setattr(judged, "surprise", lambda w, lines, steer=None: -margin if lines[0].text == " yes" else torch.zeros(12, dtype=torch.float64))
+    labels = [int(label == " yes") for _, label in pairs]
+    assert judged.detection(world, pairs).mean().item() == pytest.approx(roc_auc_score(labels, margin))
+    with pytest.raises(ValueError, match="pairs of both labels"):
+        judged.detection(world, [("x", " no")] * 12)
+
+
+def test_steering_changes_what_is_written_and_nothing_does_not(world):
+    plain, nothing = (judged.written(world, ["p:", "q:"], name="x", steer=s) for s in (None, lambda h: torch.zeros(len(h), world.head.shape[0])))
+    assert plain == nothing and [len(row) for row in plain] == [world.cfg.samples] * 2
+    only = torch.full((world.head.shape[0],), -math.inf)
+    only[world.tokenizer.encode("z")[0]] = 0.0
+    forced = judged.written(world, ["p:"], name="x", steer=lambda h: only.expand(len(h), -1))
+    assert set("".join(forced[0])) == {"z"}
