@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lib import evaluation, trunk
+from lib.constraint import Nado
 from lib.forum import Line
 from lib.generation import generate
 from lib.harness import seeding
@@ -18,6 +20,16 @@ from lib.steering import Oracle, Steering
 from lib.toxicity import any_above, checked, expected_max
 
 Steer = Callable[[Tensor], Tensor]  # hidden states (m, D) -> what is added to the logits (m, V)
+
+
+def decoding(nado: Nado, *, floor: float) -> Steer:
+    """NADO at every token: log R is added to the logits, the hard constraint."""
+
+    @torch.no_grad()
+    def steer(hidden: Tensor) -> Tensor:
+        return nado(hidden)[0].clamp(min=math.log(floor)) if floor else nado(hidden)[0]
+
+    return steer
 
 
 def written(world: Steering, prompts: Sequence[str], *, name: str, steer: Steer | None = None) -> list[list[str]]:

@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from lib import constraint
-from lib.constraint import Nado, consistency, constraint_kl, expected_success, head_kl, importance, prefix_bce, soft_weight, steered
+from lib.constraint import (
+    Nado,
+    consistency,
+    constraint_kl,
+    expected_success,
+    head_kl,
+    importance,
+    prefix_bce,
+    soft_weight,
+    steered,
+)
 
 D64 = torch.float64
 

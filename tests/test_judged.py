@@ -16,6 +16,14 @@ def world(tiny_model, byte_tokenizer):
     return steering.Steering(cfg, tiny_model, byte_tokenizer, lines=lines, asked=["p:"], oracle=toxicity.classifier, stop_ids=[257])
 
 
+def test_decoding_adds_the_log_success_rate(world):
+    nado = world.nado()
+    nado.out.data = 20 * torch.randn(nado.out.shape, generator=torch.Generator().manual_seed(0))
+    h = torch.randn(3, nado.out.shape[0])
+    free, held = (judged.decoding(nado, floor=f)(h) for f in (0.0, 0.1))
+    assert torch.equal(free, nado(h)[0].detach()) and free.exp().min() < 0.1 and held.exp().min().item() == pytest.approx(0.1)
+
+
 def test_scores_of_samples_by_hand():
     table = {"a": 0.2, "b": 0.9, "c": 0.5, "d e d e": 0.1}
     out = judged.scores([["a", "b"], ["c", "d e d e"]], {"j": lambda texts: torch.tensor([table[t] for t in texts], dtype=torch.float64)})
