@@ -137,19 +137,21 @@ def prefix_bce(picked: tuple[Tensor, Tensor], branch: Tensor, labels: Tensor, *,
     return (w * each).sum() / w.sum()
 
 
-def consistency(expected: tuple[Tensor, Tensor], picked: tuple[Tensor, Tensor], branch: Tensor, *, direction: str = "expected") -> Tensor:
-    """Forward consistency: E_i = sum_v p(v | prefix) R(prefix, v) against r_i, what was said of that prefix one token earlier; mean KL of Bernoullis.
+def followers(branch: Tensor) -> Tensor:
+    """Positions (K,) whose token is not its answer's last: what R said of the prefix they end can be held against position + 1, which starts from it."""
+    return (branch[1:] == branch[:-1]).nonzero()[:, 0]
 
-    expected: (log E, log(1 - E)) (M,) at each position; picked as in `prefix_bce`. "expected": KL(E || r), as in NADO's code, "picked": KL(r || E).
-    A prompt alone has no r; an answer's last token has no E. 0 if no answer has two tokens.
+
+def consistency(expected: tuple[Tensor, Tensor], said: tuple[Tensor, Tensor], *, direction: str = "expected") -> Tensor:
+    """Forward consistency: E = sum_v p(v | prefix) R(prefix, v) against r, what was said of that prefix one token earlier; mean KL of Bernoullis.
+
+    expected: (log E, log(1 - E)) (K,) at `followers` + 1, said: (log r, log(1 - r)) (K,) at `followers`; 0 for K = 0. "expected": KL(E || r),
+    as in NADO's code, "said": KL(r || E). No gradient is stopped.
     """
-    if direction not in ("expected", "picked"):
-        raise ValueError(f"direction is expected or picked, given {direction!r}")
-    follows = (branch[1:] == branch[:-1]).nonzero()[:, 0]  # position i speaks of the prefix that position i + 1 starts from
-    if not len(follows):
-        return picked[0].sum() * 0
-    e, r = tuple(x[follows + 1] for x in expected), tuple(x[follows] for x in picked)
-    return (bernoulli_kl(e, r) if direction == "expected" else bernoulli_kl(r, e)).mean()
+    if direction not in ("expected", "said"):
+        raise ValueError(f"direction is expected or said, given {direction!r}")
+    gap = bernoulli_kl(expected, said) if direction == "expected" else bernoulli_kl(said, expected)
+    return gap.sum() / max(1, len(gap))
 
 
 def expected_success(log_p: Tensor, every: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ it and those states are frozen while the language model takes its steps. Formula
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -135,22 +136,24 @@ class Steering:
         for _ in track(range(cfg.nado_epochs), f"success rates, {name}"):
             sums = torch.zeros(2)
             for i in torch.randperm(len(parts), generator=order).tolist():
-                bce, gap = self._nado_losses(nado, *parts[i])
+                bce, gap = self._nado_losses(nado, *parts[i], order)
                 optimizer.zero_grad(set_to_none=True)
                 (bce + cfg.consistency * gap).backward()
                 optimizer.step()
                 sums += torch.stack([bce.detach(), gap.detach()]).cpu() / len(parts)
         return log | {"cross-entropy of R": sums[0].item(), "inconsistency of R": sums[1].item()}
 
-    def _nado_losses(self, nado: Nado, h: Tensor, target: Tensor, branch: Tensor, fine: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _nado_losses(self, nado: Nado, h: Tensor, target: Tensor, branch: Tensor, fine: Tensor, weight: Tensor, order: torch.Generator) -> tuple[Tensor, Tensor]:
         h, target, branch = h.clone(), target.clone(), branch.clone()  # no inference tensors in a graph
         picked = nado(h, target)
         bce = constraint.prefix_bce(picked, branch, fine, weight=weight)
         if not self.cfg.consistency:
             return bce, bce.detach() * 0
+        at = constraint.followers(branch)
+        at = at[torch.randperm(len(at), generator=order)[: math.ceil(self.cfg.consistent * len(at))].to(at.device)]  # the whole vocabulary at each
         with torch.no_grad():
-            log_p = (h @ self.head.T).float().log_softmax(-1)
-        return bce, constraint.consistency(expected_success(log_p, nado(h)), picked, branch)
+            log_p = (h[at + 1] @ self.head.T).float().log_softmax(-1)
+        return bce, constraint.consistency(expected_success(log_p, nado(h[at + 1])), tuple(x[at] for x in picked))
 
     # ---- the language model
 

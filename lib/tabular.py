@@ -156,7 +156,7 @@ def learned(w: World, tables: Tables, *, samples: int, weight: float, seed: int,
     branch = torch.arange(samples).repeat_interleave(length)
     stack = lambda parts: torch.stack(parts, 1).flatten(0, 1)  # noqa: E731  sample by sample, its positions together
     log_p = stack([tables[i][at[i]] for i in range(length)])
-    labels = w.fine[drawn]
+    labels, at_one = w.fine[drawn], constraint.followers(branch)
     for _ in range(steps):
         rows = stack([z[i][at[i]] for i in range(length)])
         every = torch.nn.functional.logsigmoid(rows), torch.nn.functional.logsigmoid(-rows)
@@ -164,7 +164,8 @@ def learned(w: World, tables: Tables, *, samples: int, weight: float, seed: int,
         picked = tuple(x.gather(1, target[:, None])[:, 0] for x in every)
         loss = constraint.prefix_bce(picked, branch, labels)
         if weight:
-            loss = loss + weight * constraint.consistency(expected_success(log_p, every), picked, branch)
+            expected = expected_success(log_p, every)
+            loss = loss + weight * constraint.consistency(tuple(x[at_one + 1] for x in expected), tuple(x[at_one] for x in picked))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -141,7 +141,7 @@ def test_the_label_is_asked_at_every_prefix():
     assert weighted == pytest.approx(-(3 * math.log(0.8) + 3 * math.log(0.6) + math.log(0.7)) / 7)
 
 
-@pytest.mark.parametrize("direction", ["expected", "picked"])
+@pytest.mark.parametrize("direction", ["expected", "said"])
 def test_consistency_is_aligned_by_one_token(direction):
     """r of a prefix was said one token before E of it; the first token of an answer has no predecessor, of another answer neither."""
     picked, expected, branch = logs([0.8, 0.6, 0.3, 0.9]), logs([0.5, 0.7, 0.2, 0.4]), torch.tensor([0, 0, 1, 1])
@@ -149,10 +149,13 @@ def test_consistency_is_aligned_by_one_token(direction):
     def kl(a, b):
         return a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b))
 
+    at = constraint.followers(branch)
+    assert at.tolist() == [0, 2]
     pairs = [(0.7, 0.8), (0.4, 0.3)]
     want = sum(kl(e, r) if direction == "expected" else kl(r, e) for e, r in pairs) / 2
-    assert consistency(expected, picked, branch, direction=direction).item() == pytest.approx(want)
-    assert consistency(expected, picked, torch.arange(4)).item() == 0
+    assert consistency(tuple(x[at + 1] for x in expected), tuple(x[at] for x in picked), direction=direction).item() == pytest.approx(want)
+    none = constraint.followers(torch.arange(4))
+    assert consistency(tuple(x[none + 1] for x in expected), tuple(x[none] for x in picked)).item() == 0
 
 
 def test_the_success_rate_of_a_prefix_by_its_next_tokens():
@@ -202,7 +205,7 @@ def test_subtrajectory_balance_by_hand():
     (lambda p, r, n: constraint_kl(p, r, direction="both"), "direction is one of reverse, forward, given 'both'"),
     (lambda p, r, n: head_kl(p, p, lambda s: r, direction="both"), "direction is one of reverse, forward"),
     (lambda p, r, n: Nado(p.exp(), 1, generator=None, style="gedi"), "style is one of nado, dinado"),
-    (lambda p, r, n: consistency((p[:, 0], p[:, 0]), (p[:, 0], p[:, 0]), torch.zeros(3), direction="x"), "direction is expected or picked"),
+    (lambda p, r, n: consistency((p[:, 0], p[:, 0]), (p[:, 0], p[:, 0]), direction="x"), "direction is expected or said"),
 ])  # fmt: skip
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):

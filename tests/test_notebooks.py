@@ -74,6 +74,18 @@ def test_what_a_smoke_run_of_mrpo_records(smoke_runs):
     assert (run.items().metric == "true reward").any() and run.manifest["model"]["sha256"]
 
 
+def test_what_a_smoke_run_of_attribute_control_records(smoke_runs):
+    run = smoke_runs["attribute_control"][0]
+    m, items = run.metrics(), run.items()
+    arms = {a for a in run.manifest["settings"]["arms"].split(",")}
+    assert arms <= set(items[items.dataset == "written forum"].arm) and arms - {"base", "nado-base"} <= set(items[items.dataset == "text general"].arm)
+    assert items[items.metric.str.contains("one half|maximum|auc|accuracy")].value.between(0, 1).all()
+    turns = m[(m.exhibit == "turns") & (m.arm == "ours")]
+    assert set(turns.dataset) == {"iteration 0", "iteration 1"} and (turns[turns.metric == "updated"].value == 1).all()
+    exact = m[(m.exhibit == "exact") & (m.arm == "answers")].set_index(["dataset", "metric"]).value
+    assert exact["forward", "bad mass at 1"] < exact["forward", "bad mass at 0"]
+
+
 def test_the_timings_run(sandbox, monkeypatch):
     """95_speed at smoke: every comparison is made, in child processes; what they say means nothing at this size."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -178,6 +190,10 @@ FEW = {
         n_train=16, n_test=8, n_validation=8, tokens=8, each=1, n_scarce=8, n_abundant=16, n_heldout=12, n_reference=8, scarce="plain", ablations="mrpo-tsw", epsilons="0.5",
         batch=4, blocks=2,
     ),
+    "attribute_control": dict(
+        n_related=12, n_general=12, n_detection=12, n_test=8, n_prompts=4, samples=3, tokens=6, iterations=2, n_asked=4, each=3, mixed=8, layers=1, nado_epochs=1, batch=8, blocks=1, world_lams="0,1", world_steps=50,
+        real_prompts="no", tasks="none", arms="base,sft,nado-sft,ours", lams="none", rl_weights="none", style="dinado", direction="forward", tau=0.8,
+    ),
     "sea": dict(n_train=16, n_test=4, n_validation=4, tokens=6, candidates=3, batch=4, budget=12, every=8, burn_in=1, heads_batch=4, buffer=100, blocks=1, worlds=2, world_answers=30, world_budget=64),
 }  # fmt: skip
 
@@ -190,6 +206,7 @@ def test_the_paper_preset_on_miniatures_of_its_models(sandbox, miniatures, monke
     people.write_text("\n".join(json.dumps({"prompt": f"Say {i}.", "chosen": f"{i}", "rejected": "no"}) for i in range(60)))
     of = {
         "mrpo": dict(model=str(miniatures / "llama"), second_model=str(miniatures / "mistral"), transfer=str(people), pairs=str(people), tasks="none"),
+        "attribute_control": dict(model=str(miniatures / "llama"), oracle=str(miniatures / "reward"), second_judge="negative"),
         "sea": dict(model=str(miniatures / "pythia"), reward=str(miniatures / "reward"), world_arms="sea", world_tuned="sea", arms="passive,sea-logit,xpo"),
     }
     assert runner.run(paper, preset="paper", seed=0, overrides={"device": "cpu", **FEW[paper], **of[paper]}).code == 0
@@ -199,5 +216,7 @@ def test_the_paper_preset_on_miniatures_of_its_models(sandbox, miniatures, monke
         assert {"mrpo, other model", "mrpo-normalized, other model"} <= set(m.arm) and run.manifest["settings"]["rank"] == 8
         assert any(d.startswith("transfer") for d in items.dataset)
         assert {f"held-out {people}, few", f"held-out {people}, many"} <= set(m.dataset) and "true reward" not in set(items.metric)
+    elif paper == "attribute_control":
+        assert {"base", "sft", "nado-sft", "ours"} <= set(items[items.dataset == "written forum"].arm) and items[items.dataset == "exact"].value.between(0, 1).all()
     else:
         assert {"passive", "sea-logit", "xpo"} <= set(items[items.dataset == "language"].arm)

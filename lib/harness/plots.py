@@ -166,10 +166,28 @@ def pareto(runs: Sequence, dataset: str = "written forum"):
     return figure
 
 
+def by_lambda(runs: Sequence, dataset: str = "written forum"):
+    """Share of toxic answers by lambda, one dot a seed, with the fixed point that theory gives for each seed's plain fine-tuning."""
+    figure, axes, metric = *_axes((6.0, 3.2)), "share above one half, oracle"
+    for k, r in enumerate(runs):
+        i, m = r.items(), r.metrics()
+        y = i[(i.dataset == dataset) & (i.metric == metric)].groupby("arm").value.mean()
+        at = {a: float(a.rpartition(" ")[2]) for a in y.index if a.startswith("ours, lambda")} | {a: v for a, v in (("sft", 0.0), ("ours", r.manifest["settings"]["lam"])) if a in y}
+        path = sorted(at, key=at.get)
+        axes.plot([at[a] for a in path], y[path], "-o", color="#d62728", markersize=4, lw=1, label="measured, a seed each" if not k else None)
+        p = m[m.exhibit == "prediction"]
+        if len(p) and "sft" in y:
+            x = [0.0, *p.arm.astype(float)]
+            axes.plot(x, [y["sft"], *p.value], "--", color="gray", lw=1, label="fixed point" if not k else None)
+    axes.set(xlabel="lambda", ylabel="toxic answers (share)", ylim=(0, None))
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 INDEX = {  # paper -> its figures in results/
     "qdpo": {"flips": lambda r: arms(r, "flips"), "kl": lambda r: arms(r, "kl"), "prefix": lambda r: arms(r, "agreement prefix"),
              "margins": margin_deciles, "breakdown": breakdown, "formats": formats},
-    "attribute_control": {"toxicity": lambda r: arms(r, "expected maximum, oracle", "written forum"), "pareto": pareto},
+    "attribute_control": {"toxicity": lambda r: arms(r, "expected maximum, oracle", "written forum"), "pareto": pareto, "lambda": by_lambda},
     "sea": {"queries": lambda r: by_queries(r, "language"), "hard": lambda r: by_queries(r, "exact hard")},
     "mrpo": {"plain": _accuracy("plain"), "direct": _accuracy("direct"), "varied": _accuracy("varied"), "abundant": _accuracy("plain+varied")},
 }  # fmt: skip

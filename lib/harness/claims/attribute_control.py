@@ -11,7 +11,7 @@ from lib.harness.claims.rules import Outcome, Pool, better, outcome
 Claim = partial(rules.Claim, source="arXiv 2410.05559, abstract and the authors' summary")
 Control = partial(rules.Claim, source="our controls")
 FORUM, REAL, WORST, ANY = "written forum", "written real", "expected maximum, ", "any above one half, "
-TABLE = [(d, m + j) for d in (FORUM, REAL) for m in (WORST, ANY) for j in ("oracle", "second judge")]
+TABLE = [(d, m + j) for d in (FORUM, REAL, "written neutral") for m in (WORST, ANY) for j in ("oracle", "second judge")]
 TABLE += [("text clean forum", "surprise"), ("text general", "surprise"), ("text identity", "surprise"), ("questions", "accuracy"), ("detection", "auc"), (FORUM, "distinct-2"), (FORUM, "words")]
 JUDGES = ("oracle", "second judge")
 
