@@ -27,7 +27,7 @@ LEVELS = {
         ["maths"],
     ),
     "things": (
-        ["attention", "models", "data", "trunk", "checkpoint", "taxonomy"],
+        ["attention", "models", "data", "trunk", "checkpoint", "taxonomy", "taxonomy_checks"],
         {"torch", "numpy", "transformers", "peft", "safetensors", "yaml"},
         {"bitsandbytes", "lm_eval", "gguf", "tokenizers", "pandas", "accelerate"},
         ["maths", "things", "harness.assets", "harness.paths", "harness.progress"],
@@ -42,7 +42,7 @@ LEVELS = {
         ["harness"],
         {"numpy", "pandas", "matplotlib", "papermill", "nbformat", "nbclient", "typer", "tqdm", "psutil"},
         {"torch", "ray", "IPython", "transformers"},
-        ["harness", "stats"],
+        ["harness", "stats", "taxonomy"],
     ),
 }
 # among the doing modules, who may use whom

@@ -20,6 +20,8 @@ from lib.harness import index, notebooks, paths, presets, results, runner
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Five alignment papers, rerun end to end.")
 books = typer.Typer(no_args_is_help=True, help="Clean, check and show notebooks.")
 app.add_typer(books, name="notebooks")
+curriculum = typer.Typer(no_args_is_help=True, help="Check a taxonomy of qna.yaml files.")
+app.add_typer(curriculum, name="taxonomy")
 NEED_GB = {"smoke": 1, "small": 6, "paper": 64}
 
 
@@ -209,6 +211,20 @@ def show(files: Annotated[list[Path], typer.Argument()]) -> None:
     """Print as plain text."""
     for path in files:
         typer.echo(notebooks.show(path))
+
+
+@curriculum.command("check")
+@one_sentence
+def check_taxonomy(path: Annotated[Path, typer.Argument(help="the folder that holds knowledge/ and the skills")] = paths.DATA / "taxonomy") -> None:
+    """Say what is wrong with a taxonomy, or show it."""
+    from lib import taxonomy
+
+    problems = taxonomy.check(path)
+    if problems:
+        typer.echo("\n".join(problems))
+        raise typer.Exit(1)
+    leaves = taxonomy.load(path)
+    typer.echo(f"{taxonomy.tree(leaves)}\n{len(leaves)} leaves in form")
 
 
 @app.command("presets")
