@@ -138,7 +138,7 @@ def by_queries(runs: Sequence, dataset: str):
     for k, (arm, rows) in enumerate(curves.groupby("arm", sort=False)):
         at = rows.assign(look=rows.groupby("seed").cumcount()).groupby("look")
         x, y, e = at.step.mean(), at.value.mean(), at.value.sem().fillna(0)
-        axes.plot(x, y, label=arm.removeprefix(f"{dataset}: "), color=plt.cm.tab20(k % 20), lw=1.5)
+        axes.plot(x, y, label=arm.removeprefix(f"{dataset}: "), color=plt.cm.tab20(k % 20), lw=1.5, ls="-" if k < 20 else "--")
         axes.fill_between(x, y - e, y + e, color=plt.cm.tab20(k % 20), alpha=0.15)
     axes.axhline(0.5, color="gray", ls="--", lw=1)
     axes.set(xlabel="oracle queries", ylabel="win rate against the start model")
