@@ -21,7 +21,7 @@ MODULES = {
 # level -> (its modules, packages at import, packages inside functions, what of lib it may import)
 LEVELS = {
     "maths": (
-        ["logprobs", "losses", "references", "quantization", "metrics", "stats", "bandit", "constraint", "tabular"],
+        ["logprobs", "losses", "references", "quantization", "metrics", "stats", "bandit", "constraint", "tabular", "diversity", "merging"],
         {"torch", "numpy", "scipy"},
         {"bitsandbytes", "rouge_score", "safetensors"},
         ["maths"],
@@ -33,7 +33,7 @@ LEVELS = {
         ["maths", "things", "harness.assets", "harness.paths", "harness.progress"],
     ),
     "doing": (
-        ["generation", "scoring", "objectives", "flipping", "training", "synthesis", "evaluation", "repair", "speed", "oracles", "preferences", "multiref", "arms", "online", "enumerated", "dialogue", "steering", "side_by_side", "judged", "toxicity", "forum"],
+        ["generation", "scoring", "objectives", "flipping", "training", "phases", "synthesis", "evaluation", "repair", "speed", "oracles", "preferences", "multiref", "arms", "online", "enumerated", "dialogue", "steering", "side_by_side", "judged", "toxicity", "forum", "blocks", "teachers", "phrases", "prompts", "samplers", "judges"],
         {"torch", "numpy", "pandas", "transformers", "peft", "safetensors", "yaml"},
         {"bitsandbytes", "lm_eval", "accelerate", "datasets", "trl", "vaderSentiment", "afinn", "profanity_check", "better_profanity"},
         ["maths", "things", "doing", "harness.progress", "harness.seeding", "harness.cache", "harness.paths"],
@@ -49,7 +49,12 @@ LEVELS = {
 USES = {
     "scoring": {"generation"},
     "flipping": {"generation", "scoring", "objectives"},
-    "synthesis": {"generation", "scoring"},
+    "judges": {"scoring"},
+    "phrases": {"judges"},
+    "prompts": {"samplers"},
+    "teachers": {"generation", "judges", "phrases", "prompts"},
+    "blocks": {"judges", "prompts", "teachers"},
+    "synthesis": {"blocks", "judges", "prompts", "samplers", "teachers"},
     "evaluation": {"generation", "scoring"},
     "preferences": {"generation", "oracles"},
     "multiref": {"scoring", "training", "preferences"},
@@ -58,6 +63,7 @@ USES = {
     "enumerated": {"online", "oracles"},
     "dialogue": {"generation", "training", "online", "oracles"},
     "forum": {"toxicity"},
+    "phases": {"training"},
     "steering": {"generation", "training", "forum", "toxicity"},
     "side_by_side": {"steering", "forum", "toxicity"},
     "judged": {"generation", "evaluation", "steering", "forum", "toxicity"},
