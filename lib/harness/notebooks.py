@@ -111,6 +111,8 @@ def executed_copy(source: Path, target: Path) -> None:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            seen = [o for o in cell.outputs if o.output_type == "display_data" and "image/png" in o.data]
+            cell.outputs = [o for o in cell.outputs if not (seen and o.output_type == "execute_result" and "image/png" in o.data)]  # a figure that is its cell's value
             for o in cell.outputs:
                 o.get("metadata", {}).clear()
     text = nbformat.writes(nb).replace(str(paths.ROOT) + "/", "")

@@ -159,7 +159,9 @@ def pareto(runs: Sequence, dataset: str = "written forum"):
         axes.plot(x[path], y[path], "-o", color=color, markersize=4, lw=1.5, label={"ours": "ours, by lambda", "rl": "RL, by weight"}[family])
         for a in path:
             axes.annotate(f"{strength[a]:g}", (x[a], y[a]), textcoords="offset points", xytext=(4, 4), fontsize=7, color=color)
-    for k, a in enumerate(a for a in y.index if a not in strength):
+    if "base" in y:  # far to the right, with its decoding: it has not learned the corpus
+        axes.set_title(f"untrained: {x['base']:.2f}, {y['base']:.2f}, outside", fontsize=8, loc="right")
+    for k, a in enumerate(a for a in y.index if a not in strength and not a.endswith("base")):
         axes.plot(x[a], y[a], "s", color=plt.cm.Dark2(k % 8), markersize=5, label=a)
     axes.set(xlabel="surprise at clean forum text (nats a token)", ylabel="expected maximum toxicity")
     axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
