@@ -1,6 +1,7 @@
 """Attribute-controlled fine-tuning on the tiny model: what is sampled, what R learns, and where the model goes."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -71,6 +72,27 @@ def test_success_rates_are_learned_and_one_label_teaches_nothing(make):
     for label in (0.0, 1.0):
         log = w.teach(nado, s._replace(fine=torch.full_like(s.fine, label)), "x")
         assert log["updated"] == 0 and all(torch.equal(a, b) for a, b in zip(before.values(), nado.state_dict().values()))
+
+
+def test_the_losses_of_r_typed_again(make):
+    """Prefix by prefix: E is asked of the state that predicts the next token, r was said by the state before it."""
+    w = make(consistent=1.0)
+    nado = w.nado()
+    nado.out.data = torch.randn(nado.out.shape, generator=torch.Generator().manual_seed(0)) / 20
+    nado.value.data = torch.randn(nado.value.shape, generator=torch.Generator().manual_seed(1)) / 10
+    (h, target, branch, n), *_ = w.hidden(w.rows[:3], w.pieces[:3])
+    fine = torch.tensor([1.0, 0.0, 1.0])
+    bce, gap = w._nado_losses(nado, h, target, branch, fine, torch.ones(3), torch.Generator().manual_seed(0))
+    said, kls = [], []
+    for k in range(n):
+        p, (a,) = w.rows[k]
+        states = w.model.base_model(torch.tensor([p + a])).last_hidden_state[0, len(p) - 1 : -1]
+        r = [nado(states[i : i + 1])[0].exp()[0] for i in range(len(a))]
+        said += [-math.log(r[i][a[i]].item() if fine[k] else 1 - r[i][a[i]].item()) for i in range(len(a))]
+        for i in range(1, len(a)):
+            e, before = (w.head @ states[i]).softmax(-1).dot(r[i]).item(), r[i - 1][a[i - 1]].item()
+            kls.append(e * math.log(e / before) + (1 - e) * math.log((1 - e) / (1 - before)))
+    assert bce.item() == pytest.approx(sum(said) / len(said), rel=1e-3) and gap.item() == pytest.approx(sum(kls) / len(kls), rel=1e-3)
 
 
 def test_the_target_of_a_line_is_read_from_its_own_prompt(make):
