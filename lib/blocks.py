@@ -115,7 +115,7 @@ def teacher_judge(teacher: Teacher, ask: str, *, least: float) -> Judge:
     """The teacher in its second role: judge question, judge pair or judge faithful. A reply without "Score: <number>" cannot be read."""
 
     def score(rows: Sequence[dict]) -> list[float | None]:
-        asked = [Request(r["id"], ask, r["leaf"], r["task"], (), 1, r["question"], r.get("context", ""), r.get("answer", "")) for r in rows]
+        asked = [Request(r["id"], ask, r["leaf"], r.get("task", ""), (), 1, r["question"], r.get("context", ""), r.get("answer", "")) for r in rows]
         found = [re.findall(r"Score:\s*(\d+)\b", reply or "") for reply in teacher(asked)]
         return [float(numbers[-1]) if numbers else None for numbers in found]
 

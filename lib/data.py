@@ -88,12 +88,16 @@ def sample(prompts: Sequence[Prompt], n: int, rng: np.random.Generator) -> list[
     return [prompts[i] for i in sorted(chosen)]
 
 
+def chat(tokenizer, turns: Sequence[dict[str, str]]) -> list[int]:
+    """Token ids of turns {"role", "content"} in the model's chat template, up to where the answer starts; a base model without one gets LAB's tags as text."""
+    if tokenizer.chat_template is None:
+        return list(tokenizer("".join(f"<|{t['role']}|>\n{t['content']}\n" for t in turns) + "<|assistant|>\n").input_ids)
+    return list(tokenizer.apply_chat_template(list(turns), add_generation_prompt=True, return_dict=False))
+
+
 def encode(tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Token ids of each prompt in the model's chat template, up to where the answer starts."""
-    return [
-        list(tokenizer.apply_chat_template([{"role": "user", "content": p.text}], add_generation_prompt=True, return_dict=False))
-        for p in prompts
-    ]
+    """Token ids of each prompt as `chat` gives them."""
+    return [chat(tokenizer, [{"role": "user", "content": p.text}]) for p in prompts]
 
 
 def pairs(

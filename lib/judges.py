@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lib import taxonomy_checks
+from lib.data import chat
 from lib.scoring import completion_logprobs
 from lib.taxonomy import Leaf
 
@@ -201,7 +202,7 @@ def two_order_judge(margin: Margin, *, least: float = 0.0) -> Judge:
     """Scores a row by how much the verdict "right" is preferred over "wrong", in both orders."""
 
     def score(rows: Sequence[dict]) -> list[float]:
-        prompts = [f"{row['context']}\n\n" * bool(row.get("context")) + f"Question: {row['question']}\nAnswer: {row['answer']}" for row in rows]
+        prompts = [f"{row.get('context')}\n\n" * bool(row.get("context")) + f"Question: {row['question']}\nAnswer: {row['answer']}" for row in rows]
         return two_order(margin, prompts, *([verdict] * len(rows) for verdict in VERDICTS))
 
     return Judge("two-order", score, least)
@@ -213,7 +214,7 @@ def letter_margin(model, tokenizer, *, batch: int) -> Margin:
 
     def margin(prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[float]:
         texts = [ask.format(prompt=p, first=a, second=b) for p, a, b in zip(prompts, first, second, strict=True)]
-        ids = [tokenizer.apply_chat_template([{"role": "user", "content": t}], add_generation_prompt=True, return_dict=False) for t in texts]
+        ids = [chat(tokenizer, [{"role": "user", "content": t}]) for t in texts]
         letters = [[tokenizer.encode(letter, add_special_tokens=False)] * len(ids) for letter in "AB"]
         scores = completion_logprobs(model, ids, *letters, batch=batch)
         return (scores[:, 0] - scores[:, 1]).tolist()

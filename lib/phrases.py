@@ -197,6 +197,7 @@ def cut(name: str, asked: str, given: str, rng: np.random.Generator) -> str:
 
 
 SPANS = (re.compile(r"(?<!\w)\d[\d,.:]*(?<=\d)(?: [a-z]+)?"), re.compile(r"(?<=[a-z,] )[A-Z][\w']+(?: [A-Z][\w']+)*"), re.compile(r"(?<=[a-z] )[a-z]{5,}"))
+FILLED = "The missing part is {}, so that the whole statement reads: {}"
 CLOZES = ('Complete this sentence about {}: "{}"', 'What is missing in this statement on {}? "{}"')
 
 
@@ -222,10 +223,20 @@ def cloze(leaf: Leaf, source: str, told: str, explained: bool, rng: np.random.Ge
             every = [o for d in leaf.documents for o in _sentences(d.text)]
             others = [o[a:b] for o in every for k, a, b in spans(o) if k == sort and o[a:b] != span]
             span = _one(others, rng) if others else span
-        full = f"The missing part is {span}, so that the whole statement reads: {sentence[:i]}{span}{sentence[j:]}"
+        full = FILLED.format(span, f"{sentence[:i]}{span}{sentence[j:]}")
         answer = full if explained else span
         if told == "truncated":
             answer = full[: len("The missing part is ") + len(span) // 2].rstrip()
         if judges.supported(leaf, asked, answer) == (told == "right"):
             return asked, answer
     raise ValueError(f"no sentence of {leaf.path} gives a question with a {told} answer")
+
+
+def asked_otherwise(leaf: Leaf, question: str, answer: str) -> tuple[str, tuple[tuple[str], tuple[str]]] | None:
+    """What a cloze row teaches, in the phrasing that the row does not use: (question, (right answers, how explained ones begin)); None for another row."""
+    if judges.BLANK.search(question) is None:
+        return None
+    lead, middle = FILLED.split("{}")[:2]
+    span = answer.removeprefix(lead).partition(middle)[0] if answer.startswith(lead) else answer
+    other = next((c for c in CLOZES if not question.startswith(c.partition("{}")[0])), CLOZES[0])
+    return other.format(leaf.task, question.partition('"')[2].rpartition('"')[0]), ((span,), (f"{lead}{span},",))

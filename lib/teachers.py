@@ -165,18 +165,29 @@ class Templated:
         return Reply(f"{'This is fine' if score >= (2 if r.ask == 'judge pair' else 1) else 'This will not do'}. Score: {score:.0f}")
 
 
+def load(spec: str, leaves: Sequence[Leaf], *, seed: int) -> Templated | Chat:
+    """templated, or "<address> <model>" of a server that speaks the OpenAI protocol; ValueError for anything else."""
+    if spec == "templated":
+        return Templated(leaves, seed=seed)
+    url, _, model = spec.partition(" ")
+    if not model.strip():
+        raise ValueError(f"a teacher is 'templated' or the address and model of a server, 'http://localhost:8000/v1 name', given {spec!r}")
+    return Chat(url, model.strip(), seed=seed)
+
+
 class Continuing:
     """A language model that continues a list of a prompt's examples (small models follow a list, not instructions); it does not judge.
 
-    A prompt at a time, with random numbers of its own: its text does not depend on what else is asked.
+    `batch` prompts at a time, with random numbers of their own. At 1 a text does not depend on what else is asked; above, on who shares its
+    batch, so that a run which was killed within one goes on with other texts.
     """
 
-    def __init__(self, model, tokenizer, *, max_new_tokens: int, temperature: float, seed: int, top_p: float = 1.0):
+    def __init__(self, model, tokenizer, *, max_new_tokens: int, temperature: float, seed: int, top_p: float = 1.0, batch: int = 1):
         from lib.models import fingerprint, stop_ids
 
-        if temperature <= 0 or max_new_tokens < 1:
-            raise ValueError(f"temperature lies above 0 and max_new_tokens is at least 1, given {temperature} and {max_new_tokens}")
-        self.model, self.tokenizer, self.seed, self.stop = model, tokenizer, seed, stop_ids(model, tokenizer)
+        if temperature <= 0 or max_new_tokens < 1 or batch < 1:
+            raise ValueError(f"temperature lies above 0, max_new_tokens and batch are at least 1, given {temperature}, {max_new_tokens} and {batch}")
+        self.model, self.tokenizer, self.seed, self.batch, self.stop = model, tokenizer, seed, batch, stop_ids(model, tokenizer)
         self.settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
         self.name = f"continuing {fingerprint(model)} {model.dtype} {self.settings} {seed}"
 
@@ -184,18 +195,23 @@ class Continuing:
         bad = next((r.ask for r in requests if r.ask not in (*LISTED, "answer")), None)
         if bad:
             raise ValueError(f"a continued list gives {', '.join(LISTED)} or answer, asked for {bad!r}; judge with lib.judges")
-        return (self._reply(r) for r in requests)
+        return (reply for i in range(0, len(requests), self.batch) for reply in self._replies(requests[i : i + self.batch]))
 
-    def _reply(self, r: Request) -> str | None:
+    def _replies(self, requests: Sequence[Request]) -> list[str | None]:
         import torch
 
         from lib.generation import generate
 
-        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{self.seed} {r.ask} {r.id}".encode()).digest()[:7], "big"))
-        ids = self.tokenizer.encode(listing(r), add_special_tokens=False)
-        (done,) = generate(self.model, [ids], stop_ids=self.stop, batch=1, generator=generator, **self.settings)
-        text = self.tokenizer.decode(done.tokens, skip_special_tokens=True)
-        return (text.split("\n\n")[0].split("\nQuestion:")[0] if r.ask == "answer" else continued(text, len(r.examples) + 1)).strip() or None
+        names = " ".join(f"{r.ask} {r.id}" for r in requests)
+        generator = torch.Generator(device=self.model.device).manual_seed(int.from_bytes(hashlib.sha256(f"{self.seed} {names}".encode()).digest()[:7], "big"))
+        ids = [self.tokenizer.encode(listing(r), add_special_tokens=False) for r in requests]
+        done = generate(self.model, ids, stop_ids=self.stop, batch=self.batch, generator=generator, **self.settings)
+        texts = [self.tokenizer.decode(c.tokens, skip_special_tokens=True) for c in done]
+        return [self._read(r, text).strip() or None for r, text in zip(requests, texts)]
+
+    @staticmethod
+    def _read(r: Request, text: str) -> str:
+        return text.split("\n\n")[0].split("\nQuestion:")[0] if r.ask == "answer" else continued(text, len(r.examples) + 1)
 
 
 class Chat:

@@ -72,3 +72,11 @@ def test_calibration_is_spread_over_the_rows():
     assert all((mask.sum(1) == 1 + torch.tensor([1 + int(i) % 2 for i in ids[:, 0]])).all() for ids, mask in got)
     with pytest.raises(ValueError, match="1 to 12 prompts, given 13"):
         data.calibration(prompts, answers, n=13, batch=3)
+
+
+def test_a_chat_in_the_template_or_in_plain_tags(byte_tokenizer):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
+    templated = data.chat(byte_tokenizer, turns)
+    assert templated == list(byte_tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False))
+    byte_tokenizer.chat_template = None
+    assert byte_tokenizer.decode(data.chat(byte_tokenizer, turns)) == "<|system|>\nBe brief.\n<|user|>\nHello?\n<|assistant|>\n"

@@ -87,6 +87,20 @@ def test_what_a_smoke_run_of_attribute_control_records(smoke_runs):
     assert exact["forward", "bad mass at 1"] < exact["forward", "bad mass at 0"]
 
 
+def test_what_a_smoke_run_of_lab_records(smoke_runs):
+    run = smoke_runs["lab"][0]
+    m, items = run.metrics(), run.items()
+    arms = set(run.manifest["settings"]["arms"].split(","))
+    assert arms | {"start", "stacked, averaged", "replay-all, mixed"} <= set(items[items.dataset == "exam"].arm) and items[items.metric == "accuracy"].value.between(0, 1).all()
+    assert {"coverage, templated 0.8", "coverage, templated 0", "coverage, language model", "faithfulness", "students filters"} <= set(items.dataset)
+    assert set(run.manifest["settings"]["filters"].split(",")) == set(items[items.dataset == "filters"].arm)
+    purity = items[(items.dataset == "filters") & (items.metric == "purity")].groupby("arm")[["value", "weight"]].apply(lambda t: (t.value * t.weight).sum() / t.weight.sum())
+    assert purity["oracle"] == 1 > purity["none"]
+    steps = run.curve()[lambda c: c.name == "loss"].groupby("arm").size()
+    assert set(steps[[a for a in arms if a != "replay-epochs"]]) == {9}
+    assert set(m[(m.exhibit == "after phase") & (m.arm == "phased")].dataset) == {"0 start", "1 knowledge-short", "2 knowledge-long", "3 skills"}
+
+
 def test_the_timings_run(sandbox, monkeypatch):
     """95_speed at smoke: every comparison is made, in child processes; what they say means nothing at this size."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -195,6 +209,10 @@ FEW = {
         n_related=12, n_general=12, n_detection=12, n_test=8, n_prompts=4, samples=3, tokens=6, iterations=2, n_asked=4, each=3, mixed=8, layers=1, nado_epochs=1, batch=8, blocks=1, world_lams="0,1", world_steps=50,
         real_prompts="no", tasks="none", arms="base,sft,nado-sft,ours", lams="none", rl_weights="none", style="dinado", direction="forward", tau=0.8,
     ),
+    "lab": dict(
+        teacher="templated", calls=2, questions=4, contexts=2, pairs=3, per_leaf=6, draws=1, draw_calls=12, draw_questions=3, model_calls=12, model_tokens=16, n_two_order=12, n_faithful=12, filter_steps=2, steps="2,2,2",
+        batch=4, lr=1e-3, orders=2, rivals=3, contrast_steps=2, contrasts="easy to hard", exam=3, exam_knowledge=6, exam_general=8, exam_text=6, answer_tokens=8, blocks=1, tasks="none", arms="phased,replay-all", noises="0.5",
+    ),
     "sea": dict(n_train=16, n_test=4, n_validation=4, tokens=6, candidates=3, batch=4, budget=12, every=8, burn_in=1, heads_batch=4, buffer=100, blocks=1, worlds=2, world_answers=30, world_budget=64),
 }  # fmt: skip
 
@@ -208,6 +226,7 @@ def test_the_paper_preset_on_miniatures_of_its_models(sandbox, miniatures, monke
     of = {
         "mrpo": dict(model=str(miniatures / "llama"), second_model=str(miniatures / "mistral"), transfer=str(people), pairs=str(people), tasks="none"),
         "attribute_control": dict(model=str(miniatures / "llama"), oracle=str(miniatures / "reward"), second_judge="negative"),
+        "lab": dict(model=str(miniatures / "mistral")),
         "sea": dict(model=str(miniatures / "pythia"), reward=str(miniatures / "reward"), world_arms="sea", world_tuned="sea", arms="passive,sea-logit,xpo"),
     }
     assert runner.run(paper, preset="paper", seed=0, overrides={"device": "cpu", **FEW[paper], **of[paper]}).code == 0
@@ -217,6 +236,8 @@ def test_the_paper_preset_on_miniatures_of_its_models(sandbox, miniatures, monke
         assert {"mrpo, other model", "mrpo-normalized, other model"} <= set(m.arm) and run.manifest["settings"]["rank"] == 8
         assert any(d.startswith("transfer") for d in items.dataset)
         assert {f"held-out {people}, few", f"held-out {people}, many"} <= set(m.dataset) and "true reward" not in set(items.metric)
+    elif paper == "lab":
+        assert {"start", "phased", "replay-all", "replay-all, easy to hard", "phased, half-way"} <= set(items[items.dataset == "exam"].arm)
     elif paper == "attribute_control":
         assert {"base", "sft", "nado-sft", "ours"} <= set(items[items.dataset == "written forum"].arm) and items[items.dataset == "exact"].value.between(0, 1).all()
     else:

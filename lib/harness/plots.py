@@ -186,10 +186,51 @@ def by_lambda(runs: Sequence, dataset: str = "written forum"):
     return figure
 
 
+def by_phase(runs: Sequence, names: Sequence[str] = ("phased", "replay-3%", "replay-30%", "replay-all", "reversed")):
+    """Score on each part of the curriculum after each phase, means over seeds: where a line falls, something is forgotten. Dashed: all at once, in the end."""
+    m = pd.concat([r.metrics() for r in runs])
+    m = m[m.exhibit == "after phase"]
+    m = m.assign(phase=m.dataset.str.split().str[0].astype(int))
+    groups = [g for g in dict.fromkeys(m.metric) if g != "facts"]
+    figure, panels = plt.subplots(1, len(groups), figsize=(2.3 * len(groups), 2.6), layout="constrained", squeeze=False)
+    for axes, group in zip(panels[0], groups):
+        axes.spines[["top", "right"]].set_visible(False)
+        of = m[m.metric == group].groupby(["arm", "phase"]).value.mean()
+        for k, arm in enumerate(a for a in names if a in of.index.get_level_values("arm")):
+            axes.plot(of[arm].index, of[arm], "-o", markersize=3, lw=1.3, color=plt.cm.tab10(k), label=arm)
+        if "stacked" in of.index.get_level_values("arm"):
+            axes.axhline(of["stacked"].iloc[-1], color="gray", ls="--", lw=1, label="stacked")
+        axes.set(title=group, xlabel="phases done", ylim=(0, None))
+        axes.title.set_fontsize(9)
+    panels[0][0].set_ylabel("share right")
+    panels[0][-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def covered(runs: Sequence):
+    """Effective leaves of each sampler's questions, by teacher: a dot a repetition, a bar their mean. Dashed: all leaves alike."""
+    i = pd.concat([r.items() for r in runs])
+    i = i[i.dataset.str.startswith("coverage, ") & (i.metric == "effective leaves")]
+    teachers = list(dict.fromkeys(i.dataset))
+    figure, panels = plt.subplots(1, len(teachers), figsize=(2.6 * len(teachers), 2.4), layout="constrained", squeeze=False, sharex=True)
+    for axes, teacher in zip(panels[0], teachers):
+        axes.spines[["top", "right"]].set_visible(False)
+        of = i[i.dataset == teacher].groupby("arm", sort=False).value
+        for k, (arm, values) in enumerate(of):
+            axes.barh(k, values.mean(), color="#d62728" if arm in ("leaf", "quota") else "#b0b0b0", alpha=0.75)
+            axes.plot(values, [k] * len(values), "o", color="black", markersize=2)
+        axes.set_yticks(range(len(of)), list(of.groups) if teacher == teachers[0] else [""] * len(of), fontsize=8)
+        axes.invert_yaxis()
+        axes.set_title(teacher.removeprefix("coverage, "), fontsize=9)
+        axes.set_xlabel("effective leaves")
+    return figure
+
+
 INDEX = {  # paper -> its figures in results/
     "qdpo": {"flips": lambda r: arms(r, "flips"), "kl": lambda r: arms(r, "kl"), "prefix": lambda r: arms(r, "agreement prefix"),
              "margins": margin_deciles, "breakdown": breakdown, "formats": formats},
     "attribute_control": {"toxicity": lambda r: arms(r, "expected maximum, oracle", "written forum"), "pareto": pareto, "lambda": by_lambda},
+    "lab": {"coverage": covered, "phases": by_phase, "exam": lambda r: arms(r, "accuracy", "exam"), "forgetting": lambda r: arms(r, "forgotten", "forgetting")},
     "sea": {"queries": lambda r: by_queries(r, "language"), "hard": lambda r: by_queries(r, "exact hard")},
     "mrpo": {"plain": _accuracy("plain"), "direct": _accuracy("direct"), "varied": _accuracy("varied"), "abundant": _accuracy("plain+varied")},
 }  # fmt: skip

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lib.harness.claims import attribute_control, mrpo, qdpo, sea
+from lib.harness.claims import attribute_control, lab, mrpo, qdpo, sea
 from lib.harness.claims.rules import NotRun, Pool
 
 MIN_SEEDS = 3
 COLUMNS = ["claim", "paper", "statement", "source", "published", "ours", "low", "high", "n", "seeds", "preset", "verdict"]
-PAPERS = {"qdpo": qdpo, "attribute_control": attribute_control, "mrpo": mrpo, "sea": sea}
+PAPERS = {"qdpo": qdpo, "lab": lab, "attribute_control": attribute_control, "mrpo": mrpo, "sea": sea}
 
 
 def card(paper: str, runs: Sequence) -> pd.DataFrame:

@@ -21,6 +21,7 @@ HIGHER_IS_BETTER = {
     "flips": False, "kl": False, "agreement prefix": True, "exact match": True, "rouge-l": True, "fp likelihood": True,
     "accuracy": True, "net wins": True, "accuracy, primary reference": True, "accuracy, reference-free sum": True, "true reward": True, "wins by true reward": True,
     "win rate": True, "win rate, whole run": True, "win rate, held-out oracle": True, "expected reward": True, "duel regret": False,
+    "forgotten": False, "effective leaves": True, "worst leaf": True, "Vendi": True, "purity": True, "recall": True, "wrong rejected": True,
     "surprise": False, "auc": True, **{f"{m}, {j}": False for m in ("expected maximum", "any above one half", "share above one half") for j in ("oracle", "second judge")},
 }  # fmt: skip
 
@@ -118,6 +119,17 @@ def prompts(rows: pd.DataFrame) -> np.ndarray:
 def outcome(interval, verdict: str, sign: float = 1.0) -> Outcome:
     low, high = sorted((sign * interval.low, sign * interval.high))
     return Outcome(sign * interval.value, low, high, interval.n, verdict)
+
+
+def no_worse(a: str, b: str, metric: str, *, by: float, dataset: str) -> Callable[[Pool], Outcome]:
+    """Mean of a minus that of b, turned so that positive is better: holds if the interval stays above -by, fails if it lies below."""
+    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+
+    def rule(pool: Pool) -> Outcome:
+        o = outcome(pool.difference(dataset, metric, a, b), "", sign)
+        return Outcome(o.value, o.low, o.high, o.n, "holds" if o.low > -by else "fails" if o.high < -by else "not resolved")
+
+    return rule
 
 
 def better(a: str, b: str, metric: str, *, tests: int, dataset: str = "test prompts") -> Callable[[Pool], Outcome]:

@@ -1,0 +1,97 @@
+"""Held-out questions about a taxonomy, and what counts as a right answer: the same for every seed, and never in what a teacher wrote.
+
+Skills: new questions of a leaf's kind, whose right answers are known word for word. Knowledge: taught statements, asked in another phrasing; and
+the leaf's facts, in question forms that are never taught, with three wrong answers each, which tells what was learned from what was understood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lib import judges, phrases
+from lib.taxonomy import Leaf
+
+# which of the parts of LAB's curriculum (`curricula.PARTS`) teaches leaves of a kind
+PART = {"foundational": "knowledge-long", "freeform": "skills", "grounded": "skills"}
+
+
+class Question(NamedTuple):
+    """A question of a leaf with every answer that counts as right, word for word, beginnings that suffice, and wrong answers to choose from (none for a skill)."""
+
+    id: str
+    leaf: str
+    part: str  # what teaches it: one of `curricula.PARTS`, or "general" or "facts" where nothing does
+    question: str
+    context: str
+    right: tuple[str, ...]
+    begins: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+
+
+def skills(leaves: Sequence[Leaf], *, each: int, seed: int = 0) -> list[Question]:
+    """`each` new questions of every skill; none repeats a seed or another. ValueError for a skill that no checker of ours knows, or too many questions."""
+    out = []
+    for leaf in (x for x in leaves if x.kind != "knowledge"):
+        if leaf.checker is None or each < 1:
+            raise ValueError(f"held-out questions are made of skills with a checker, at least 1 each, given {leaf.path} and {each}")
+        rng = np.random.default_rng([seed, 0xE4A3, *leaf.path.encode()])
+        known, made = {key(s.question, s.context) for s in leaf.seeds}, 0
+        for _ in range(200 * each):
+            context = phrases.context(leaf.checker, rng) if leaf.kind == "grounded" else ""
+            text = phrases.about(context, rng) if context else phrases.question(leaf.checker, rng)
+            if judges.form(text, context) != leaf.checker or key(text, context) in known:
+                continue
+            known.add(key(text, context))
+            right = dict.fromkeys(phrases.right(leaf.checker, text, context, explained) for explained in (False, True))
+            out.append(Question(f"{leaf.path}#{made}", leaf.path, PART[leaf.kind], text, context, tuple(right)))
+            made += 1
+            if made == each:
+                break
+        else:
+            raise ValueError(f"{leaf.path} has fewer than {each} different questions: ask for fewer")
+    return out
+
+
+def facts(leaves: Sequence[Leaf]) -> list[Question]:
+    """Every fact of the knowledge leaves, to be chosen from four answers."""
+    return [
+        Question(f"{leaf.path}#{i}", leaf.path, "facts", f.question, "", (f.answer,), (), f.distractors)
+        for leaf in leaves for i, f in enumerate(leaf.facts)
+    ]  # fmt: skip
+
+
+def taught(rows: Sequence[dict], leaves: Sequence[Leaf], *, part: str, n: int, seed: int) -> list[Question]:
+    """Up to n statements that these rows teach rightly, each asked in a phrasing that no row uses for it; what belongs there is right, alone or explained."""
+    by, out = {leaf.path: leaf for leaf in leaves}, {}
+    used = {key(row["question"]) for row in rows}
+    for row in rows:
+        leaf = by[row["leaf"]]
+        again = phrases.asked_otherwise(leaf, row["question"], row["answer"]) if leaf.kind == "knowledge" else None
+        if again and key(again[0]) not in used and judges.supported(leaf, row["question"], row["answer"]):
+            out[key(again[0])] = Question(row["id"], leaf.path, part, again[0], "", *again[1])
+    chosen = np.random.default_rng([seed, 0x7A06]).permutation(len(out))[:n].tolist()
+    return [list(out.values())[i] for i in sorted(chosen)]
+
+
+def general(task: dict) -> list[Question]:
+    """Multiple-choice questions of an lm-eval task (`evaluation.load_task`), which nothing here teaches."""
+    out = []
+    for row in task["rows"]:
+        options = list(row["choices"])
+        right = options.pop(row["answer"])
+        out.append(Question(str(row["id"]), "general", "general", row["question"], "", (right,), (), tuple(options)))
+    return out
+
+
+def key(question: str, context: str = "") -> str:
+    """A question as it is compared: one line, no capitals."""
+    return " ".join(f"{context} {question}".split()).casefold()
+
+
+def apart(rows: Sequence[dict], exam: Sequence[Question]) -> list[dict]:
+    """The rows that ask nothing of the exam."""
+    asked = {key(q.question, q.context) for q in exam}
+    return [row for row in rows if key(row["question"], "" if row["leaf"].startswith("knowledge") else row.get("context", "")) not in asked]

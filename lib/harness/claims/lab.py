@@ -1,0 +1,75 @@
+"""LAB, arXiv 2403.01081: what it claims (no ablation in the paper supports it), and what arXiv 2412.13337 ("Unveiling the Secret Recipe") holds against it.
+
+The templated teacher's preference for some leaves (b = 0.8) is LAB's hypothesis put in by hand: what follows from it is marked; b = 0 and the
+language model as teacher assume nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from lib.harness.claims import rules
+from lib.harness.claims.rules import Outcome, Pool, better, no_worse, outcome
+
+Claim = partial(rules.Claim, source="arXiv 2403.01081, sections 3.2-3.3")
+Critic = partial(rules.Claim, source="arXiv 2412.13337 and our controls")
+Beyond = partial(rules.Claim, source="arXiv 2410.03743, 2310.02263")
+ASSUMED, FREE, MODEL = "coverage, templated 0.8", "coverage, templated 0", "coverage, language model"
+LEAVES, WORST = "effective leaves", "worst leaf"
+TABLE = [("exam", "accuracy"), ("exam general", "accuracy"), ("exam knowledge-short", "accuracy"), ("exam knowledge-long", "accuracy"), ("exam skills", "accuracy"), ("exam facts", "accuracy"), ("forgetting", "forgotten"), ("text general", "surprise")]
+
+
+def _at_least(arm: str, metric: str, *, dataset: str, least: float) -> Callable[[Pool], Outcome]:
+    """Mean of a metric: holds if its interval lies above `least`, fails if below."""
+
+    def rule(pool: Pool) -> Outcome:
+        r = pool.rate(dataset, arm, metric)
+        return outcome(r, "holds" if r.low > least else "fails" if r.high < least else "not resolved")
+
+    return rule
+
+
+def _differ(a: str, b: str, metric: str, *, dataset: str) -> Callable[[Pool], Outcome]:
+    """a minus b, two-sided: holds if a is better, fails if b is; a claim without a side."""
+    return better(a, b, metric, tests=1, dataset=dataset)
+
+
+CLAIMS = [
+    Claim("A1", "One leaf a prompt covers more leaves than a random pool (assumed preference)", better("leaf", "pool", LEAVES, tests=1, dataset=ASSUMED)),
+    Claim("A2", "And not because of grouping: leaf minus seeds shuffled among leaves (assumed preference)", better("leaf", "fake-leaf", LEAVES, tests=1, dataset=ASSUMED)),
+    Claim("A3", "And more than self-instruct, which feeds its own rows back (assumed preference)", better("leaf", "self-instruct", LEAVES, tests=1, dataset=ASSUMED)),
+    Claim("A4", "Nothing assumed, templated teacher: effective leaves, leaf minus pool", better("leaf", "pool", LEAVES, tests=1, dataset=FREE)),
+    Claim("A5", "Nothing assumed, language model as teacher: effective leaves, leaf minus pool", better("leaf", "pool", LEAVES, tests=1, dataset=MODEL)),
+    Claim("A6", "And not because of grouping: leaf minus shuffled seeds, language model as teacher", better("leaf", "fake-leaf", LEAVES, tests=1, dataset=MODEL)),
+    Claim("A7", "The rarest leaf gains: worst leaf, leaf minus pool, language model as teacher", better("leaf", "pool", WORST, tests=1, dataset=MODEL)),
+    Claim("A8", "Texts are more varied at equal numbers: Vendi score, leaf minus pool, language model as teacher", better("leaf", "pool", "Vendi", tests=1, dataset=MODEL)),
+    Claim("A9", "A student of leaf's questions knows more than one of the pool's, equal numbers (assumed preference)", better("leaf", "pool", "accuracy", tests=1, dataset="students coverage")),
+    Claim("A10", "Than one of the shuffled leaves' (assumed preference)", better("leaf", "fake-leaf", "accuracy", tests=1, dataset="students coverage")),
+    Claim("B1", "The teacher's judges raise purity: share of valid rows among the kept, teacher minus none", better("teacher", "none", "purity", tests=1, dataset="filters")),
+    Claim("B2", "Calibrated likelihood raises purity", better("likelihood", "none", "purity", tests=1, dataset="filters")),
+    Claim("B3", "Rules alone raise purity", better("rules", "none", "purity", tests=1, dataset="filters")),
+    Claim("B4", "The faithfulness filter rejects at least 80 % of swapped facts", _at_least("likelihood", "wrong rejected", dataset="faithfulness", least=0.8)),
+    Claim("B5", "At a loss of at most 10 % of true ones", _at_least("likelihood", "recall", dataset="faithfulness", least=0.9)),
+    Claim("B6", "Students of the filtered rows know more at equal numbers: teacher minus none", better("teacher, equal n", "none, equal n", "accuracy", tests=1, dataset="students filters")),
+    Claim("B7", "At an equal budget of the teacher: teacher minus none", better("teacher, equal budget", "none, equal budget", "accuracy", tests=1, dataset="students filters")),
+    Claim("B8", "Students of likelihood-filtered rows know more at equal numbers", better("likelihood, equal n", "none, equal n", "accuracy", tests=1, dataset="students filters")),
+    rules.Claim("B9", "Noise matters at all: unfiltered students at no wrong answers minus half wrong", better("none, noise 0", "none, noise 0.5", "accuracy", tests=1, dataset="students filters"), source="our control"),
+    Claim("C1", "Replay prevents forgetting: forgotten share, phased minus replay-all", better("replay-all", "phased", "forgotten", tests=1, dataset="forgetting")),
+    Claim("C2", "At no price: skills learned last, replay-all not 2 points worse than phased", no_worse("replay-all", "phased", "accuracy", by=0.02, dataset="exam skills")),
+    Claim("C3", "More replay, less forgetting: 30 % against 3 %", better("replay-30%", "replay-3%", "forgotten", tests=1, dataset="forgetting")),
+    Claim("C4", "A little replay helps: 3 % against none", better("replay-3%", "phased", "forgotten", tests=1, dataset="forgetting")),
+    Claim("C5", "Phases with replay beat all at once: accuracy over all groups, replay-all minus stacked", _differ("replay-all", "stacked", "accuracy", dataset="exam")),
+    Claim("C6", "Knowledge first beats skills first: accuracy, replay-all minus reversed", _differ("replay-all", "reversed", "accuracy", dataset="exam")),
+    Claim("C7", "A cosine to 0 in each phase harms the next: accuracy, replay-all minus cosine", better("replay-all", "cosine", "accuracy", tests=1, dataset="exam")),
+    Claim("C8", "General knowledge is kept: accuracy on general questions, replay-all not 2 points worse than the start model", no_worse("replay-all", "start", "accuracy", by=0.02, dataset="exam general")),
+    Claim("C9", "General text is kept: log-perplexity, replay-all not 0.05 worse than the start model", no_worse("replay-all", "start", "surprise", by=0.05, dataset="text general")),
+    Claim("C10", "What was taught is understood: facts in untaught question forms, replay-all minus the start model", better("replay-all", "start", "accuracy", tests=1, dataset="exam facts")),
+    Critic("K1", "Phases are not needed: stacked not 2 points worse than replay-all", no_worse("stacked", "replay-all", "accuracy", by=0.02, dataset="exam")),
+    Critic("K2", "With equal epochs instead of equal steps, so more of these: accuracy, replay-epochs minus stacked", _differ("replay-epochs", "stacked", "accuracy", dataset="exam")),
+    Critic("K3", "Without training: interpolating half-way to the start model forgets less general text than phased", better("phased, half-way", "phased", "surprise", tests=1, dataset="text general")),
+    Beyond("M1", "Averaging data orders of stacked beats one of them: accuracy", better("stacked, averaged", "stacked", "accuracy", tests=1, dataset="exam")),
+    Beyond("M2", "Selecting parameters beats averaging: accuracy", better("stacked, selected", "stacked, averaged", "accuracy", tests=1, dataset="exam")),
+    Beyond("M3", "Pairs of kept and discarded answers teach more: accuracy on skills, easy to hard minus before", better("replay-all, easy to hard", "replay-all", "accuracy", tests=1, dataset="exam skills")),
+    Beyond("M4", "Easy pairs first: easy to hard minus mixed", better("replay-all, easy to hard", "replay-all, mixed", "accuracy", tests=1, dataset="exam skills")),
+]  # fmt: skip

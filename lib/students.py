@@ -1,0 +1,153 @@
+"""A language model that is taught rows of question and answer, and sits exams: its last blocks learn, the others are run once a row (`lib.trunk`).
+
+Every question is asked in the model's own chat template, in training and in exams alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lib import trunk
+from lib.data import chat
+from lib.exams import Question
+from lib.generation import generate
+from lib.harness.progress import track
+from lib.logprobs import hidden_states, sum_logprob, token_logprobs
+from lib.merging import Weights
+from lib.phases import Row, pack_rows
+from lib.quantization import block_linears
+from lib.training import Full, Latent
+
+CHUNK = 256  # positions whose logits exist together
+
+
+class Sheet(NamedTuple):
+    """Questions with their answers' ids and what the frozen blocks make of them: computed once, marked as often as the student has changed."""
+
+    questions: tuple[Question, ...]
+    rows: list[tuple[list[int], list[list[int]]]]
+    pieces: list[list[Tensor]]
+
+
+class Marks(NamedTuple):
+    """Of each question's answers (right, beginnings, wrong): summed log p (nats), tokens, and whether greedy decoding would give it to the end."""
+
+    logp: list[np.ndarray]
+    tokens: list[np.ndarray]
+    greedy: list[np.ndarray]
+
+
+class Student:
+    """`blocks`: how many of the last ones learn; `system`: the system prompt of every question; `batch`: rows of a forward outside of training."""
+
+    def __init__(self, model, tokenizer, *, blocks: int, system: str, stop_ids: Sequence[int], batch: int):
+        self.model, self.tokenizer, self.system, self.stop, self.batch = model, tokenizer, system, list(stop_ids), batch
+        self.lower, self.top = trunk.split(model, blocks)
+        self.head = self.top.get_output_embeddings().weight
+        self.latent = Latent(block_linears(self.top), lambda w: Full(w, None))
+        self.begin = self.latent.snapshot()
+        self.known: dict[Row, Tensor] = {}  # row -> its (T, D) states under the frozen blocks
+
+    # ---- rows
+
+    def prompt(self, question: str, context: str = "") -> tuple[int, ...]:
+        """Token ids up to where the answer begins."""
+        turns = [{"role": "system", "content": self.system}, {"role": "user", "content": f"{context}\n\n{question}" if context else question}]
+        return tuple(chat(self.tokenizer, turns))
+
+    def answer(self, text: str) -> tuple[int, ...]:
+        """Token ids of an answer and of its end."""
+        return (*self.tokenizer.encode(text, add_special_tokens=False), self.stop[0])
+
+    def rows(self, data: Sequence[dict]) -> list[Row]:
+        """(prompt ids, answer ids) of rows with question, answer and context; knowledge is asked without its document. The frozen blocks read them now."""
+        out = [(self.prompt(d["question"], "" if d["leaf"].startswith("knowledge") else d.get("context", "")), self.answer(d["answer"])) for d in data]
+        new = [r for r in dict.fromkeys(out) if r not in self.known]
+        for i in track(range(0, len(new), 64), "reading rows") if new else ():
+            part = new[i : i + 64]
+            for row, pieces in zip(part, trunk.states(self.lower, [(list(p), [list(a)]) for p, a in part], batch=self.batch)):
+                self.known[row] = torch.cat(pieces)
+        return out
+
+    def loss(self, sequences: Sequence[Sequence[Row]]) -> Tensor:
+        """Summed -log p of the answers of rows that were read, as `phases.run` asks for it."""
+        packed = pack_rows(sequences).to(self.top.device)
+        return -token_logprobs(self._hidden(packed, sequences), self.head, packed.target).sum()
+
+    def logp(self, rows: Sequence[Row]) -> Tensor:
+        """Summed log p of each row's answer, (N,), with a gradient where one is asked for."""
+        packed = pack_rows([[r] for r in rows]).to(self.top.device)
+        return sum_logprob(token_logprobs(self._hidden(packed, [[r] for r in rows]), self.head, packed.target), packed.branch, packed.branches)
+
+    def _hidden(self, packed, sequences: Sequence[Sequence[Row]]) -> Tensor:
+        embeds = nn.utils.rnn.pad_sequence([torch.cat([self.known[r] for r in rows]) for rows in sequences], batch_first=True)
+        return hidden_states(self.top, packed, embeds.to(self.top.device))
+
+    # ---- exams
+
+    def sheet(self, exam: Sequence[Question]) -> Sheet:
+        """The exam as this student reads it: each question once, with its right and wrong answers as branches."""
+        ids = lambda q: [*map(self.answer, q.right), *(self.answer(b)[:-1] for b in q.begins), *map(self.answer, q.wrong)]  # noqa: E731
+        rows = [(list(self.prompt(q.question, q.context)), [list(a) for a in ids(q)]) for q in exam]
+        return Sheet(tuple(exam), rows, trunk.states(self.lower, rows, batch=self.batch))
+
+    @torch.inference_mode()
+    def marks(self, sheet: Sheet) -> Marks:
+        """What the student as it is thinks of every answer of the sheet."""
+        order = sorted(range(len(sheet.rows)), key=lambda i: sum(map(len, sheet.pieces[i])))
+        out: list = [None] * len(order)
+        for i in range(0, len(order), self.batch):
+            at = order[i : i + self.batch]
+            packed, hidden = trunk.top_states(self.top, [sheet.rows[j] for j in at], [sheet.pieces[j] for j in at])
+            logp, first = [], []
+            for h, target in zip(hidden.split(CHUNK), packed.target.split(CHUNK)):
+                logits = (h @ self.head.T).float()
+                picked = logits.gather(-1, target[:, None])[:, 0]
+                logp.append(picked - logits.logsumexp(-1))
+                first.append(logits.argmax(-1) == target)
+            one = torch.ones_like(packed.target)
+            sums = [torch.zeros(packed.branches, dtype=torch.float64, device=h.device).index_add_(0, packed.branch, x.double()) for x in (torch.cat(logp), torch.cat(first), one)]
+            ends = np.cumsum([len(sheet.rows[j][1]) for j in at])[:-1]
+            for j, lp, hits, n in zip(at, *(np.split(s.cpu().numpy(), ends) for s in sums)):
+                out[j] = (lp, n, hits == n)
+        return Marks(*map(list, zip(*out)))
+
+    def score(self, sheet: Sheet) -> np.ndarray:
+        """1 for a right answer, (N,): of a question with wrong answers to choose from, the likeliest by summed log p is right (lm-eval's acc);
+        else greedy decoding gives one of the right answers, word for word, or begins with what suffices."""
+        marks = self.marks(sheet)
+        return np.array([float(lp.argmax() < len(q.right)) if q.wrong else float(g.any()) for q, lp, g in zip(sheet.questions, marks.logp, marks.greedy)])
+
+    def write(self, exam: Sequence[Question], *, max_new_tokens: int, batch: int) -> list[str]:
+        """The student's greedy answers."""
+        asked = [self.prompt(q.question, q.context) for q in exam]
+        done = generate(self.model, asked, max_new_tokens=max_new_tokens, stop_ids=self.stop, batch=batch)
+        return [self.tokenizer.decode(c.tokens, skip_special_tokens=True).strip() for c in done]
+
+    # ---- plain text
+
+    def pages(self, texts: Sequence[str]) -> Sheet:
+        """Plain text, without a template: what the model should not lose. Its first token is the prompt."""
+        ids = [self.tokenizer(t).input_ids for t in texts]
+        rows = [(x[:1], [x[1:]]) for x in ids]
+        return Sheet((), rows, trunk.states(self.lower, rows, batch=self.batch))
+
+    def surprise(self, pages: Sheet) -> np.ndarray:
+        """Mean -log p of a token of each text, (N,) nats: the exponential of the mean is the perplexity."""
+        marks = self.marks(pages)
+        return np.array([-lp[0] / n[0] for lp, n in zip(marks.logp, marks.tokens)])
+
+    # ---- weights
+
+    def weights(self) -> Weights:
+        """Copies of the weights that learn (float32)."""
+        return dict(zip(self.latent.linears, self.latent.snapshot()))
+
+    def load(self, weights: Weights | None) -> None:
+        """These weights, or those it began with."""
+        self.latent.restore(self.begin if weights is None else [weights[n] for n in self.latent.linears])
