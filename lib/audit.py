@@ -6,11 +6,12 @@ Measures of variety grow with the number of texts: every arm is cut down at rand
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from lib import diversity, judges, phrases, samplers, synthesis
-from lib.blocks import Generate, Unique
+from lib import diversity, evaluation, judges, phrases, samplers, synthesis
+from lib.blocks import Generate, Unique, teacher_judge
 from lib.exams import Question, apart
 from lib.judges import Judge
 from lib.prompts import Request
@@ -18,6 +19,7 @@ from lib.samplers import Sampler
 from lib.taxonomy import Leaf
 from lib.teachers import Teacher
 
+check_tasks = evaluation.check_tasks
 SAMPLERS = ("pool", "self-instruct", "leaf", "fake-leaf", "quota")
 
 
@@ -120,6 +122,11 @@ def anything() -> Judge:
     return Judge("none", lambda rows: [1.0] * len(rows), 1)
 
 
+def teacher_judges(teacher: Teacher) -> dict[str, Judge]:
+    """The teacher in its second role, as the paper and InstructLab keep rows: questions from 1 of 0 and 1, pairs from 2 of 1 to 3, faithful answers from 1 of 0 and 1."""
+    return {stage: teacher_judge(teacher, f"judge {stage}", least=least) for stage, least in (("question", 1), ("pair", 2), ("faithful", 1))}
+
+
 def both(question: Judge, pair: Judge) -> Judge:
     """LAB's two judges as one: the pair's score where the question passes, else 0."""
 
@@ -158,3 +165,12 @@ def grades(run, dataset: str, arm: str, sheet, score: np.ndarray) -> None:
     leaves = [q.leaf for q in sheet.questions]
     run.items(dataset, arm, "accuracy", [q.id for q in sheet.questions], score)
     run.metric(dataset, "skills", arm, "worst leaf", min(float(score[[x == leaf for x in leaves]].mean()) for leaf in set(leaves)))
+
+
+def benchmarked(run, arm: str, model, tokenizer, questions: Path, tasks: Sequence[str], *, batch: int) -> None:
+    """The model as it is, through lm-evaluation-harness and without a chat template: our questions, and tasks of its own ("name:shots")."""
+    got = evaluation.multiple_choice(model, tokenizer, evaluation.load_task(questions), batch_size=batch)
+    run.items("questions", arm, "accuracy", got.ids, got.correct)
+    for name, found in evaluation.benchmarks(model, tokenizer, tasks, batch_size=batch).items():
+        for metric, value in found.items():
+            run.metric("benchmarks", name, arm, metric, value)

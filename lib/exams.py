@@ -7,11 +7,12 @@ the leaf's facts, in question forms that are never taught, with three wrong answ
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from lib import judges, phrases
+from lib import evaluation, forum, judges, phrases, taxonomy_checks
 from lib.taxonomy import Leaf
 
 # which of the parts of LAB's curriculum (`curricula.PARTS`) teaches leaves of a kind
@@ -76,14 +77,25 @@ def taught(rows: Sequence[dict], leaves: Sequence[Leaf], *, part: str, n: int, s
     return [list(out.values())[i] for i in sorted(chosen)]
 
 
-def general(task: dict) -> list[Question]:
-    """Multiple-choice questions of an lm-eval task (`evaluation.load_task`), which nothing here teaches."""
+def general(path: Path) -> list[Question]:
+    """Multiple-choice questions of an lm-eval task on disk (`evaluation.load_task`), which nothing here teaches."""
     out = []
-    for row in task["rows"]:
+    for row in evaluation.load_task(path)["rows"]:
         options = list(row["choices"])
         right = options.pop(row["answer"])
         out.append(Question(str(row["id"]), "general", "general", row["question"], "", (right,), (), tuple(options)))
     return out
+
+
+def lines(n: int) -> list[str]:
+    """n lines of general prose, the same for every seed."""
+    return [x.prompt + x.text for x in forum.general(n, rng=np.random.default_rng([0, 0x11E5]))]
+
+
+def accepted(exam: Sequence[Question], texts: Sequence[str], leaves: Sequence[Leaf]) -> list[bool]:
+    """Whether each skill's checker accepts the answer: forms that are not in `right` too, if they end with the result."""
+    checker = {leaf.path: leaf.checker for leaf in leaves}
+    return [taxonomy_checks.passes(checker[q.leaf], q.question, q.context, text) for q, text in zip(exam, texts, strict=True)]
 
 
 def key(question: str, context: str = "") -> str:

@@ -73,6 +73,14 @@ def test_both_judges_are_one():
     assert audit.verdicts(audit.anything().score([{}, {}]), 1).all()
 
 
+def test_the_teacher_judges_as_its_knobs_say():
+    right = teachers.Templated(LEAVES, seed=0, knobs=teachers.CLEAN)
+    made = audit.asked("leaf", LEAVES, teachers.Templated(LEAVES, seed=0), **(MANY | {"answers": True}))
+    one = audit.teacher_judges(right)
+    assert set(one) == {"question", "pair", "faithful"} and [j.least for j in one.values()] == [1, 2, 1]
+    assert audit.verdicts(audit.both(one["question"], one["pair"]).score(made), 2).tolist() == [judges.valid(r) for r in made]
+
+
 def test_answered_rows_are_valid_right_and_not_of_the_exam():
     made, checker = rows("leaf"), {leaf.path: leaf.checker for leaf in LEAVES}
     exam = [exams.Question("a", made[0]["kind"], "skills", made[0]["question"], "", ("x",))]

@@ -62,9 +62,13 @@ def test_as_many_taught_statements_as_asked_for():
 
 def test_general_questions_keep_their_right_answer():
     task = evaluation.load_task(paths.DATA / "questions.yaml")
-    made = exams.general(task)
+    made = exams.general(paths.DATA / "questions.yaml")
     assert len(made) == len(task["rows"])
     assert all(q.right == (row["choices"][row["answer"]],) and {*q.right, *q.wrong} == set(row["choices"]) for q, row in zip(made, task["rows"]))
+
+
+def test_lines_are_the_same_every_time():
+    assert len(exams.lines(6)) == 6 == len(set(exams.lines(6))) and exams.lines(6) == exams.lines(6) and min(map(len, exams.lines(6))) > 40
 
 
 def test_rows_of_the_exam_are_taken_out():
@@ -78,6 +82,12 @@ def test_rows_of_the_exam_are_taken_out():
         {"leaf": KNOWN.path, "question": "What?", "context": "a chunk"},
     ]
     assert exams.apart(rows, made) == rows[2:]
+
+
+def test_written_answers_are_accepted_by_the_checkers():
+    made = [q for q in exams.skills(LEAVES, each=2) if q.leaf.endswith(("addition", "sorting"))]
+    assert exams.accepted(made, [q.right[0] for q in made], LEAVES) == [True] * 4
+    assert exams.accepted(made, ["So it is: " + made[0].right[0], made[0].right[0], made[2].right[0], "no"], LEAVES) == [True, False, True, False]
 
 
 def test_bad_input_is_refused(monkeypatch):
