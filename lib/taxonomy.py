@@ -7,22 +7,20 @@ in the leaf's own folder (repo and commit are read, not fetched), and a facts.js
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
 from lib import taxonomy_checks
+from lib.nodes import File, compose, line_of, tag_of, type_of
 
 VERSION, LEAST_SEEDS, LEAST_PAIRS, DISTRACTORS = 3, 5, 3, 3
 BRANCHES = ("knowledge", "foundational_skills", "compositional_skills")
 SKILL = ("version", "created_by", "task_description", "seed_examples")
 KNOWLEDGE = ("version", "created_by", "domain", "seed_examples", "document", "document_outline")
-TYPES = {"str": "text", "int": "a number", "float": "a number", "bool": "a yes or no", "null": "nothing", "timestamp": "a date", "seq": "a list", "map": "fields"}
 
 
 class Seed(NamedTuple):
@@ -110,91 +108,21 @@ def _flat(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-class _File:
-    """The problems of one file, and readers of its nodes that note what is wrong and give an empty value."""
-
-    def __init__(self, name: str):
-        self.name, self.problems = name, []
-
-    def no(self, line: int, field: str, problem: str) -> None:
-        self.problems.append((line, f"{self.name}:{line} {field}: {problem}"))
-
-    def sentences(self) -> list[str]:
-        return [text for _, text in sorted(self.problems, key=lambda p: p[0])]
-
-    def fields(self, node, field: str, known: Sequence[str], needed: Sequence[str]) -> dict[str, yaml.Node]:
-        """Nodes of a mapping by name."""
-        if not isinstance(node, yaml.MappingNode):
-            self.no(_line(node), field or ".", f"fields {', '.join(known)} are wanted, given {_type(node)}")
-            return {}
-        out, prefix = {}, f"{field}." if field else ""
-        for key, value in node.value:
-            name = key.value if isinstance(key, yaml.ScalarNode) else _type(key)
-            if name in out:
-                self.no(_line(key), prefix + name, f"given twice, first in line {_line(out[name])}")
-            elif name not in known:
-                close = get_close_matches(name, known, 1)
-                self.no(_line(key), prefix + name, f"unknown field{f', did you mean {close[0]}' if close else ''}; allowed are {', '.join(known)}")
-            else:
-                out[name] = value
-        for name in needed:
-            if name not in out:
-                self.no(_line(node), prefix + name, f"missing; needed are {', '.join(needed)}")
-        return out
-
-    def items(self, node, field: str, least: int, what: str) -> list[yaml.Node]:
-        """Nodes of a list of at least `least`."""
-        if node is None:
-            return []
-        if not isinstance(node, yaml.SequenceNode):
-            self.no(_line(node), field, f"a list of {what} is wanted, given {_type(node)}")
-            return []
-        if len(node.value) < least:
-            self.no(_line(node), field, f"{len(node.value)} {what} given, at least {least} are needed")
-        return node.value
-
-    def text(self, node, field: str) -> str:
-        """A text that is more than white space; "" where it is none."""
-        if node is None:
-            return ""
-        if _tag(node) != "str":
-            hint = "; put it in quotes" if isinstance(node, yaml.ScalarNode) and node.value else ""
-            self.no(_line(node), field, f"text is wanted, given {_type(node)}{hint}")
-        elif not node.value.strip():
-            self.no(_line(node), field, "the text is empty")
-        else:
-            return node.value.strip()
-        return ""
-
-
-def _line(node: yaml.Node) -> int:
-    return node.start_mark.line + 1
-
-
-def _tag(node: yaml.Node) -> str:
-    return node.tag.rpartition(":")[2]
-
-
-def _type(node: yaml.Node) -> str:
-    shown = f" ({node.value})" if isinstance(node, yaml.ScalarNode) and node.value and _tag(node) != "str" else ""
-    return TYPES.get(_tag(node), f"the type {node.tag}") + shown
-
-
 def _read(root: Path, path: Path) -> tuple[Leaf | None, list[str]]:
     """A leaf, or None and what is wrong with it."""
-    file, where = _File(path.relative_to(root).as_posix()), path.parent.relative_to(root)
+    file, where = File(path.relative_to(root).as_posix()), path.parent.relative_to(root)
     if len(where.parts) < 2 or where.parts[0] not in BRANCHES:
         file.no(1, "path", f"a leaf lies in a folder below {', '.join(BRANCHES)}, given {where.as_posix()!r}")
         return None, file.sentences()
-    top, knowledge = _compose(file, path), where.parts[0] == "knowledge"
+    top, knowledge = compose(file, path), where.parts[0] == "knowledge"
     if top is None:
         return None, file.sentences()
     known = KNOWLEDGE if knowledge else SKILL
     fields = file.fields(top, "", known, known)
     version = fields.get("version")
-    if version is not None and (_tag(version) != "int" or version.value != str(VERSION)):
-        given = repr(version.value) if _tag(version) == "str" else _type(version)
-        file.no(_line(version), "version", f"the number {VERSION} is wanted, given {given}")
+    if version is not None and (tag_of(version) != "int" or version.value != str(VERSION)):
+        given = repr(version.value) if tag_of(version) == "str" else type_of(version)
+        file.no(line_of(version), "version", f"the number {VERSION} is wanted, given {given}")
     file.text(fields.get("created_by"), "created_by")
     task = file.text(fields.get(known[2]), known[2])
     nodes = file.items(fields.get("seed_examples"), "seed_examples", LEAST_SEEDS, "seed examples")
@@ -216,45 +144,13 @@ def _read(root: Path, path: Path) -> tuple[Leaf | None, list[str]]:
     return (None if problems else leaf), problems
 
 
-def _compose(file: _File, path: Path) -> yaml.Node | None:
-    """The file's tree of nodes; None where it is no YAML."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        file.no(path.read_bytes()[: error.start].count(b"\n") + 1, ".", f"not UTF-8 text (byte {error.start})")
-        return None
-    lines = text.split("\n")
-    tabs = [n for n, line in enumerate(lines, 1) if "\t" in line[: len(line) - len(line.lstrip())]]
-    for n in tabs:
-        file.no(n, _field_at(lines, n), "a tab in the indentation; YAML is indented by spaces")
-    try:
-        top = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "nested too deeply"
-        unclosed = "end of stream" in reason  # then the place that tells is where it was opened
-        mark = getattr(error, "context_mark" if unclosed else "problem_mark", None)
-        n = mark.line + 1 if mark else text[: getattr(error, "position", 0)].count("\n") + 1
-        if not tabs:  # they are the reason, and said already
-            file.no(n, _field_at(lines, n), f"not YAML: {reason}")
-        return None
-    if top is None:
-        file.no(1, ".", "the file is empty")
-    return top
-
-
-def _field_at(lines: list[str], n: int) -> str:
-    """The key nearest to line n, in it or above: where no node exists, the best name of the place."""
-    keys = [found[1] for line in lines[:n] if (found := re.match(r"[\s-]*(\w+):", line))]
-    return keys[-1] if keys else "."
-
-
-def _seeds(file: _File, nodes: list[yaml.Node]) -> list[Seed]:
+def _seeds(file: File, nodes: list[yaml.Node]) -> list[Seed]:
     """A skill's seeds: all with a context, or none."""
     seeds, has = [], []
     for i, node in enumerate(nodes):
         name = f"seed_examples[{i}]"
         fields = file.fields(node, name, ("question", "answer", "context"), ("question", "answer"))
-        seeds.append(Seed(*(file.text(fields.get(k), f"{name}.{k}") for k in ("question", "answer", "context")), _line(node)))
+        seeds.append(Seed(*(file.text(fields.get(k), f"{name}.{k}") for k in ("question", "answer", "context")), line_of(node)))
         has.append("context" in fields)
     if len(set(has)) > 1:
         odd = 2 * sum(has) < len(has)  # the smaller part is named; of two equal ones, the seeds without
@@ -263,7 +159,7 @@ def _seeds(file: _File, nodes: list[yaml.Node]) -> list[Seed]:
     return seeds
 
 
-def _passages(file: _File, nodes: list[yaml.Node]) -> list[Seed]:
+def _passages(file: File, nodes: list[yaml.Node]) -> list[Seed]:
     """A knowledge leaf's questions, each with the passage that answers it."""
     seeds = []
     for i, node in enumerate(nodes):
@@ -273,11 +169,11 @@ def _passages(file: _File, nodes: list[yaml.Node]) -> list[Seed]:
         for j, pair in enumerate(file.items(fields.get("questions_and_answers"), f"{name}.questions_and_answers", LEAST_PAIRS, "questions with answers")):
             place = f"{name}.questions_and_answers[{j}]"
             both = file.fields(pair, place, ("question", "answer"), ("question", "answer"))
-            seeds.append(Seed(*(file.text(both.get(k), f"{place}.{k}") for k in ("question", "answer")), context, _line(pair)))
+            seeds.append(Seed(*(file.text(both.get(k), f"{place}.{k}") for k in ("question", "answer")), context, line_of(pair)))
     return seeds
 
 
-def _repeats(file: _File, leaf: Leaf) -> None:
+def _repeats(file: File, leaf: Leaf) -> None:
     """Only a grounded question may be asked again, of another context."""
     grounded, first = leaf.kind != "knowledge", {}
     for seed in leaf.seeds:
@@ -286,7 +182,7 @@ def _repeats(file: _File, leaf: Leaf) -> None:
             file.no(seed.line, "seed_examples.question", f"asked before in line {first[key]}: {seed.question!r}")
 
 
-def _documents(file: _File, folder: Path, node: yaml.Node) -> tuple[Document, ...]:
+def _documents(file: File, folder: Path, node: yaml.Node) -> tuple[Document, ...]:
     """The Markdown files that the patterns name, each once, in the patterns' order."""
     names = ("repo", "commit", "patterns")
     fields, found = file.fields(node, "document", names, names), {}
@@ -298,25 +194,25 @@ def _documents(file: _File, folder: Path, node: yaml.Node) -> tuple[Document, ..
         if not pattern:
             continue
         if pattern in seen:
-            file.no(_line(item), field, f"given twice: {pattern!r}")
+            file.no(line_of(item), field, f"given twice: {pattern!r}")
         seen.add(pattern)
         if pattern.startswith("/") or ".." in pattern.split("/"):
-            file.no(_line(item), field, f"documents lie in the leaf's folder, given {pattern!r}")
+            file.no(line_of(item), field, f"documents lie in the leaf's folder, given {pattern!r}")
             continue
         try:
             paths = sorted(p for p in folder.glob(pattern) if p.is_file())
         except ValueError as error:
-            file.no(_line(item), field, f"{pattern!r} is no pattern: {error}")
+            file.no(line_of(item), field, f"{pattern!r} is no pattern: {error}")
             continue
         if not paths:
-            file.no(_line(item), field, f"no file matches {pattern!r} in {folder.name}/")
+            file.no(line_of(item), field, f"no file matches {pattern!r} in {folder.name}/")
         for path in paths:
             if path.suffix != ".md" or not path.resolve().is_relative_to(folder.resolve()):
-                file.no(_line(item), field, f"documents are Markdown files (.md) of the leaf's folder, {pattern!r} gives {path.name}")
+                file.no(line_of(item), field, f"documents are Markdown files (.md) of the leaf's folder, {pattern!r} gives {path.name}")
                 continue
             text = path.read_text(encoding="utf-8", errors="replace").strip()
             if not text or "\ufffd" in text:
-                file.no(_line(item), field, f"{path.name} is {'empty' if not text else 'not UTF-8 text'}")
+                file.no(line_of(item), field, f"{path.name} is {'empty' if not text else 'not UTF-8 text'}")
                 continue
             found[path.relative_to(folder).as_posix()] = text
     return tuple(Document(name, text) for name, text in found.items())
@@ -326,7 +222,7 @@ def _facts(root: Path, path: Path, leaf: Leaf) -> tuple[tuple[Fact, ...], list[s
     """Held-out questions of a knowledge leaf, if it has some, and what is wrong with them."""
     if not path.is_file():
         return (), []
-    file, facts = _File(path.relative_to(root).as_posix()), []
+    file, facts = File(path.relative_to(root).as_posix()), []
     texts, asked = _flat("\n".join(d.text for d in leaf.documents)), {_flat(s.question) for s in leaf.seeds}
     for n, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
         if not line.strip():

@@ -27,7 +27,7 @@ LEVELS = {
         ["maths"],
     ),
     "things": (
-        ["attention", "models", "data", "trunk", "checkpoint", "taxonomy", "taxonomy_checks"],
+        ["attention", "models", "data", "trunk", "checkpoint", "nodes", "taxonomy", "taxonomy_checks"],
         {"torch", "numpy", "transformers", "peft", "safetensors", "yaml"},
         {"bitsandbytes", "lm_eval", "gguf", "tokenizers", "pandas", "accelerate"},
         ["maths", "things", "harness.assets", "harness.paths", "harness.progress"],

@@ -1,5 +1,8 @@
 import json
 import re
+import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -7,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 import torch
 
-from lib import blocks, judges, prompts, samplers, synthesis, taxonomy, teachers
+from lib import blocks, data, judges, prompts, samplers, synthesis, taxonomy, teachers
 from lib.generation import generate
 from lib.harness.paths import DATA
 from lib.prompts import Request
@@ -229,6 +232,30 @@ def test_the_client_says_what_is_wrong(server):
     nobody = teachers.Chat("http://127.0.0.1:1/v1", "small", seed=0, pause=0.01, retries=1)
     with pytest.raises(ConnectionError, match=r"no server answers at http://127.0.0.1:1/v1 .*asked 2 times"):
         list(nobody([REQUEST]))
+
+
+def test_the_client_asks_transformers_serve(tmp_path, tiny_model, byte_tokenizer):
+    """The server that ships with transformers, as a process of its own, with a model from a folder."""
+    for package in ("uvicorn", "fastapi", "openai"):
+        pytest.importorskip(package)
+    tiny_model.set_attn_implementation("sdpa")
+    tiny_model.save_pretrained(tmp_path / "model")
+    byte_tokenizer.save_pretrained(tmp_path / "model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", str(tmp_path / "model"), "--host", "127.0.0.1"]
+    log = (tmp_path / "log").open("w")
+    server = subprocess.Popen([*command, "--port", str(port), "--device", "cpu", "--dtype", "float32"], stdout=log, stderr=subprocess.STDOUT)
+    try:
+        teacher = teachers.Chat(f"http://127.0.0.1:{port}/v1", str(tmp_path / "model"), seed=0, temperature=0.0, max_tokens=12, retries=8, pause=0.5)
+        got = list(teacher([REQUEST]))
+    finally:
+        server.terminate()
+        server.wait(20)
+    ids = data.chat(byte_tokenizer, [{"role": "user", "content": prompts.instruction(REQUEST)}])
+    (want,) = generate(tiny_model, [ids], max_new_tokens=12, stop_ids=[257], batch=1)
+    assert got == [byte_tokenizer.decode(want.tokens, skip_special_tokens=True)], (tmp_path / "log").read_text()[-2000:]
 
 
 def test_a_served_teacher_goes_through_the_whole_pipeline(server, tmp_path):

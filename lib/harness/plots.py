@@ -200,7 +200,7 @@ def by_phase(runs: Sequence, names: Sequence[str] = ("phased", "replay-3%", "rep
             axes.plot(of[arm].index, of[arm], "-o", markersize=3, lw=1.3, color=plt.cm.tab10(k), label=arm)
         if "stacked" in of.index.get_level_values("arm"):
             axes.axhline(of["stacked"].iloc[-1], color="gray", ls="--", lw=1, label="stacked")
-        axes.set(title=group, xlabel="phases done", ylim=(0, None))
+        axes.set(title=group, xlabel="phases done", ylim=(0, None), xticks=sorted({p for _, p in of.index}))
         axes.title.set_fontsize(9)
     panels[0][0].set_ylabel("share right")
     panels[0][-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -212,14 +212,14 @@ def covered(runs: Sequence):
     i = pd.concat([r.items() for r in runs])
     i = i[i.dataset.str.startswith("coverage, ") & (i.metric == "effective leaves")]
     teachers = list(dict.fromkeys(i.dataset))
-    figure, panels = plt.subplots(1, len(teachers), figsize=(2.6 * len(teachers), 2.4), layout="constrained", squeeze=False, sharex=True)
+    figure, panels = plt.subplots(1, len(teachers), figsize=(2.8 * len(teachers), 2.4), layout="constrained", squeeze=False, sharex=True)
     for axes, teacher in zip(panels[0], teachers):
         axes.spines[["top", "right"]].set_visible(False)
         of = i[i.dataset == teacher].groupby("arm", sort=False).value
         for k, (arm, values) in enumerate(of):
             axes.barh(k, values.mean(), color="#d62728" if arm in ("leaf", "quota") else "#b0b0b0", alpha=0.75)
             axes.plot(values, [k] * len(values), "o", color="black", markersize=2)
-        axes.set_yticks(range(len(of)), list(of.groups) if teacher == teachers[0] else [""] * len(of), fontsize=8)
+        axes.set_yticks(range(len(of)), list(of.groups), fontsize=8)
         axes.invert_yaxis()
         axes.set_title(teacher.removeprefix("coverage, "), fontsize=9)
         axes.set_xlabel("effective leaves")

@@ -60,7 +60,7 @@ SETTINGS = {
     "orders": Setting(smoke=2, small=2, paper=3, published=None, source="arXiv 2410.03743", help="data orders of the stacked arm that are merged", allowed=(1, 100)),
     "contrasts": Setting(smoke=",".join(ORDERS), small="easy to hard,mixed", paper=",".join(ORDERS), published="easy to hard", source="arXiv 2310.02263", help="orders in which pairs of the judge's best and worse answers are shown afterwards", allowed=ORDERS, many=True),
     "rivals": Setting(smoke=3, small=4, paper=4, published=None, source=OURS, help="answers a question for these pairs", allowed=(2, 1000)),
-    "contrast_steps": Setting(smoke=2, small=12, paper=100, published=None, source=OURS, help="their steps", allowed=(1, 10**6)),
+    "contrast_steps": Setting(smoke=2, small=10, paper=100, published=None, source=OURS, help="their steps", allowed=(1, 10**6)),
     "contrast_lr": Setting(smoke=1e-4, small=1e-4, paper=5e-7, published=None, source=OURS, help="their learning rate", allowed=(1e-9, 1.0)),
     "beta": Setting(smoke=0.1, small=0.1, paper=0.1, published=None, source=OURS, help="KL strength of their DPO", allowed=(1e-4, 100.0)),
     # ---- exams
