@@ -24,20 +24,25 @@ SAMPLERS = ("pool", "self-instruct", "leaf", "fake-leaf", "quota")
 
 
 def sampler(name: str, leaves: Sequence[Leaf], *, calls: int, size: int, seed: int) -> Sampler:
-    """pool: any `size` seeds; self-instruct: 8 examples, up to 2 of them made before; leaf: LAB's; fake-leaf: its control; quota: leaf, calls in proportion to seeds."""
+    """pool: any `size` seeds; self-instruct: 8 examples, up to 2 of them made before; leaf: LAB's; fake-leaf: its control; quota: leaf, calls in proportion to seeds.
+
+    No prompt tells the leaf's task: a pool's has none to tell.
+    """
     how = dict(calls=calls, seed=seed)
     if name == "pool":
-        return samplers.pool(leaves, size=size, **how)
-    if name == "self-instruct":
-        return samplers.pool(leaves, size=8, machine=2, **how)
-    if name == "leaf":
-        return samplers.leaf_local(leaves, size=size, **how)
-    if name == "fake-leaf":
-        return samplers.fake_leaf(leaves, size=size, **how)
-    if name == "quota":
+        made = samplers.pool(leaves, size=size, **how)
+    elif name == "self-instruct":
+        made = samplers.pool(leaves, size=8, machine=2, **how)
+    elif name == "leaf":
+        made = samplers.leaf_local(leaves, size=size, **how)
+    elif name == "fake-leaf":
+        made = samplers.fake_leaf(leaves, size=size, **how)
+    elif name == "quota":
         quotas = samplers.weighted_quotas({leaf.path: len(leaf.seeds) for leaf in leaves}, calls, least=1)
-        return samplers.leaf_local(leaves, size=size, quotas=quotas, **how)
-    raise ValueError(f"a sampler is one of {', '.join(SAMPLERS)}, given {name!r}")
+        made = samplers.leaf_local(leaves, size=size, quotas=quotas, **how)
+    else:
+        raise ValueError(f"a sampler is one of {', '.join(SAMPLERS)}, given {name!r}")
+    return made._replace(draw=lambda call, rows: made.draw(call, rows)._replace(task=""))
 
 
 def asked(name: str, leaves: Sequence[Leaf], teacher: Teacher, *, calls: int, size: int, each: int, seed: int, answers: bool) -> list[dict]:
@@ -56,24 +61,36 @@ def coverage(sets: Mapping[str, Sequence[dict]], leaves: Sequence[Leaf], *, gene
     """{arm: measures} at equal numbers of valid questions; `generated`: questions asked for, of which "valid" is the share that was new and of a leaf's form.
 
     "worst leaf": the fewest questions of a leaf, over the number that even shares would give. "reach": how near the nearest question comes to
-    each held-out one (TF-IDF cosine over these as corpus, mean). Where an arm has fewer than two valid questions, there is only "valid".
+    each held-out one (TF-IDF cosine over these as corpus, mean). "nearest leaves": effective leaves of all texts, valid or not, equally many, each
+    of the leaf of the seed most like it. Where an arm has fewer than two valid questions, there is only "valid" and that.
     """
     valid = {arm: [row for row in rows if row["kind"]] for arm, rows in sets.items()}
+    names, seeds = [leaf.path for leaf in leaves], [s.question for leaf in leaves for s in leaf.seeds]
+    out = {arm: {"valid": len(rows) / generated} for arm, rows in valid.items()}
+    written = {arm: [row["question"] for row in rows if diversity.words(row["question"])] for arm, rows in sets.items()}
+    most = min(map(len, written.values()))
+    for arm in written if most > 1 else ():
+        labels = nearest_leaf(some(written[arm], most, seed), leaves)
+        out[arm]["nearest leaves"] = diversity.leaf_measures(diversity.leaf_counts(labels, names))["effective leaves"]
     n = min(map(len, valid.values()))
     if n < 2:  # nothing to compare
-        return {arm: {"valid": len(rows) / generated} for arm, rows in valid.items()}
-    names, seeds, out = [leaf.path for leaf in leaves], [s.question for leaf in leaves for s in leaf.seeds], {}
+        return out
     for arm, rows in valid.items():
-        part = [rows[i] for i in np.random.default_rng([seed, 0xC0, n]).permutation(len(rows))[:n].tolist()]
+        part = some(rows, n, seed)
         texts, counts = [row["question"] for row in part], diversity.leaf_counts([row["kind"] for row in part], names)
         of_leaves = diversity.leaf_measures(counts, m=max(1, round(0.25 * n / len(names))))
-        out[arm] = {
-            "valid": len(rows) / generated, "questions compared": float(n), "effective leaves": of_leaves["effective leaves"],
+        out[arm] |= {
+            "questions compared": float(n), "effective leaves": of_leaves["effective leaves"],
             "covered leaves": next(v for k, v in of_leaves.items() if k.startswith("coverage")), "worst leaf": of_leaves["worst leaf"] * len(names) / n,
             **diversity.text_measures(texts), "novelty": float(diversity.novelty(texts, seeds).mean()),
             "reach": diversity.facility_location(diversity.tfidf([q.question for q in held_out], texts, corpus=[q.question for q in held_out])),
         }  # fmt: skip
     return out
+
+
+def some(rows: Sequence, n: int, seed: int) -> list:
+    """n of the rows at random: a prefix would hold more of the leaves whose turn came first."""
+    return [rows[i] for i in np.random.default_rng([seed, 0xC0, n]).permutation(len(rows))[:n].tolist()]
 
 
 def nearest_leaf(texts: Sequence[str], leaves: Sequence[Leaf]) -> list[str]:
@@ -115,6 +132,31 @@ def rivals(teacher: Teacher, rows: Sequence[dict], *, each: int) -> list[dict]:
     requests = [Request(f"{row['id']} again {k}", "answer", row["leaf"], "", (), 1, row["question"], row.get("context", "")) for row in rows for k in range(each)]
     replies = list(teacher(requests))
     return [row | {"answer": str(reply), "id": r.id} for row, r, reply in zip([row for row in rows for _ in range(each)], requests, replies) if reply]
+
+
+def check(cfg, leaves: Sequence[Leaf]) -> None:
+    """ValueError, before any work, for a tree or settings that this study cannot do with."""
+    kinds = {leaf.kind for leaf in leaves}
+    for what, missing in (
+        ("a knowledge leaf with facts.jsonl", not any(leaf.facts for leaf in leaves)), ("a foundational skill", "foundational" not in kinds), ("a freeform skill", "freeform" not in kinds),
+    ):  # fmt: skip
+        if missing:
+            raise ValueError(f"the curriculum needs {what}, and {cfg.taxonomy} has none; it has leaves of kind {', '.join(sorted(kinds))}")
+    free = sum(leaf.kind in ("foundational", "freeform") for leaf in leaves)
+    if min(cfg.draw_calls, cfg.model_calls) < free:
+        raise ValueError(f"every one of {free} skills is called at least once, so draw_calls and model_calls are at least {free}, given {cfg.draw_calls} and {cfg.model_calls}")
+    for name in ("samplers", "taught", "filters", "arms", "contrasts", "written"):
+        items = cfg.items_of(name)
+        if twice := [x for x in items if items.count(x) > 1]:
+            raise ValueError(f"{name} names {twice[0]!r} twice")
+
+
+def equally(keeps: Mapping[str, Sequence[dict]], seed: int) -> dict[str, list[dict]]:
+    """As many rows of every arm as the poorest one has, drawn at random. ValueError naming an arm that has none."""
+    poorest = min(keeps, key=lambda name: len(keeps[name]), default=None)
+    if poorest is not None and not keeps[poorest]:
+        raise ValueError(f"{poorest} kept no row, so no student can be compared at equal numbers: leave it out, or make more calls")
+    return {name: some(rows, len(keeps[poorest]), seed) for name, rows in keeps.items()}
 
 
 def anything() -> Judge:

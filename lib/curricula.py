@@ -1,11 +1,13 @@
 """The orders in which LAB's data can be taught, as lists of phases: the paper's, those it argues against, and controls; and what they are measured by.
 
-Every arm begins at the same weights and takes the same number of steps of the same number of rows (LAB, arXiv 2403.01081, section 3.3).
+Every arm but replay-epochs begins at the same weights and takes the same number of steps of the same number of rows (LAB, arXiv 2403.01081, section 3.3).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -86,6 +88,12 @@ def by_sheet(sheets: Mapping[str, Sheet], scores: Sequence[float]) -> dict[str, 
     return dict(zip(sheets, np.split(np.asarray(scores, float), ends[:-1])))
 
 
+def folder(root: Path, cfg, sheets: Mapping[str, Sheet]) -> Path:
+    """Where finished phases of this run are kept, for arms that begin alike and for a run that was stopped: a folder of its settings and its exam."""
+    asked = hashlib.sha256(repr([[tuple(q) for q in sheet.questions] for sheet in sheets.values()]).encode()).hexdigest()
+    return root / f"{cfg.fingerprint()}-{asked[:12]}"
+
+
 def forgotten(order: Sequence[str], scores: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Of every question, the score right after the phase that teaches its group, less the one at the end.
 
@@ -114,7 +122,7 @@ def record(run, arm: str, sheets: Mapping[str, Sheet], order: Sequence[str], sco
 def steps(cfg) -> dict[str, int]:
     """{part: steps}; ValueError, before any work, for settings that are no numbers or do not fit together."""
     given = cfg.items_of("steps")
-    if len(given) != len(PARTS) or not all(s.isdigit() and int(s) for s in given):
+    if len(given) != len(PARTS) or not all(s.isascii() and s.isdecimal() and int(s) for s in given):
         raise ValueError(f"steps are {len(PARTS)} whole numbers of at least 1, one for each of {', '.join(PARTS)}, given {cfg.steps!r}")
     for name in ("preferences", "noises", "shares"):
         for item in cfg.items_of(name):

@@ -1,6 +1,6 @@
-"""Held-out questions about a taxonomy, and what counts as a right answer: the same for every seed, and never in what a teacher wrote.
+"""Held-out questions about a taxonomy, and what counts as a right answer; none is asked in a row that is taught (`apart`, `taught`).
 
-Skills: new questions of a leaf's kind, whose right answers are known word for word. Knowledge: taught statements, asked in another phrasing; and
+Skills, facts and general questions are the same for every seed. Skills: new questions of a leaf's kind, whose right answers are known word for word. Knowledge: taught statements, asked in another phrasing; and
 the leaf's facts, in question forms that are never taught, with three wrong answers each, which tells what was learned from what was understood.
 """
 
@@ -64,17 +64,27 @@ def facts(leaves: Sequence[Leaf]) -> list[Question]:
     ]  # fmt: skip
 
 
-def taught(rows: Sequence[dict], leaves: Sequence[Leaf], *, part: str, n: int, seed: int) -> list[Question]:
-    """Up to n statements that these rows teach rightly, each asked in a phrasing that no row uses for it; what belongs there is right, alone or explained."""
+def taught(rows: Sequence[dict], leaves: Sequence[Leaf], *, others: Sequence[dict] = (), part: str, n: int, seed: int) -> list[Question]:
+    """Up to n statements that these rows teach rightly, each asked in a phrasing that no row uses for it; what belongs there is right, alone or explained.
+
+    others: rows of other parts; a statement with the same blank that one of them teaches, in any phrasing, is left out, so that each has one part.
+    """
     by, out = {leaf.path: leaf for leaf in leaves}, {}
-    used = {key(row["question"]) for row in rows}
+    used, elsewhere = {key(row["question"]) for row in rows}, {_statement(row) for row in others}
     for row in rows:
+        if _statement(row) in elsewhere:
+            continue
         leaf = by[row["leaf"]]
         again = phrases.asked_otherwise(leaf, row["question"], row["answer"]) if leaf.kind == "knowledge" else None
         if again and key(again[0]) not in used and judges.supported(leaf, row["question"], row["answer"]):
             out[key(again[0])] = Question(row["id"], leaf.path, part, again[0], "", *again[1])
     chosen = np.random.default_rng([seed, 0x7A06]).permutation(len(out))[:n].tolist()
     return [list(out.values())[i] for i in sorted(chosen)]
+
+
+def _statement(row: dict) -> tuple[str, str]:
+    """What a cloze row is about, however it is asked."""
+    return row["leaf"], key(row["question"].partition('"')[2])
 
 
 def general(path: Path) -> list[Question]:

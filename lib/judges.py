@@ -198,8 +198,8 @@ def two_order(margin: Margin, prompts: Sequence[str], first: Sequence[str], seco
     return [(f - b) / 2 if f * b < 0 else 0.0 for f, b in zip(forward, backward, strict=True)]
 
 
-def two_order_judge(margin: Margin, *, least: float = 0.0) -> Judge:
-    """Scores a row by how much the verdict "right" is preferred over "wrong", in both orders."""
+def two_order_judge(margin: Margin, *, least: float = 1e-6) -> Judge:
+    """Scores a row by how much the verdict "right" is preferred over "wrong"; 0, where the two orders disagree, is not enough to be kept."""
 
     def score(rows: Sequence[dict]) -> list[float]:
         prompts = [f"{row.get('context')}\n\n" * bool(row.get("context")) + f"Question: {row['question']}\nAnswer: {row['answer']}" for row in rows]

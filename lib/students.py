@@ -50,7 +50,7 @@ class Student:
         self.lower, self.top = trunk.split(model, blocks)
         self.head = self.top.get_output_embeddings().weight
         self.latent = Latent(block_linears(self.top), lambda w: Full(w, None))
-        self.begin = self.latent.snapshot()
+        self.begin = self.weights()
         self.known: dict[Row, Tensor] = {}  # row -> its (T, D) states under the frozen blocks
 
     # ---- rows
@@ -115,7 +115,7 @@ class Student:
             ends = np.cumsum([len(sheet.rows[j][1]) for j in at])[:-1]
             for j, lp, hits, n in zip(at, *(np.split(s.cpu().numpy(), ends) for s in sums)):
                 out[j] = (lp, n, hits == n)
-        return Marks(*map(list, zip(*out)))
+        return Marks(*(map(list, zip(*out)) if out else ([], [], [])))
 
     def score(self, sheet: Sheet) -> np.ndarray:
         """1 for a right answer, (N,): of a question with wrong answers to choose from, the likeliest by summed log p is right (lm-eval's acc);
@@ -145,9 +145,9 @@ class Student:
     # ---- weights
 
     def weights(self) -> Weights:
-        """Copies of the weights that learn (float32)."""
-        return dict(zip(self.latent.linears, self.latent.snapshot()))
+        """Copies of the weights that learn, float32, on the CPU."""
+        return {n: w.cpu() for n, w in zip(self.latent.linears, self.latent.snapshot())}
 
     def load(self, weights: Weights | None) -> None:
         """These weights, or those it began with."""
-        self.latent.restore(self.begin if weights is None else [weights[n] for n in self.latent.linears])
+        self.latent.restore([(self.begin if weights is None else weights)[n] for n in self.latent.linears])

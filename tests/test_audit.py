@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lib import audit, exams, judges, taxonomy, taxonomy_checks, teachers
-from lib.harness import paths
+from lib.harness import paths, presets
 
 LEAVES = [leaf for leaf in taxonomy.load(paths.DATA / "taxonomy") if leaf.kind in ("foundational", "freeform")]
 MANY = dict(calls=24, size=3, each=4, seed=0, answers=False)
@@ -63,6 +63,36 @@ def test_a_judge_against_truth_by_hand():
     assert all(mean[k] == pytest.approx(want[k]) for k in ("yield", "purity", "recall", "auc"))
     nothing = audit.against_truth([0.0, 0.0], [True, True], least=1)
     assert set(nothing) == {"yield", "recall"}
+
+
+def test_arms_are_cut_at_random_to_the_poorest():
+    keeps = {"a": [{"id": i} for i in range(50)], "b": [{"id": i} for i in range(20)]}
+    cut = audit.equally(keeps, 0)
+    assert {k: len(v) for k, v in cut.items()} == {"a": 20, "b": 20} and max(r["id"] for r in cut["a"]) > 25 and cut != audit.equally(keeps, 1)
+    assert audit.equally({}, 0) == {}
+    with pytest.raises(ValueError, match="b kept no row, so no student can be compared"):
+        audit.equally(keeps | {"b": []}, 0)
+
+
+def test_no_prompt_tells_its_task():
+    for name in audit.SAMPLERS:
+        made = audit.sampler(name, LEAVES, calls=12, size=2, seed=0)
+        assert {made.draw(i, []).task for i in range(12)} == {""}, name
+
+
+@pytest.mark.parametrize(
+    ("given", "tree", "message"),
+    [
+        ({}, lambda leaves: [x for x in leaves if x.kind != "knowledge"], "needs a knowledge leaf with facts.jsonl, and taxonomy has none; it has leaves of kind foundational, freeform, grounded"),
+        ({}, lambda leaves: [x for x in leaves if x.kind != "freeform"], "needs a freeform skill"), ({"DRAW_CALLS": 11}, list, "12 skills is called at least once, so .* given 11 and 12"),
+        ({"ARMS": "phased,phased"}, list, "arms names 'phased' twice"),
+    ],
+)  # fmt: skip
+def test_a_study_that_cannot_be_is_refused_before_any_work(given, tree, message):
+    leaves = taxonomy.load(paths.DATA / "taxonomy")
+    audit.check(presets.resolve("lab", {"PRESET": "smoke", "SEED": 0}), leaves)
+    with pytest.raises(ValueError, match=message):
+        audit.check(presets.resolve("lab", {"PRESET": "smoke", "SEED": 0} | given), tree(leaves))
 
 
 def test_both_judges_are_one():

@@ -44,6 +44,9 @@ def test_taught_statements_are_asked_in_the_other_phrasing_and_only_if_they_are_
     assert exams.taught([row(two, "hum", "a")], LEAVES, part="p", n=9, seed=0)[0].question == one.format(KNOWN.task, text)
     assert exams.taught([row(one, "roar", "a")], LEAVES, part="p", n=9, seed=0) == []
     assert exams.taught([row(one, "hum", "a"), row(two, "hum", "b")], LEAVES, part="p", n=9, seed=0) == []  # both phrasings are taught
+    here, other = [row(one, "hum", "a")], [row(two, explained, "b")]
+    assert exams.taught(here, LEAVES, others=other, part="p", n=9, seed=0) == [] != exams.taught(here, LEAVES, part="p", n=9, seed=0)  # taught by both parts
+    assert exams.taught(here, LEAVES, others=[row(one, "hum", "b")], part="p", n=9, seed=0) == []
     skill = {"id": "s", "leaf": SKILLS[0].path, "question": SKILLS[0].seeds[0].question, "answer": SKILLS[0].seeds[0].answer}
     assert exams.taught([skill], LEAVES, part="p", n=9, seed=0) == []
 

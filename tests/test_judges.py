@@ -138,7 +138,9 @@ def test_the_two_order_margin_changes_sign_under_a_swap_and_ignores_the_place(ti
     assert judges.two_order(margin, ["?"] * 3, *texts) == pytest.approx([-x for x in judges.two_order(margin, ["?"] * 3, *texts[::-1])])
     right = lambda prompts, a, b: [(1 if "42" in p else -1) * (1 if "right" in x else -1) for p, x in zip(prompts, a)]  # noqa: E731
     judge = judges.two_order_judge(right)
-    assert judge.score([row("x", "Sum?", "42"), row("x", "Sum?", "41", "a context")]) == [1.0, -1.0]
+    assert judge.score([row("x", "Sum?", "42"), row("x", "Sum?", "41", "a context"), {"leaf": "x", "question": "Sum?", "answer": "42"}]) == [1.0, -1.0, 1.0]
+    first = judges.two_order_judge(lambda prompts, a, b: [5.0] * len(a))  # always the first: it has seen nothing, and keeps nothing
+    assert [s >= first.least for s in first.score([row("x", "Sum?", "42")])] == [False] and first.least < 0.01
 
 
 def test_quality_by_hand():

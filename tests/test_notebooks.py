@@ -91,8 +91,8 @@ def test_what_a_smoke_run_of_lab_records(smoke_runs):
     run = smoke_runs["lab"][0]
     m, items = run.metrics(), run.items()
     arms = set(run.manifest["settings"]["arms"].split(","))
-    assert arms | {"start", "stacked, averaged", "replay-all, mixed"} <= set(items[items.dataset == "exam"].arm) and items[items.metric == "accuracy"].value.between(0, 1).all()
-    assert {"coverage, templated 0.8", "coverage, templated 0", "coverage, language model", "faithfulness", "students filters"} <= set(items.dataset)
+    assert arms | {"start", "stacked, averaged", "replay-all, mixed", "replay-all, chosen only"} <= set(items[items.dataset == "exam"].arm) and items[items.metric == "accuracy"].value.between(0, 1).all()
+    assert {"coverage, templated 0.8", "coverage, templated 0", "coverage, language model", "faithfulness", "students filters", "students coverage, templated 0.8"} <= set(items.dataset)
     assert set(run.manifest["settings"]["filters"].split(",")) == set(items[items.dataset == "filters"].arm)
     purity = items[(items.dataset == "filters") & (items.metric == "purity")].groupby("arm")[["value", "weight"]].apply(lambda t: (t.value * t.weight).sum() / t.weight.sum())
     assert purity["oracle"] == 1 > purity["none"]

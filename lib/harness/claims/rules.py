@@ -21,7 +21,7 @@ HIGHER_IS_BETTER = {
     "flips": False, "kl": False, "agreement prefix": True, "exact match": True, "rouge-l": True, "fp likelihood": True,
     "accuracy": True, "net wins": True, "accuracy, primary reference": True, "accuracy, reference-free sum": True, "true reward": True, "wins by true reward": True,
     "win rate": True, "win rate, whole run": True, "win rate, held-out oracle": True, "expected reward": True, "duel regret": False,
-    "forgotten": False, "effective leaves": True, "worst leaf": True, "Vendi": True, "purity": True, "recall": True, "wrong rejected": True,
+    "forgotten": False, "effective leaves": True, "nearest leaves": True, "worst leaf": True, "Vendi": True, "purity": True, "recall": True, "wrong rejected": True,
     "surprise": False, "auc": True, **{f"{m}, {j}": False for m in ("expected maximum", "any above one half", "share above one half") for j in ("oracle", "second judge")},
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ SDG = "instructlab-sdg 0.8.3; the paper does not say"
 SAMPLERS = ["pool", "self-instruct", "leaf", "fake-leaf", "quota"]
 FILTERS = ["none", "rules", "likelihood", "two-order", "teacher", "oracle"]
 ARMS = ["stacked", "phased", "replay-all", "replay-1%", "replay-3%", "replay-10%", "replay-30%", "reversed", "cosine", "carried", "replay-epochs"]
-MAIN = [a for a in ARMS if a not in ("replay-1%", "replay-10%", "carried")]
+MAIN = [a for a in ARMS if a not in ("replay-1%", "carried", "replay-epochs")]
 ORDERS = ["easy to hard", "hard to easy", "mixed"]
 
 SETTINGS = {
@@ -17,7 +17,7 @@ SETTINGS = {
     "taxonomy": Setting(smoke="taxonomy", small="taxonomy", paper="taxonomy", published="not public", source="section 3.1", help="folder under data/ or anywhere with a tree of qna.yaml files"),
     "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published=None, source=OURS, help="compute type; masters are float32", allowed=["float32", "bfloat16"]),
     "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help="cpu or cuda", allowed=["cpu", "cuda"]),
-    "blocks": Setting(smoke=1, small=4, paper=32, published="all", source=OURS + ": the last blocks, so that one pass of the others serves every arm", help="last blocks of the student that learn", allowed=(1, 1000)),
+    "blocks": Setting(smoke=1, small=4, paper=8, published="all", source=OURS + ": the last blocks, so that one pass of the others serves every arm", help="last blocks of the student that learn", allowed=(1, 1000)),
     "system": Setting(smoke="You answer.", small="You are a careful assistant.", paper="You are a careful assistant.", published="one fixed prompt, its start seen", source="instructlab CLI, issue 1319", help="system prompt of every question, in all phases and exams"),
     # ---- synthesis
     "calls": Setting(smoke=2, small=5, paper=5, published="one a seed", source=SDG, help="prompts of each leaf", allowed=(1, 10**4)),
@@ -66,7 +66,7 @@ SETTINGS = {
     # ---- exams
     "exam": Setting(smoke=3, small=20, paper=100, published=None, source=OURS, help="held-out questions of every skill", allowed=(1, 10**4)),
     "exam_knowledge": Setting(smoke=6, small=48, paper=500, published=None, source=OURS, help="taught statements asked in another phrasing, of each knowledge part", allowed=(1, 10**5)),
-    "exam_general": Setting(smoke=8, small=60, paper=240, published=None, source=OURS, help="general questions asked after every phase", allowed=(1, 10**5)),
+    "exam_general": Setting(smoke=8, small=80, paper=240, published=None, source=OURS, help="general questions asked after every phase", allowed=(1, 10**5)),
     "exam_text": Setting(smoke=6, small=32, paper=200, published=None, source=OURS, help="lines of general text whose log-perplexity is followed", allowed=(1, 10**5)),
     "answer_tokens": Setting(smoke=8, small=48, paper=256, published=None, source=OURS, help="longest written answer, tokens", allowed=(1, 8192)),
     "written": Setting(smoke="replay-all", small="replay-all", paper="stacked,replay-all", published=None, source=OURS, help="arms whose answers are also written out and checked, besides the start model", allowed=ARMS, many=True),

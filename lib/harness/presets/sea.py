@@ -9,7 +9,7 @@ LOSSES = ["dpo", "slic", "ipo", "ipo-mean"]
 METHODS = ["offline", "passive", "passive-matched", "random", "bai", "sea", "passive-bon", "bai-bon", "sea-bon", "heads-only", "bai-logit", "sea-logit", "ets", "sea-ets", "uncertainty", "uncertainty-logit", "xpo", "selm", "apl-certainty", "apl-entropy", "passive-slic", "passive-ipo", "sea-logit-slic", "sea-logit-ipo"]
 EXACT = [m for m in METHODS if m not in ("sea-ets", "selm")]
 MAIN = ["offline", "passive", "passive-matched", "xpo", "apl-certainty", "sea-logit", "sea-ets"]
-TUNED = ["passive", "passive-matched", "sea-logit"]
+TUNED = ["offline", "passive", "passive-matched", "xpo", "sea", "sea-logit"]
 RULES = "plain, direct, varied, full, cheerful, afinn, or a reward model (folder or hub id)"
 
 SETTINGS = {
@@ -27,12 +27,12 @@ SETTINGS = {
     "n_test": Setting(smoke=6, small=96, paper=96, published=1000, source=CODE, help="held-out prompts", allowed=(1, 10**6)),
     "tokens": Setting(smoke=6, small=20, paper=53, published=53, source=CODE, help="longest answer, tokens", allowed=(1, 4096)),
     "temperature": Setting(smoke=0.7, small=1.0, paper=0.7, published=0.7, source=CODE, help="of the answers", allowed=(0.01, 10.0)),
-    "candidates": Setting(smoke=4, small=6, paper=20, published=20, source=PAPER, help="M, answers a prompt of methods that choose", allowed=(2, 1000)),
+    "candidates": Setting(smoke=4, small=8, paper=20, published=20, source=PAPER, help="M, answers a prompt of methods that choose", allowed=(2, 1000)),
     "best_of": Setting(smoke=3, small=10, paper=10, published=10, source=CODE, help="N of the best-of-N variants", allowed=(1, 1000)),
     "batch": Setting(smoke=4, small=16, paper=128, published=128, source=CODE, help="prompts a round, one policy step each", allowed=(1, 10**5)),
     "oversample": Setting(smoke=2, small=4, paper=4, published=4, source="arXiv 2402.08114", help="APL: prompts drawn a prompt kept", allowed=(1, 100)),
     "budget": Setting(smoke=12, small=256, paper=50000, published=50000, source=PAPER, help="oracle queries a method", allowed=(1, 10**7)),
-    "every": Setting(smoke=8, small=96, paper=2560, published=2560, source=CODE, help="queries between evaluations", allowed=(1, 10**7)),
+    "every": Setting(smoke=8, small=64, paper=2560, published=2560, source=CODE, help="queries between evaluations", allowed=(1, 10**7)),
     "burn_in": Setting(smoke=1, small=4, paper=5, published="5 rounds, text: 1,000 samples", source=CODE, help="rounds before synthetic pairs", allowed=(0, 10**5)),
     "heads": Setting(smoke=4, small=20, paper=20, published=20, source=PAPER, help="K reward heads", allowed=(2, 1000)),
     "hidden": Setting(smoke=8, small=32, paper=128, published=128, source=PAPER, help="width of a head's two hidden layers", allowed=(1, 10**5)),
