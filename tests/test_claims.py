@@ -223,3 +223,42 @@ def test_mrpo_answers_win_prompt_by_prompt():
     assert row.ours == pytest.approx(20 / 60) and row.verdict == "holds"
     ties = [Record(s).add("samples plain", "mrpo", "true reward", noise()).add("samples plain", "dpo", "true reward", noise()) for s in range(3)]
     assert claims.card("mrpo", ties).set_index("claim").loc["M7 plain"].ours == 0
+
+
+def lab(rows):
+    """Verdicts by claim on pools of three seeds: rows of (dataset, arm, metric, mean)."""
+    runs = []
+    for seed in range(3):
+        r = Record(seed)
+        for k, (dataset, arm, metric, value) in enumerate(rows):
+            r.add(dataset, arm, metric, value + noise(seed=10 * seed + k) / 10, 1.0)
+        runs.append(r)
+    return claims.card("lab", runs).set_index("claim").verdict
+
+
+@pytest.mark.parametrize(
+    ("claim", "rows", "verdicts"),
+    [
+        ("A7", lambda x: [(claims.lab.MODEL, "quota", "effective leaves", 3 + x), (claims.lab.MODEL, "pool", "effective leaves", 3.0)], ("holds", "fails")),
+        ("B4", lambda x: [("faithfulness", "likelihood", "wrong rejected", 0.8 + x / 2)], ("holds", "fails")),
+        ("B5", lambda x: [("faithfulness", "likelihood", "recall", 0.9 + x / 2)], ("holds", "fails")),
+        ("C1", lambda x: [("forgetting", "replay-all", "forgotten", 0.3 - x), ("forgetting", "phased", "forgotten", 0.3)], ("holds", "fails")),
+        ("C2", lambda x: [("exam skills", "replay-all", "accuracy", 0.5 + x), ("exam skills", "phased", "accuracy", 0.5)], ("holds", "fails")),
+        ("C9", lambda x: [("text general", "replay-all", "surprise", 4 - x), ("text general", "start", "surprise", 4.0)], ("holds", "fails")),
+        ("K1", lambda x: [("exam", "stacked", "accuracy", 0.5 + x), ("exam", "replay-all", "accuracy", 0.5)], ("holds", "fails")),
+        ("C5", lambda x: [("exam", "stacked", "accuracy", 0.5 - x), ("exam", "replay-all", "accuracy", 0.5)], ("holds", "fails")),
+    ],
+)  # fmt: skip
+def test_lab_claims_have_their_sides_right(claim, rows, verdicts):
+    assert (lab(rows(0.1))[claim], lab(rows(-0.1))[claim]) == verdicts and lab([("exam", "x", "accuracy", 0.5)])[claim] == "not run"
+
+
+def test_groups_of_an_exam_weigh_the_same():
+    """Ten right questions of one group do not outweigh one wrong question of another."""
+    runs = []
+    for s in range(3):
+        r = Record(s)
+        for arm, one in (("replay-all", 1.0), ("stacked", 0.0)):
+            r.rows += [("exam", arm, "accuracy", f"many {i}", 1 - one, 0.1) for i in range(10)] + [("exam", arm, "accuracy", "single", one, 1.0)]
+        runs.append(r)
+    assert claims.card("lab", runs).set_index("claim").loc["C5"].ours == pytest.approx(0)
