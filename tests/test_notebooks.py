@@ -210,7 +210,7 @@ FEW = {
         real_prompts="no", tasks="none", arms="base,sft,nado-sft,ours", lams="none", rl_weights="none", style="dinado", direction="forward", tau=0.8,
     ),
     "lab": dict(
-        teacher="templated", calls=2, questions=4, contexts=2, pairs=3, per_leaf=6, draws=1, draw_calls=12, draw_questions=3, model_calls=12, model_tokens=16, n_two_order=12, n_faithful=12, filter_steps=2, steps="2,2,2",
+        teacher="templated", chunk=60, calls=2, questions=4, contexts=2, pairs=3, per_leaf=6, draws=1, draw_calls=12, draw_questions=3, model_calls=12, model_tokens=16, n_two_order=12, n_faithful=12, filter_steps=2, steps="2,2,2",
         batch=4, lr=1e-3, orders=2, rivals=3, contrast_steps=2, contrasts="easy to hard", exam=3, exam_knowledge=6, exam_general=8, exam_text=6, answer_tokens=8, blocks=1, tasks="none", arms="phased,replay-all", noises="0.5",
     ),
     "sea": dict(n_train=16, n_test=4, n_validation=4, tokens=6, candidates=3, batch=4, budget=12, every=8, burn_in=1, heads_batch=4, buffer=100, blocks=1, worlds=2, world_answers=30, world_budget=64),
