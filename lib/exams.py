@@ -15,6 +15,7 @@ import numpy as np
 from lib import evaluation, forum, judges, phrases, taxonomy_checks
 from lib.taxonomy import Leaf
 
+PATIENCE = 500  # questions in a row that were nothing new before a skill counts as exhausted
 # which of the parts of LAB's curriculum (`curricula.PARTS`) teaches leaves of a kind
 PART = {"foundational": "knowledge-long", "freeform": "skills", "grounded": "skills"}
 
@@ -39,20 +40,20 @@ def skills(leaves: Sequence[Leaf], *, each: int, seed: int = 0) -> list[Question
         if leaf.checker is None or each < 1:
             raise ValueError(f"held-out questions are made of skills with a checker, at least 1 each, given {leaf.path} and {each}")
         rng = np.random.default_rng([seed, 0xE4A3, *leaf.path.encode()])
-        known, made = {key(s.question, s.context) for s in leaf.seeds}, 0
-        for _ in range(200 * each):
+        known, made, misses = {key(s.question, s.context) for s in leaf.seeds}, 0, 0
+        while made < each:
+            if misses == PATIENCE:
+                raise ValueError(f"{leaf.path} has fewer than {each} different questions: ask for fewer")
             context = phrases.context(leaf.checker, rng) if leaf.kind == "grounded" else ""
             text = phrases.about(context, rng) if context else phrases.question(leaf.checker, rng)
             if judges.form(text, context) != leaf.checker or key(text, context) in known:
+                misses += 1
                 continue
+            misses = 0
             known.add(key(text, context))
             right = dict.fromkeys(phrases.right(leaf.checker, text, context, explained) for explained in (False, True))
             out.append(Question(f"{leaf.path}#{made}", leaf.path, PART[leaf.kind], text, context, tuple(right)))
             made += 1
-            if made == each:
-                break
-        else:
-            raise ValueError(f"{leaf.path} has fewer than {each} different questions: ask for fewer")
     return out
 
 

@@ -30,6 +30,7 @@ def test_an_assumed_preference_narrows_all_but_the_leaf_samplers():
     assert kinds["leaf"] == kinds["quota"] == 12 and kinds["self-instruct"] == 1 and max(kinds["pool"], kinds["fake-leaf"]) <= 3  # three seeds may be of one leaf
     found = audit.coverage(sets, LEAVES, generated=96, held_out=exams.skills(LEAVES, each=3), seed=0)
     assert found["pool"]["effective leaves"] < 1.5 and found["leaf"]["effective leaves"] > 10
+    assert found["pool"]["nearest leaves"] < 2 and found["leaf"]["nearest leaves"] > 9
     assert found["pool"]["worst leaf"] == 0 and 0 < found["leaf"]["worst leaf"] <= 1 and found["leaf"]["reach"] > found["pool"]["reach"]
     assert len({m["questions compared"] for m in found.values()}) == 1 and found["leaf"]["questions compared"] == min(map(len, sets.values()))
     assert found["leaf"]["valid"] == pytest.approx(len(sets["leaf"]) / 96) and all(m["Vendi"] >= 1 for m in found.values())
