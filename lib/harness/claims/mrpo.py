@@ -15,13 +15,8 @@ TABLE = [(f"held-out {s}", ACCURACY) for s in (*SCARCE, ABUNDANT)]
 
 
 def _no_worse(a: str, b: str, *, by: float, dataset: str, metric: str = ACCURACY) -> Callable[[Pool], Outcome]:
-    """Accuracy of a minus b: holds if the interval stays above -by, fails if it lies below."""
-
-    def rule(pool: Pool) -> Outcome:
-        d = pool.difference(dataset, metric, a, b)
-        return outcome(d, "holds" if d.low > -by else "fails" if d.high < -by else "not resolved")
-
-    return rule
+    """`rules.no_worse`, of accuracy unless another metric is named."""
+    return rules.no_worse(a, b, metric, by=by, dataset=dataset)
 
 
 def _same(a: str, b: str, *, within: float, dataset: str) -> Callable[[Pool], Outcome]:
