@@ -213,10 +213,14 @@ class Study(World):
     def generated(self, arm: str, t: Task, *, to: Sequence[str]) -> None:
         """True reward (where it is known) of answers sampled from the policy as it stands, and their KL to stored models: E log pi - log pi_k."""
         c = self.splits["test"].part(t.category)
-        generator = seeding.torch_generator(self.cfg.seed, "evaluation samples")
-        done = generate(
-            self.model, c.ids, temperature=1.0, generator=generator, max_new_tokens=self.cfg.tokens, stop_ids=self.stop, batch=self.cfg.generation_batch
-        )
+        done = self.base_answers.get(t.category) if arm == "base" else None
+        if done is None:
+            generator = seeding.torch_generator(self.cfg.seed, "evaluation samples")
+            done = generate(
+                self.model, c.ids, temperature=1.0, generator=generator, max_new_tokens=self.cfg.tokens, stop_ids=self.stop, batch=self.cfg.generation_batch
+            )
+        if arm == "base":
+            self.base_answers[t.category] = done
         ids, texts = [p.id for p in c.prompts], [self.tokenizer.decode(x.tokens, skip_special_tokens=True) for x in done]
         name = f"samples {t.name}"
         if not t.category:

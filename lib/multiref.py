@@ -84,6 +84,7 @@ class World:
         self.tokens = {name: torch.tensor([[len(a) for a in row] for row in c.answers], dtype=torch.float32) for name, c in splits.items()}
         self.weights = {"base": self.snapshot()}
         self.matrices: dict[tuple[str, str], Tensor] = {}
+        self.base_answers: dict[str, list] = {}  # what the base writes to the test prompts of a category: the same for every task
         self.counts: dict[tuple[str, str], Tensor] = {}  # tokens of the candidates under references that spell them their own way
 
     def add_foreign(self, name: str, spec: str) -> None:

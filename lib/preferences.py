@@ -61,8 +61,8 @@ def sample(
     """`each` answers per prompt at every temperature, drawn once per (weights, prompts, settings) and kept in data/cache."""
     settings = dict(max_new_tokens=max_new_tokens, stop_ids=list(stop_ids), batch=batch)
     key = {
-        "code": 1,  # raise it when a draw can change
-        "weights": fingerprint(model), "dtype": str(model.dtype), "device": model.device.type, "threads": torch.get_num_threads(),
+        "code": 2,  # raise it when a draw can change
+        "weights": fingerprint(model), "dtype": str(model.dtype), "device": model.device.type,
         "torch": torch.__version__, "prompts": [list(p) for p in ids], "temperatures": list(temperatures), "each": each, "seed": seed, **settings,
     }  # fmt: skip
 

@@ -15,7 +15,9 @@ def repeated(q, k, v, mask, **kw):
 
 @pytest.mark.parametrize("heads", [(6, 2), (4, 4), (5, 1)])
 @pytest.mark.parametrize("masking", ["bool", "additive", "causal", "none"])
-def test_values_and_gradients_equal_repeated_keys(heads, masking):
+@pytest.mark.parametrize("short", [0, 7])
+def test_values_and_gradients_equal_repeated_keys(heads, masking, short, monkeypatch):
+    monkeypatch.setattr(attention, "SHORT", short)  # 0: the fused gradient
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(3, h, 7, 8, generator=g, dtype=torch.float64).requires_grad_() for h in (heads[0], heads[1], heads[1]))
     mask = torch.rand(3, 1, 7, 7, generator=g) > 0.4
@@ -27,6 +29,23 @@ def test_values_and_gradients_equal_repeated_keys(heads, masking):
     up = torch.randn(want.shape, generator=g, dtype=torch.float64)
     for a, b in zip(torch.autograd.grad(got, (q, k, v), up), torch.autograd.grad(want, (q, k, v), up)):
         assert torch.allclose(a, b, atol=1e-12)
+
+
+def test_the_short_gradient_in_bfloat16_is_as_near_to_float64_as_the_fused_one(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    q, k, v, up = (torch.randn(2, h, 40, 16, generator=g).bfloat16() for h in (6, 2, 2, 6))
+    mask = torch.ones(40, 40, dtype=torch.bool).tril()[None, None]
+
+    def gradients(dtype, short):
+        monkeypatch.setattr(attention, "SHORT", short)
+        x = [t.to(dtype).requires_grad_() for t in (q, k, v)]
+        out = attention.grouped_attention(*x, mask, causal=False, scale=None)
+        return out, torch.autograd.grad(out, x, up.to(dtype))
+
+    (fused, a), (ours, b), (_, exact) = gradients(torch.bfloat16, 0), gradients(torch.bfloat16, 40), gradients(torch.float64, 0)
+    assert torch.equal(fused, ours)  # what is trained has the values that scoring gives
+    error = lambda got: [((x.double() - e).norm() / e.norm()).item() for x, e in zip(got, exact)]  # noqa: E731
+    assert max(error(b)) < 2 * max(error(a)) < 0.02
 
 
 def test_a_model_gives_the_same_logits_and_generates_the_same_text(tiny_model):
