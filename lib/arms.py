@@ -217,7 +217,8 @@ class Study(World):
         if done is None:
             generator = seeding.torch_generator(self.cfg.seed, "evaluation samples")
             done = generate(
-                self.model, c.ids, temperature=1.0, generator=generator, max_new_tokens=self.cfg.tokens, stop_ids=self.stop, batch=self.cfg.generation_batch
+                self.model, c.ids, temperature=1.0, generator=generator, max_new_tokens=self.cfg.tokens, stop_ids=self.stop, batch=self.cfg.generation_batch,
+                watch=trunk.end(self.model, self.cfg.blocks),
             )
         if arm == "base":
             self.base_answers[t.category] = done
@@ -228,7 +229,7 @@ class Study(World):
         self.run.items(name, arm, "length", ids, [len(x.tokens) for x in done])
         own, before = torch.tensor([sum(x.logprobs) for x in done]), self.snapshot()
         rows = [(p, [x.tokens]) for p, x in zip(c.ids, done)]
-        pieces = trunk.states(self.lower, rows, batch=self.cfg.eval_batch) if to else []  # the same for all references
+        pieces = [trunk.recorded([x]) for x in done]  # the same for all references
         for k in to:
             self.load(k)
             self.run.items(name, arm, f"KL to {k}", ids, (own - self.under_top(rows, pieces)).tolist())

@@ -34,7 +34,7 @@ class Dialogue:
         self.cfg, self.model, self.tokenizer, self.stop, self.generator = cfg, model, tokenizer, list(stop_ids), generator
         self.asked, self.asked_held_out = [p.text for p in prompts], [p.text for p in held_out]
         self.ids, self.held_out, self.rewards = encode(tokenizer, prompts), encode(tokenizer, held_out), rewards
-        self.lower, self.top = trunk.split(model, cfg.blocks)
+        self.top, self.below = trunk.split(model, cfg.blocks)[1], trunk.end(model, cfg.blocks)
         self.head = self.top.get_output_embeddings().weight
         self.linears = block_linears(self.top)
         self.start = {n: m.weight.detach().clone() for n, m in self.linears.items()}
@@ -66,15 +66,16 @@ class Dialogue:
         """Completions, grouped by prompt, of the policy or the start."""
         if source == "start":
             self._as_start()
-        done = generate(self.model, ids, max_new_tokens=self.cfg.tokens, stop_ids=self.stop, batch=self.cfg.generation_batch, **how)
+        done = generate(self.model, ids, max_new_tokens=self.cfg.tokens, stop_ids=self.stop, batch=self.cfg.generation_batch, watch=self.below, **how)
         self.latent.sync()
         n = len(done) // len(ids)
         return [done[i * n : (i + 1) * n] for i in range(len(ids))]
 
     @torch.inference_mode()
-    def _look(self, rows) -> tuple[list, Tensor, Tensor]:
-        """(trunk states, features (B, N, D), start's log-probs (B, N)) of (prompt, answers) rows under the start model."""
-        pieces, features, log_probs = trunk.states(self.lower, rows, batch=self.cfg.eval_batch), [], []
+    def _look(self, ids: Ids, done) -> tuple[list, Tensor, Tensor]:
+        """(trunk states, features (B, N, D), start's log-probs (B, N)) of sampled answers (B, N) under the start model."""
+        rows, pieces = [(p, [c.tokens for c in row]) for p, row in zip(ids, done)], [trunk.recorded(row) for row in done]
+        features, log_probs = [], []
         self._as_start()
         for i in range(0, len(rows), self.cfg.eval_batch):
             packed, hidden = trunk.top_states(self.top, rows[i : i + self.cfg.eval_batch], pieces[i : i + self.cfg.eval_batch])
@@ -99,7 +100,7 @@ class Dialogue:
         else:
             done = self._sample(ids, source, n=n, **how)
         answers = [[tuple(c.tokens) for c in row] for row in done]
-        pieces, features, start = self._look(list(zip(ids, answers)))
+        pieces, features, start = self._look(ids, done)
         own = torch.tensor([[sum(c.logprobs) if source == "policy" else float("nan") for c in row] for row in done])
         return Candidates(prompts, answers, features, own, start, pieces)
 
@@ -146,9 +147,8 @@ class Dialogue:
         else:
             own = torch.Generator(device=self.generator.device).manual_seed(0)
             done = self._sample(self.held_out, source, n=n or self.cfg.best_of, temperature=self.cfg.temperature, generator=own)
-            many = [[c.tokens for c in row] for row in done]
-            _, features, _ = self._look(list(zip(self.held_out, many)))
-            answers = [row[i] for row, i in zip(many, pick(features).tolist())]
+            _, features, _ = self._look(self.held_out, done)
+            answers = [row[i].tokens for row, i in zip(done, pick(features).tolist())]
         texts, out = [self.text(a) for a in answers], {}
         self.shown = texts  # the latest, for a reader
         for name, reward in self.rewards.items():

@@ -25,6 +25,7 @@ class Completion(NamedTuple):
     tokens: list[int]  # with the end-of-turn token, if the model produced one
     logprobs: list[float]  # of each token at temperature 1 and no top-p, nats
     finish: str  # "stop" or "length"
+    states: tuple[Tensor, Tensor] | None = None  # what a watched block gave for the prompt (P, D) and the answer (T, D), on the CPU
 
 
 def left_pad(rows: Sequence[Sequence[int]], device="cpu") -> tuple[Tensor, Tensor]:
@@ -51,11 +52,13 @@ def generate(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     steer: Callable[[Tensor], Tensor] | None = None,
+    watch: torch.nn.Module | None = None,
     track: Callable = lambda it, desc: it,
 ) -> list[Completion]:
     """n completions per prompt, in the order of the prompts, those of one prompt together: len(prompts) * n of them.
 
     steer: what is added to the logits (m, V) of final hidden states (m, D); log-probs are then those of the steered model.
+    watch: a block whose output is kept for every token, so that nobody runs the text again; an answer's last token was never read: 0.
 
     temperature 0 is greedy; above it `generator` is required, and top_p < 1 draws from the smallest set of tokens whose
     probability reaches it. `batch` counts prompts. Prompts of similar length share a batch; the batch plan depends on the
@@ -74,10 +77,16 @@ def generate(
     plan = [order[i : i + batch] for i in range(0, len(order), batch)]
     out: list[Completion | None] = [None] * (len(prompts) * n)
     draw_ = lambda logits: draw(logits, temperature, generator, top_p=top_p)  # noqa: E731
-    for rows in track(plan, "generate"):
-        done = _batch(model, [prompts[i] for i in rows], n, max_new_tokens, set(stop_ids), draw_, steer)
-        for i, completions in zip(rows, done):
-            out[i * n : (i + 1) * n] = completions
+    seen: list[Tensor] = []
+    hook = None if watch is None else watch.register_forward_hook(lambda block, args, out: seen.append(out if isinstance(out, Tensor) else out[0]))
+    try:
+        for rows in track(plan, "generate"):
+            done = _batch(model, [prompts[i] for i in rows], n, max_new_tokens, set(stop_ids), draw_, steer, seen)
+            for i, completions in zip(rows, done):
+                out[i * n : (i + 1) * n] = completions
+    finally:
+        if hook is not None:
+            hook.remove()
     return out
 
 
@@ -117,7 +126,7 @@ class _Slots:
         return self.used
 
 
-def _batch(model, prompts, n, max_new_tokens, stop, draw_, steer=None) -> list[list[Completion]]:
+def _batch(model, prompts, n, max_new_tokens, stop, draw_, steer, seen: list[Tensor]) -> list[list[Completion]]:
     device, embeddings = model.device, model.get_output_embeddings()
     head = embeddings if steer is None else lambda hidden: embeddings(hidden).float() + steer(hidden)
     lengths = torch.tensor([len(p) for p in prompts])
@@ -134,7 +143,8 @@ def _batch(model, prompts, n, max_new_tokens, stop, draw_, steer=None) -> list[l
         input_ids=ids.to(device), attention_mask=causal, position_ids=position.to(device), past_key_values=slots, use_cache=True
     )
     last = out.last_hidden_state[torch.arange(len(prompts)), lengths - 1]
-    done = [[([], []) for _ in range(n)] for _ in prompts]
+    of_prompts = [x[:k].cpu() for x, k in zip(seen.pop(), lengths)] if seen else None
+    done = [[([], [], []) for _ in range(n)] for _ in prompts]
     rows = list(range(len(prompts)))  # row of the batch -> prompt
     alive = [list(range(n)) for _ in prompts]  # row of the batch -> candidates still growing, in the order of their columns
     hidden = last[:, None].expand(-1, n, -1).reshape(len(prompts) * n, -1)
@@ -171,7 +181,16 @@ def _batch(model, prompts, n, max_new_tokens, stop, draw_, steer=None) -> list[l
             input_ids=ids.to(device), attention_mask=mask, position_ids=position.to(device), past_key_values=slots, use_cache=True
         )
         hidden = out.last_hidden_state[real]
-    return [[Completion(t, lp, "stop" if t[-1] in stop else "length") for t, lp in d] for d in done]
+        if of_prompts is not None:
+            whose = [done[rows[r]][j][2] for r, candidates in enumerate(alive) for j in candidates]
+            for states, x in zip(whose, seen.pop()[real].cpu()):
+                states.append(x)
+
+    def completion(r: int, tokens, logprobs, states) -> Completion:
+        kept = None if of_prompts is None else (of_prompts[r], torch.stack([*states, torch.zeros_like(of_prompts[r][0])]))
+        return Completion(tokens, logprobs, "stop" if tokens[-1] in stop else "length", kept)
+
+    return [[completion(r, *candidate) for candidate in d] for r, d in enumerate(done)]
 
 
 def draw(

@@ -35,6 +35,7 @@ class Samples(NamedTuple):
     rows: list[tuple[list[int], list[list[int]]]]
     fine: Tensor  # (N,) in the order of the answers, 1 where the score is below one half
     done: list[Completion]  # the model's own
+    pieces: list[list[Tensor]]  # what the top reads, for every row
 
 
 def check(cfg) -> None:
@@ -59,6 +60,7 @@ class Steering:
             raise ValueError(f"a corpus and prompts of its related part are needed, given {len(lines)} lines and {len(asked)} prompts")
         self.cfg, self.model, self.tokenizer, self.stop, self.oracle = cfg, model, tokenizer, list(stop_ids), oracle
         self.lower, self.top = trunk.split(model, cfg.blocks)
+        self.below = trunk.end(model, cfg.blocks)
         self.head = self.top.get_output_embeddings().weight
         self.linears = block_linears(self.top)
         self.start = self.snapshot()
@@ -102,12 +104,15 @@ class Steering:
         g = seeding.torch_generator(self.cfg.seed, f"samples {name}", str(self.head.device))
         pick = torch.randperm(len(self.asked), generator=seeding.torch_generator(self.cfg.seed, f"prompts {name}"))[:prompts].tolist()
         asked = [self.asked[i] for i in pick]
-        done = generate(self.model, asked, n=n, temperature=1 / self.cfg.tau, generator=g, max_new_tokens=self.cfg.tokens, stop_ids=self.stop, batch=self.cfg.generation_batch)
+        done = generate(self.model, asked, n=n, temperature=1 / self.cfg.tau, generator=g, max_new_tokens=self.cfg.tokens, stop_ids=self.stop, batch=self.cfg.generation_batch, watch=self.below)
         related = [i for i, r in enumerate(self.related) if r]
         extra = [related[i] for i in torch.randperm(len(related), generator=seeding.torch_generator(self.cfg.seed, f"lines {name}"))[:mixed].tolist()]
         texts = [*(self.text(c.tokens) for c in done), *(self.lines[i].text for i in extra)]
         fine = (checked(self.oracle(texts)) < 0.5).double()
-        return Samples([*((p, [c.tokens for c in done[i * n : (i + 1) * n]]) for i, p in enumerate(asked)), *(self.rows[i] for i in extra)], fine, done)
+        each = [done[i * n : (i + 1) * n] for i in range(len(asked))]
+        rows = [(p, [c.tokens for c in row]) for p, row in zip(asked, each)]
+        pieces = [*(trunk.recorded(row) for row in each), *(self.pieces[i] for i in extra)]
+        return Samples([*rows, *(self.rows[i] for i in extra)], fine, done, pieces)
 
     @torch.inference_mode()
     def hidden(self, rows, pieces) -> list[tuple]:
@@ -124,7 +129,7 @@ class Steering:
         log = {"answers": len(samples.fine), "attribute in samples": 1 - samples.fine[:own].mean().item(), "updated": float(0 < share < 1)}
         if not 0 < share < 1:
             return log
-        groups, at = self.hidden(samples.rows, trunk.states(self.lower, samples.rows, batch=cfg.eval_batch)), 0
+        groups, at = self.hidden(samples.rows, samples.pieces), 0
         weight = constraint.importance(torch.tensor([sum(c.logprobs) for c in samples.done]), cfg.tau) * own
         weight = torch.cat([weight, torch.ones(len(samples.fine) - own)])
         parts = []
@@ -280,7 +285,7 @@ def reinforced(world: Steering, *, weight: float, beta: float, desc: str) -> lis
     prompts = max(1, round(cfg.iterations * cfg.n_asked / len(batches)))
     for step, batch in enumerate(track(batches, desc)):
         s = world.collect(f"reinforced {step}", n=cfg.each, prompts=prompts)
-        pieces = trunk.states(world.lower, s.rows, batch=cfg.eval_batch)
+        pieces = s.pieces
         now = world.snapshot()
         world.load(world.start)
         start = torch.cat([sum_logprob(token_logprobs(h, world.head, t), b, n) for h, t, b, n in world.hidden(s.rows, pieces)])

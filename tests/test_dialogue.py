@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lib import data, oracles
+from lib import data, oracles, trunk
 from lib.dialogue import Dialogue
 from lib.harness import paths
 from lib.online import METHODS, Agent, policy_loss
@@ -60,8 +60,13 @@ def test_features_are_the_frozen_start_s_and_the_policy_s_log_probs_move(make, t
         last = w.step(c, duels, torch.ones(4), policy_loss("dpo", beta=0.1), None)
     assert last["loss"] < first["loss"] and last["margin"] > 0
     rows = [(w.ids[p], row) for p, row in zip(c.prompts, c.answers)]
-    _, features, start = w._look(rows)
-    assert torch.equal(features, c.features) and torch.equal(start, c.start)
+    pieces = trunk.states(trunk.split(tiny_model, CFG.blocks)[0], rows, batch=2)  # what was kept while sampling is what a second pass gives
+    for mine, again in zip(c.held, pieces):
+        assert all(torch.allclose(a[:n], b[:n], atol=1e-5) for a, b, n in zip(mine, again, [len(mine[0]), *(len(x) - 1 for x in mine[1:])]))
+    w._as_start()
+    start = completion_logprobs(tiny_model, [p for p, _ in rows], *zip(*[a for _, a in rows]), batch=2)
+    w.latent.sync()
+    assert torch.allclose(start, c.start, atol=1e-4)
     now = completion_logprobs(tiny_model, [p for p, _ in rows], *zip(*[a for _, a in rows]), batch=2)
     assert not torch.allclose(now, c.start, atol=1e-3)  # the model itself holds the policy
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from lib import logprobs, training, trunk
+from lib.generation import generate
 from lib.quantization import block_linears
+from lib.quantization.blocks import decoder_blocks
 from tests.test_logprobs import ROWS, gpt_neox
 
 
@@ -21,6 +23,27 @@ def test_top_of_trunk_is_the_whole(tiny_model, family):
     again, got = trunk.top_states(top, ROWS, pieces)
     assert torch.allclose(got, want, atol=1e-6 if family == "llama" else 1e-10) and torch.equal(again.target, packed.target)
     assert torch.allclose(logprobs.hidden_states(model, packed), want)  # the model itself is as it was
+
+
+@pytest.mark.parametrize("blocks", [1, "all"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_what_is_recorded_while_sampling_is_what_a_second_pass_gives(tiny_model, family, blocks):
+    model = (tiny_model if family == "llama" else gpt_neox()).double()
+    blocks = len(decoder_blocks(model)) if blocks == "all" else blocks
+    low, top = trunk.split(model, blocks)
+    prompts = [[5, 6, 7], [8, 9], [3, 4, 5, 6, 7]]
+    done = generate(
+        model, prompts, n=3, temperature=2.0, generator=torch.Generator().manual_seed(0), max_new_tokens=6, stop_ids=range(0, model.config.vocab_size, 4),
+        batch=2, watch=trunk.end(model, blocks),
+    )  # fmt: skip
+    each = [done[3 * i : 3 * i + 3] for i in range(3)]
+    rows = [(p, [c.tokens for c in row]) for p, row in zip(prompts, each)]
+    assert len({len(c.tokens) for c in done}) > 2  # some ended early
+    pieces = [trunk.recorded(row) for row in each]
+    _, got = trunk.top_states(top, rows, pieces)
+    assert torch.allclose(got, trunk.top_states(top, rows, trunk.states(low, rows, batch=3))[1], atol=1e-6)
+    again = generate(model, prompts, max_new_tokens=2, stop_ids=[], batch=3)
+    assert again[0].states is None  # and nothing is watched any more
 
 
 def test_weights_are_shared_not_copied(tiny_model):
