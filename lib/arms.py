@@ -138,11 +138,11 @@ class Study(World):
         )  # fmt: skip
 
     def run_arm(
-        self, arm: str, names: Sequence[str], t: Task, *, label: str | None = None, samples: bool = False, **changes
+        self, arm: str, names: Sequence[str], t: Task, *, label: str | None = None, samples: bool = False, lr: float | None = None, **changes
     ) -> list[dict]:
         """Train one arm on a task against references `names` (the primary first), measure it, and record everything under `label`.
 
-        changes: fields of its Spec that differ, for ablations.
+        lr: another rate than the setting's; changes: fields of its Spec that differ, for ablations.
         """
         spec, label, curve = ARMS[arm]._replace(**changes), label or arm, []
         if spec.swap and len(names) != 2:
@@ -150,11 +150,12 @@ class Study(World):
         with self.run.stage(f"{t.name}: {label}"):
             self.load(names[0])
             if spec.kind != "none":
-                curve = self._train(spec, label, names, t, self.cfg.lr)
+                curve = self._train(spec, label, names, t, lr or self.cfg.lr)
                 self.run.curve(f"{t.name}: {label}", curve)
                 self.run.metric("training", t.name, label, "largest gradient norm", max(r["gradient norm"] for r in curve), n=len(curve))
-            own = self.reference(spec, names, "test", t.test, t.validation)
-            self.measure(label, t.name, t.test, table=self.table(names, "test", t.test), own=own, policy=self.score("test", self.needed("test", t.test)))
+            own, needed = self.reference(spec, names, "test", t.test, t.validation), self.needed("test", t.test)
+            policy = self.matrix(names[0], "test", needed) if spec.kind == "none" else self.score("test", needed)
+            self.measure(label, t.name, t.test, table=self.table(names, "test", t.test), own=own, policy=policy)
             if samples:
                 self.generated(label, t, to=[n for n in names if n in self.weights])
         return curve
