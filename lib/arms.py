@@ -138,11 +138,11 @@ class Study(World):
         )  # fmt: skip
 
     def run_arm(
-        self, arm: str, names: Sequence[str], t: Task, *, label: str | None = None, samples: bool = False, lr: float | None = None, **changes
+        self, arm: str, names: Sequence[str], t: Task, *, label: str | None = None, samples: bool = False, **changes
     ) -> list[dict]:
         """Train one arm on a task against references `names` (the primary first), measure it, and record everything under `label`.
 
-        lr: another rate than the setting's; changes: fields of its Spec that differ, for ablations.
+        changes: fields of its Spec that differ, for ablations.
         """
         spec, label, curve = ARMS[arm]._replace(**changes), label or arm, []
         if spec.swap and len(names) != 2:
@@ -150,7 +150,7 @@ class Study(World):
         with self.run.stage(f"{t.name}: {label}"):
             self.load(names[0])
             if spec.kind != "none":
-                curve = self._train(spec, label, names, t, lr or self.cfg.lr)
+                curve = self._train(spec, label, names, t, self.cfg.lr)
                 self.run.curve(f"{t.name}: {label}", curve)
                 self.run.metric("training", t.name, label, "largest gradient norm", max(r["gradient norm"] for r in curve), n=len(curve))
             own, needed = self.reference(spec, names, "test", t.test, t.validation), self.needed("test", t.test)

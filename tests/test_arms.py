@@ -50,6 +50,16 @@ def test_what_is_measured(world):
     assert items[items.metric == "KL to base"].value.abs().max() < 1e-3 and set(items[items.dataset == "samples plain"].metric) == {"true reward", "length", "KL to base"}
 
 
+def test_the_base_is_exactly_itself_however_it_was_batched(world, monkeypatch):
+    plain, noise = world.score, torch.Generator().manual_seed(0)
+    monkeypatch.setattr(world, "score", lambda *a: (x := plain(*a)) + torch.randn(x.shape, generator=noise))  # what another batching does in bfloat16
+    for name, seed in (("plain", 6), ("direct", 9)):
+        chosen = picks(world, n=seed)
+        world.run_arm("base", ["base"], multiref.Task(name, chosen, chosen, chosen, chosen))
+    m = world.run.record().metrics()
+    assert (m[m.metric.isin(["accuracy, primary reference", "margin, nats"])].value == 0).all() and m.dataset.nunique() == 2
+
+
 def test_every_arm_on_a_scarce_task(world):
     """The whole loop at toy size: references made, every arm trained from the same start with the same steps, everything recorded."""
     import collections
