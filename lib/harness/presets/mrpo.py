@@ -5,8 +5,8 @@ from lib.harness.presets.base import Setting
 OURS = "ours"
 CODE = "release code, README and scripts"
 ARMS = ["base", "dpo", "multi-dpo", "kd", "mrpo", "geometric", "single", "mrpo-uniform", "mrpo-unclipped"]
-ABLATIONS = ["arithmetic", "mrpo-swapped", "mrpo-vaw", "mrpo-vdw", "mrpo-normalized", "mrpo-tsw"]
-MORE = ["mrpo-0.1", "mrpo-0.9", "mrpo-swcw", "mrpo-swcw-onehot"]
+ABLATIONS = ["arithmetic", "mrpo-swapped", "mrpo-vaw", "mrpo-vdw", "mrpo-normalized"]
+MORE = ["mrpo-0.1", "mrpo-0.9", "mrpo-swcw", "mrpo-swcw-onehot", "mrpo-tsw"]
 
 SETTINGS = {
     "model": Setting(smoke="tiny-random", small="embedded", paper="meta-llama/Llama-2-7b-chat-hf", published="Llama-2-7b-chat, OpenHermes-2.5-Mistral-7B", source=CODE, help="policy and primary reference: tiny-random, embedded, a local folder, or a hub id"),
@@ -22,15 +22,15 @@ SETTINGS = {
     "n_train": Setting(smoke=16, small=160, paper=320, published=None, source=OURS, help="training prompts", allowed=(2, 100000)),
     "n_test": Setting(smoke=8, small=96, paper=112, published=None, source=OURS, help="held-out prompts", allowed=(1, 100000)),
     "n_validation": Setting(smoke=8, small=48, paper=48, published=None, source=OURS, help="prompts that weights VDW and VAW and the settings are chosen on", allowed=(1, 100000)),
-    "tokens": Setting(smoke=8, small=20, paper=256, published="1024 in all", source=CODE, help="longest sampled answer, tokens", allowed=(1, 4096)),
+    "tokens": Setting(smoke=8, small=24, paper=256, published="1024 in all", source=CODE, help="longest sampled answer, tokens", allowed=(1, 4096)),
     "temperatures": Setting(smoke="0.7,1.3", small="0.7,1.0,1.3", paper="0.7,1.0,1.3", published=None, source=OURS, help="temperatures of the candidates", many=True),
     "each": Setting(smoke=2, small=2, paper=2, published=None, source=OURS, help="candidates a prompt and temperature", allowed=(1, 64)),
     "scarce": Setting(smoke="plain", small="plain,direct,varied", paper="plain,direct,varied", published="S1, S2, S3", source="summaries; the rewards are ours", help="rewards of the scarce sets", allowed=["plain", "direct", "varied", "full", "plain+varied"], many=True),
     "abundant": Setting(smoke="plain+varied", small="plain+varied", paper="plain+varied", published="HelpSteer, UltraFeedback, Nectar", source=CODE + "; the reward is ours", help="reward of the abundant set", allowed=["plain", "direct", "varied", "full", "plain+varied"]),
-    "n_scarce": Setting(smoke=8, small=96, paper=128, published="1 % of the GPT-4 demo set", source=CODE, help="pairs of a scarce set", allowed=(1, 100000)),
+    "n_scarce": Setting(smoke=8, small=80, paper=128, published="1 % of the GPT-4 demo set", source=CODE, help="pairs of a scarce set", allowed=(1, 100000)),
     "n_abundant": Setting(smoke=16, small=2048, paper=2048, published=None, source=OURS, help="pairs of the abundant set", allowed=(1, 10**6)),
     "n_heldout": Setting(smoke=12, small=320, paper=320, published=None, source=OURS, help="held-out pairs of every set", allowed=(1, 10**6)),
-    "n_reference": Setting(smoke=8, small=96, paper=128, published=None, source=OURS, help="pairs that made the complementary reference, of other topics", allowed=(1, 10**6)),
+    "n_reference": Setting(smoke=8, small=80, paper=128, published=None, source=OURS, help="pairs that made the complementary reference, of other topics", allowed=(1, 10**6)),
     "seconds": Setting(smoke="complementary,equal,mis-scored", small="complementary,equal,mis-scored", paper="complementary,equal,mis-scored", published="a second chat model", source=CODE, help="second references tried", allowed=["complementary", "equal", "mis-scored"], many=True),
     "pairs": Setting(smoke="none", small="none", paper="HuggingFaceH4/ultrafeedback_binarized:train_prefs,nvidia/HelpSteer:train", published="six sets, of these two the names were seen", source=CODE, help="people's preferences to learn from instead of samples with a known oracle: JSON-lines files of prompt, chosen, rejected, or data sets as id:split; none", many=True),
     "tasks": Setting(smoke="none", small="none", paper="arc_challenge:25,hellaswag:10,mmlu:5,truthfulqa_mc2:0,winogrande:5,gsm8k:5", published="the six of the Open LLM Leaderboard", source="summaries; shots: its first version", help="tasks of lm-eval as name:shots, besides the questions here; none", many=True),
@@ -42,7 +42,7 @@ SETTINGS = {
     "epsilons": Setting(smoke="0,0.5", small="0.5", paper="0.01,0.1,0.5", published=None, source="ablated in the paper, values not seen", help="windows of the ablation", many=True),
     "kd_weight": Setting(smoke=1.0, small=1.0, paper=1.0, published=None, source="ours: the paper's KD baseline was not seen", help="weight of KL to the second reference in the KD arm", allowed=(0.0, 1000.0)),
     "prior": Setting(smoke=5.0, small=5.0, paper=5.0, published="5, 10", source="arXiv 2512.10040", help="Beta prior of the mrpo-tsw arm's bandit", allowed=(0.1, 1000.0)),
-    "lr": Setting(smoke=1e-3, small=3e-4, paper=1e-5, published=1e-5, source=CODE + "; small: the best of 1e-4, 3e-4, 1e-3 on the plain and the abundant set's validation pairs, mean of all tuned arms", help="learning rate of every arm", allowed=(1e-9, 1.0)),
+    "lr": Setting(smoke=1e-3, small=3e-4, paper=1e-5, published=1e-5, source=CODE + "; small: the best of 1e-4, 3e-4, 1e-3 on the plain and the abundant set's validation pairs, mean of all tuned arms, with answers of 20 tokens", help="learning rate of every arm", allowed=(1e-9, 1.0)),
     "lrs": Setting(smoke="1e-3,1e-2", small="none", paper="none", published=None, source=OURS, help="learning rates tried on the validation pairs before the run, by every tuned arm; none: lr was chosen before", many=True),
     "epochs": Setting(smoke=1, small=1, paper=1, published=1, source=CODE, help="passes over a training set", allowed=(1, 1000)),
     "batch": Setting(smoke=4, small=8, paper=8, published=8, source=CODE, help="pairs a step (effective batch)", allowed=(1, 4096)),
