@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lib import evaluation, references, trunk
 from lib.data import Prompt, encode
-from lib.generation import generate
+from lib.generation import generate, recorded
 from lib.harness import seeding
 from lib.losses import dpo
 from lib.multiref import Loss, Task, World
@@ -230,7 +230,7 @@ class Study(World):
         self.run.items(name, arm, "length", ids, [len(x.tokens) for x in done])
         own, before = torch.tensor([sum(x.logprobs) for x in done]), self.snapshot()
         rows = [(p, [x.tokens]) for p, x in zip(c.ids, done)]
-        pieces = [trunk.recorded([x]) for x in done]  # the same for all references
+        pieces = [recorded([x]) for x in done]  # the same for all references
         for k in to:
             self.load(k)
             self.run.items(name, arm, f"KL to {k}", ids, (own - self.under_top(rows, pieces)).tolist())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib import training, trunk
 from lib.data import Prompt, encode
-from lib.generation import generate
+from lib.generation import generate, recorded
 from lib.harness import seeding
 from lib.logprobs import check_finite, sum_logprob, token_logprobs
 from lib.metrics import distinct_n
@@ -74,7 +74,7 @@ class Dialogue:
     @torch.inference_mode()
     def _look(self, ids: Ids, done) -> tuple[list, Tensor, Tensor]:
         """(trunk states, features (B, N, D), start's log-probs (B, N)) of sampled answers (B, N) under the start model."""
-        rows, pieces = [(p, [c.tokens for c in row]) for p, row in zip(ids, done)], [trunk.recorded(row) for row in done]
+        rows, pieces = [(p, [c.tokens for c in row]) for p, row in zip(ids, done)], [recorded(row) for row in done]
         features, log_probs = [], []
         self._as_start()
         for i in range(0, len(rows), self.cfg.eval_batch):

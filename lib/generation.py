@@ -90,6 +90,11 @@ def generate(
     return out
 
 
+def recorded(done: Sequence[Completion]) -> list[Tensor]:
+    """What the watched block gave for one prompt and each of its answers: [(P, D), (T, D), ...], as `trunk.states` has it."""
+    return [done[0].states[0], *(c.states[1] for c in done)]
+
+
 class _Slots:
     """Keys and values of one batch, written in place: [layer] (B, H, slots, D), and whose each slot is, (B, slots)."""
 

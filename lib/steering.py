@@ -18,7 +18,7 @@ from torch import Tensor
 from lib import constraint, training, trunk
 from lib.constraint import Nado, expected_success, head_kl, soft_weight
 from lib.forum import Line
-from lib.generation import Completion, generate
+from lib.generation import Completion, generate, recorded
 from lib.harness import seeding
 from lib.harness.progress import track
 from lib.logprobs import mean_logprob, sum_logprob, token_logprobs
@@ -111,7 +111,7 @@ class Steering:
         fine = (checked(self.oracle(texts)) < 0.5).double()
         each = [done[i * n : (i + 1) * n] for i in range(len(asked))]
         rows = [(p, [c.tokens for c in row]) for p, row in zip(asked, each)]
-        pieces = [*(trunk.recorded(row) for row in each), *(self.pieces[i] for i in extra)]
+        pieces = [*(recorded(row) for row in each), *(self.pieces[i] for i in extra)]
         return Samples([*rows, *(self.rows[i] for i in extra)], fine, done, pieces)
 
     @torch.inference_mode()

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lib.generation import Completion
 from lib.logprobs import hidden_states, pack
 from lib.models import check_rows
 from lib.quantization.blocks import decoder_blocks
@@ -75,11 +74,6 @@ def end(model, blocks: int) -> nn.Module:
     """The trunk's last module inside `model`: `generate(watch=...)` keeps what it gives, which is what the top reads."""
     below = list(decoder_blocks(model).values())[:-blocks]
     return below[-1] if below else model.get_input_embeddings()
-
-
-def recorded(done: Sequence[Completion]) -> list[Tensor]:
-    """`states` of one prompt and its sampled answers, from what `generate` kept while it wrote them."""
-    return [done[0].states[0], *(c.states[1] for c in done)]
 
 
 def top_states(top, rows: Sequence[tuple[Ids, Sequence[Ids]]], pieces: Sequence[Sequence[Tensor]]):

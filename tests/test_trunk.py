@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib import logprobs, training, trunk
-from lib.generation import generate
+from lib.generation import generate, recorded
 from lib.quantization import block_linears
 from lib.quantization.blocks import decoder_blocks
 from tests.test_logprobs import ROWS, gpt_neox
@@ -39,7 +39,7 @@ def test_what_is_recorded_while_sampling_is_what_a_second_pass_gives(tiny_model,
     each = [done[3 * i : 3 * i + 3] for i in range(3)]
     rows = [(p, [c.tokens for c in row]) for p, row in zip(prompts, each)]
     assert len({len(c.tokens) for c in done}) > 2  # some ended early
-    pieces = [trunk.recorded(row) for row in each]
+    pieces = [recorded(row) for row in each]
     _, got = trunk.top_states(top, rows, pieces)
     assert torch.allclose(got, trunk.top_states(top, rows, trunk.states(low, rows, batch=3))[1], atol=1e-6)
     again = generate(model, prompts, max_new_tokens=2, stop_ids=[], batch=3)
