@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from math import isfinite
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -170,8 +171,17 @@ class Dialogue:
         self.generator.set_state(state["generator"])
 
 
-def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = None) -> tuple[list[dict], dict[str, Tensor], dict[str, float]]:
-    """One method in the language world: (one row a look, last scores a prompt, what it took and what was watched); keep: see `online.play`."""
+class Played(NamedTuple):
+    """What one method did: a row a look, the last scores a prompt, what it took and what was watched, the last answers."""
+
+    rows: list[dict]
+    scores: dict[str, Tensor]
+    took: dict[str, float]
+    answers: list[str]
+
+
+def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = None) -> Played:
+    """One method in the language world, from the start; keep: see `online.play`."""
     g, method = partial(seeding.torch_generator, cfg.seed), METHODS[arm]
     world.reset(g("world", cfg.device), lr=lr, horizon=rounds(method, cfg, cfg.budget))
     oracle = Oracle(world.rewards["oracle"], labels=cfg.labels, flip=cfg.flip, generator=g("language oracle"))
@@ -180,4 +190,4 @@ def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = No
     took = {"oracle queries": oracle.queries, "policy steps": world.stepper.done}
     looks = {k: [r[k] for r in rows[1:] if isfinite(r[k])] for k in ("KL to the start", "synthetic labels true", "heads agree with the label")}
     watched = {k: v[-1] if k == "KL to the start" else sum(v) / len(v) for k, v in looks.items() if v}
-    return rows, last | {"win rate, whole run": over["win rate, oracle"]}, took | watched
+    return Played(rows, last | {"win rate, whole run": over["win rate, oracle"]}, took | watched, world.shown)

@@ -135,3 +135,12 @@ def compete(arm: str, coverage: str, cfg, *, lr: float, seed: int, worlds: int) 
         raise RuntimeError(f"{arm}: {oracle.queries} queries counted, {len(oracle.log)} logged, {cfg.world_budget * worlds} were the budget")
     scores = {k: known.by_world(v) for k, v in last.items()}
     return rows, scores | {"win rate, whole run": known.by_world(over["win rate"]), "duel regret": known.regret(oracle.log)}
+
+
+def tuned(arm: str, coverage: str, cfg) -> tuple[dict[float, float], dict[str, Tensor]]:
+    """One method at the rate that served it best in other worlds: (win rate over the run there, by rate; its scores (worlds,) here)."""
+    tried = {}
+    for lr in map(float, cfg.items_of("world_lrs")):
+        _, scores = compete(arm, coverage, cfg, lr=lr, seed=cfg.seed + 1000, worlds=cfg.tuning_worlds)
+        tried[lr] = scores["win rate, whole run"].mean().item()
+    return tried, compete(arm, coverage, cfg, lr=max(tried, key=tried.get), seed=cfg.seed, worlds=cfg.worlds)[1]

@@ -16,6 +16,7 @@ from tqdm import tqdm  # plain: tqdm.auto wants ipywidgets, whose saved state br
 
 Item = TypeVar("Item")
 INTERVAL = 10.0  # seconds between two lines of a headless run
+_plain = False  # lines instead of bars, see `lines_only`
 
 
 def track(iterable: Iterable[Item], desc: str, total: int | None = None) -> Iterator[Item]:
@@ -24,10 +25,16 @@ def track(iterable: Iterable[Item], desc: str, total: int | None = None) -> Iter
         total = len(iterable)
     if _on("TQDM_DISABLE"):
         yield from iterable
-    elif _on("PLUMBLINE_HEADLESS"):
+    elif _plain or _on("PLUMBLINE_HEADLESS"):
         yield from _lines(iterable, desc, total)
     else:
         yield from tqdm(iterable, desc=desc, total=total, file=_screen(), mininterval=0.5, dynamic_ncols=True, disable=False)
+
+
+def lines_only() -> None:
+    """From now on plain lines instead of bars: two processes at once would paint over each other."""
+    global _plain
+    _plain = True
 
 
 def announce(text: str) -> None:

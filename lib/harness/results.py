@@ -33,6 +33,11 @@ CODE = ["lib", "notebooks", "data", "pyproject.toml"]  # what a run's numbers ca
 NO_VALUE = float("nan")
 
 
+def _packed(rows: Sequence[tuple]) -> bytes:
+    """Rows of items as one member of a gzip file: members follow each other, so that what is there is not compressed again."""
+    return gzip.compress(pd.DataFrame(rows).to_csv(index=False, header=False, float_format="%.6g").encode(), mtime=0)
+
+
 def git_state() -> tuple[str, bool]:
     """(commit, whether code or data differ from it); ("unknown", True) outside a git checkout."""
     try:
@@ -73,8 +78,8 @@ class Run:
 
     def __init__(self, folder: Path, cfg, notebook: str):
         commit, dirty = git_state()
-        self.dir, self.began = folder, time.perf_counter()
-        self._metrics, self._items, self._curves = [], b"", []
+        self.dir, self.began, self._memory = folder, time.perf_counter(), 0.0  # the largest process that worked for it, GB
+        self._metrics, self._items, self._curves, self._apart = [], _packed([ITEM_COLUMNS]), [], False
         self.manifest = {
             "schema": 1, "run_id": folder.name, "paper": cfg.paper, "notebook": notebook, "preset": cfg.preset, "seed": cfg.seed,
             "status": "running", "settings": cfg.as_dict(), "overrides": list(cfg.overrides), "fingerprint": cfg.fingerprint(),
@@ -108,25 +113,57 @@ class Run:
         if any(r[1:5] == row[1:5] for r in self._metrics):
             raise ValueError(f"{arm}, {metric} on {dataset} ({exhibit}) is already recorded")
         self._metrics.append(row)
-        _write_csv(self.dir / "metrics.csv", pd.DataFrame(self._metrics, columns=METRIC_COLUMNS))
+        self._write_tables("metrics")
 
     def items(self, dataset, arm, metric, ids: Sequence, values: Sequence, weights: Sequence | None = None) -> None:
         """Per-prompt scores, from which intervals are computed. A weight (tokens) makes the mean over prompts a rate."""
         weights = [NO_VALUE] * len(values) if weights is None else weights
         rows = zip(ids, map(float, values), map(float, weights), strict=True)
-        new = pd.DataFrame([(dataset, arm, metric, str(i), v, w) for i, v, w in rows], columns=ITEM_COLUMNS)
-        text = new.to_csv(index=False, header=not self._items, float_format="%.6g")
-        self._items += gzip.compress(text.encode(), mtime=0)  # members of one gzip file: what is there is not compressed again
-        _write(self.dir / "items.csv.gz", self._items)
+        self._items += _packed([(dataset, arm, metric, str(i), v, w) for i, v, w in rows])
+        self._write_tables("items")
 
     def curve(self, arm: str, rows: Sequence[dict]) -> None:
         """Training curve of one arm, long format: arm, step, name, value."""
         self._curves += [(arm, r["step"], k, v) for r in rows for k, v in r.items() if k not in ("step", "seconds")]
-        _write_csv(self.dir / "curve.csv", pd.DataFrame(self._curves, columns=["arm", "step", "name", "value"]))
+        self._write_tables("curve")
 
     def samples(self, rows: Sequence[dict]) -> None:
         """Sample answers, one JSON object a line."""
         _write(self.dir / "samples.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode())
+
+    def apart(self) -> None:
+        """In a forked process: from now on record for `notes` only and leave the folder to the process it belongs to."""
+        self._metrics, self._items, self._curves, self._apart = [], b"", [], True
+        self.manifest = self.manifest | {"stages": {}}
+
+    def notes(self) -> dict:
+        """What was recorded `apart`."""
+        marks = {k: self.manifest[k] for k in ("stages", "failed stage") if k in self.manifest}
+        return {"metrics": self._metrics, "items": self._items, "curves": self._curves, "marks": marks, "memory": peak_memory()}
+
+    def take(self, notes: dict) -> None:
+        """Record what another process noted. Raises ValueError, and records nothing, if one of its metrics is already there."""
+        known = {r[1:5] for r in self._metrics}
+        if twice := [r[1:5] for r in notes["metrics"] if r[1:5] in known]:
+            raise ValueError(f"already recorded: {twice[0]}")
+        self._metrics += notes["metrics"]
+        self._items += notes["items"]
+        self._curves += notes["curves"]
+        self._write_tables(*(name for name, new in (("metrics", notes["metrics"]), ("items", notes["items"]), ("curve", notes["curves"])) if new))
+        stages = self.manifest["stages"] | notes["marks"].pop("stages")
+        self.manifest |= notes["marks"] | {"stages": stages}
+        self._memory = max(self._memory, notes["memory"])
+        self._save()
+
+    def _write_tables(self, *names: str) -> None:
+        if self._apart:
+            return
+        if "metrics" in names:
+            _write_csv(self.dir / "metrics.csv", pd.DataFrame(self._metrics, columns=METRIC_COLUMNS))
+        if "items" in names:
+            _write(self.dir / "items.csv.gz", self._items)
+        if "curve" in names:
+            _write_csv(self.dir / "curve.csv", pd.DataFrame(self._curves, columns=["arm", "step", "name", "value"]))
 
     def record(self) -> RunRecord:
         """This run as a reader sees it, so far."""
@@ -134,10 +171,12 @@ class Run:
 
     def finish(self, **extra) -> None:
         """Mark the run done; `extra` (model, data, judge) goes into the manifest."""
-        self.manifest |= extra | {"seconds": round(time.perf_counter() - self.began, 1), "peak memory GB": round(peak_memory(), 2), "status": "done"}
+        self.manifest |= extra | {"seconds": round(time.perf_counter() - self.began, 1), "peak memory GB": round(max(self._memory, peak_memory()), 2), "status": "done"}
         self._save()
 
     def _save(self) -> None:
+        if self._apart:
+            return
         _write(self.dir / "manifest.json", (json.dumps(self.manifest, indent=1, default=str) + "\n").encode())
 
 
