@@ -35,13 +35,15 @@ class Enumerated:
         self.biases = [torch.zeros(worlds, 1, o, requires_grad=True) for _, o in sizes]
         self.optimizer = torch.optim.Adam([*self.weights, *self.biases], lr=lr)
 
-    def logits(self, prompts: Sequence[int] | slice) -> Tensor:
-        """The policy's logits (B, A) of as many prompts of each world, world by world."""
-        x = self.features[prompts].view(self.worlds, -1, self.dim)
+    def logits(self, prompts: Sequence[int] | slice, answers: Tensor | None = None) -> Tensor:
+        """The policy's logits (B, A) of as many prompts of each world, world by world; of `answers` (B, n) only, if given."""
+        features, start = self.features[prompts], self.start[prompts]
+        if answers is not None:
+            features, start = features.gather(1, answers[..., None].expand(-1, -1, self.dim)), start.gather(1, answers)
+        x = features.reshape(self.worlds, -1, self.dim)
         for k, (w, b) in enumerate(zip(self.weights, self.biases)):
             x = torch.baddbmm(b, x, w)
             x = x.relu() if k < 2 else x
-        start = self.start[prompts]
         return start + x.view_as(start)
 
     def draw(self, n: int) -> list[int]:
@@ -68,15 +70,19 @@ class Enumerated:
 
     def step(self, c: Candidates, duels: Tensor, mask: Tensor, loss: Callable, bonus: tuple[float, int] | None) -> dict:
         """One Adam step on the round's pairs, the chosen answer first."""
-        own = self.logits(c.prompts).log_softmax(-1)
-        picked = torch.tensor(c.answers).gather(1, duels)
-        w, l = own.gather(1, picked).unbind(1)
+        answers = torch.tensor(c.answers)
+        picked = answers.gather(1, duels)
+        if bonus is None:  # every loss sees the difference of a prompt's two answers, in which the sum over all of them cancels
+            w, l = self.logits(c.prompts, picked).unbind(1)
+        else:
+            own = self.logits(c.prompts).log_softmax(-1)
+            w, l = own.gather(1, picked).unbind(1)
         rw, rl = c.start.gather(1, duels).unbind(1)
         ones = torch.ones_like(w)
         total = (loss(w, l, rw, rl, ones, ones) * mask).mean()  # over worlds too: a factor that Adam does not see
         if bonus is not None:
             weight, which = bonus
-            total = total + weight * own.gather(1, torch.tensor(c.answers)[:, which : which + 1]).mean()
+            total = total + weight * own.gather(1, answers[:, which : which + 1]).mean()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.optimizer.step()

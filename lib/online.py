@@ -145,9 +145,11 @@ class Agent:
         many = cfg.candidates if m.explore not in ("passive", "certainty") and m.source != "both" else 2
         over = cfg.oversample if m.explore in ("certainty", "entropy") else 1
         c = self.world.propose(self.world.draw(size * over), many, m.source)
+        if over > 1:
+            c = self._clearest(c, size)
         with torch.no_grad():
             rewards = self.heads(c.features.float())
-        c, rewards, duels = self._duels(c, rewards, size)
+        duels = self._duels(c, rewards)
         kinds = bandit.kinds_of(c.answers)
         synthetic = torch.zeros(self.world.worlds, size, dtype=torch.bool)
         if m.synthetic and self.rounds >= cfg.burn_in:
@@ -175,30 +177,35 @@ class Agent:
         self.rounds += 1
         return out
 
-    def _duels(self, c: Candidates, rewards: Tensor, size: int):
-        """(candidates, rewards, duels (B, 2)) by the method's rule; APL keeps `size` of the prompts it drew."""
+    def _clearest(self, c: Candidates, size: int) -> Candidates:
+        """APL: of the prompts drawn the `size` of each world that are most certain, or most entropic."""
+        margin = bandit.widest(self._implicit(c))[1]
+        score = margin if self.method.explore == "certainty" else bandit.entropy(c.log_probs)
+        score = score.view(self.world.worlds, -1)
+        keep = score.argsort(dim=1, descending=True, stable=True)[:, :size] + score.shape[1] * torch.arange(len(score))[:, None]
+        return c.rows(keep.flatten().tolist())
+
+    def _implicit(self, c: Candidates) -> Tensor:
+        """The rewards (B, N) that the policy itself stands for."""
+        return self.cfg.beta * (c.log_probs - c.start)
+
+    def _duels(self, c: Candidates, rewards: Tensor) -> Tensor:
+        """Which two answers of each prompt to compare, (B, 2), by the method's rule."""
         kinds, rule, kind = bandit.kinds_of(c.answers), self.method.explore, self.method.spread
         if rule in ("certainty", "entropy"):
-            implicit = self.cfg.beta * (c.log_probs - c.start)
-            duels, margin = bandit.widest(implicit)
-            flat = margin == 0  # the start: nothing to be certain about
-            duels = torch.where(flat[:, None], bandit.first_two(kinds), duels)
-            score = margin if rule == "certainty" else bandit.entropy(c.log_probs)
-            score = score.view(self.world.worlds, -1)
-            keep = score.argsort(dim=1, descending=True, stable=True)[:, :size] + score.shape[1] * torch.arange(len(score))[:, None]
-            keep = keep.flatten().tolist()
-            return c.rows(keep), rewards[:, keep], duels[keep]
+            duels, margin = bandit.widest(self._implicit(c))
+            return torch.where((margin == 0)[:, None], bandit.first_two(kinds), duels)  # the start: nothing to be certain about
         if rule == "passive":
-            return c, rewards, bandit.first_two(kinds)
+            return bandit.first_two(kinds)
         if rule == "random":
-            return c, rewards, bandit.two_of(kinds, self.generator)
+            return bandit.two_of(kinds, self.generator)
         if rule == "bai":
-            return c, rewards, bandit.best_arm(rewards, kinds, self._heads(len(kinds)), kind=kind)
+            return bandit.best_arm(rewards, kinds, self._heads(len(kinds)), kind=kind)
         if rule == "ets":
             order = torch.rand(len(kinds), len(rewards), generator=self.generator).argsort(1)
-            return c, rewards, bandit.double_thompson(rewards, kinds, order)
+            return bandit.double_thompson(rewards, kinds, order)
         if rule == "uncertainty":
-            return c, rewards, bandit.least_certain(rewards, kinds, kind=kind)
+            return bandit.least_certain(rewards, kinds, kind=kind)
         raise ValueError(f"explore is one of passive, random, bai, ets, uncertainty, certainty, entropy, given {rule!r}")
 
     def _heads(self, n: int) -> Tensor:

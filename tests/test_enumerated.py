@@ -72,6 +72,30 @@ def test_a_step_prefers_the_chosen_and_a_bonus_lowers_the_start_s_answers():
     assert mean(with_bonus) < mean(plain)
 
 
+@pytest.mark.parametrize("loss", ["dpo", "slic", "ipo", "ipo-mean"])
+def test_a_step_on_two_logits_is_that_on_two_log_probabilities(loss):
+    gradients = []
+    for bonus in (None, (0.0, 0)):  # with a bonus, be it none, the step takes log-probabilities over all answers
+        w = world()
+        step(w)  # away from the start
+        w.optimizer.step = lambda: None
+        c = w.propose([0, 1, 2, 3], 2, "policy")
+        w.step(c, torch.tensor([[0, 1], [1, 0]] * 2), torch.ones(4), policy_loss(loss, beta=0.1), bonus)
+        gradients.append(torch.cat([p.grad.flatten() for p in (*w.weights, *w.biases)]))
+    assert gradients[0].abs().max() > 1e-4 and torch.allclose(*gradients, atol=1e-6)
+
+
+def test_tuned_plays_the_best_rate_here():
+    from lib import enumerated
+    from lib.harness import presets
+
+    cfg = presets.resolve("sea", {"PRESET": "smoke", "SEED": 0})
+    tried, scores = enumerated.tuned("passive", "hard", cfg)
+    assert list(tried) == [float(lr) for lr in cfg.items_of("world_lrs")] and len(set(tried.values())) > 1
+    same = enumerated.compete("passive", "hard", cfg, lr=max(tried, key=tried.get), seed=0, worlds=cfg.worlds)[1]
+    assert torch.equal(scores["win rate"], same["win rate"])
+
+
 def test_a_state_is_a_copy():
     w = world()
     step(w)
