@@ -16,13 +16,13 @@ from lib.generation import generate
 from lib.harness import seeding
 from lib.logprobs import mean_logprob, token_logprobs
 from lib.metrics import distinct_n
-from lib.steering import Oracle, Steering
+from lib.steering import Oracle, Steering, Turn, controlled, fine_tune, reinforced
 from lib.toxicity import any_above, checked, expected_max
 
 Steer = Callable[[Tensor], Tensor]  # hidden states (m, D) -> what is added to the logits (m, V)
 
 
-def decoding(nado: Nado, *, floor: float) -> Steer:
+def decoding_with(nado: Nado, *, floor: float) -> Steer:
     """NADO at every token: log R is added to the logits, the hard constraint."""
 
     @torch.no_grad()
@@ -108,3 +108,44 @@ def measure(
                 for metric, value in found.items():
                     run.metric("benchmarks", name, arm, metric, value)
     return texts
+
+
+# ---- the arms, from their first step to their last measurement; each begins at the start's weights
+
+
+def plain_arm(world: Steering, run, arm: str, *, keep: Sequence[int] | None, learns: bool, decoding: str = "", **measured) -> dict[str, dict]:
+    """The start model, or plain fine-tuning on the lines in `keep` (None: all); then, under the name `decoding`, NADO decoding on top of it: what each wrote."""
+    world.load(world.start)
+    with run.stage(arm):
+        if learns:
+            run.curve(arm, fine_tune(world, keep=keep, desc=arm))
+    out = {arm: measure(world, run, arm, **measured)}
+    if decoding:
+        cfg, nado = world.cfg, world.nado()
+        with run.stage(decoding):
+            world.teach(nado, world.collect(decoding, n=cfg.each, prompts=cfg.iterations * cfg.n_asked, mixed=cfg.mixed), decoding)
+        out[decoding] = measure(world, run, decoding, **measured, steer=decoding_with(nado, floor=cfg.floor))
+    return out
+
+
+def controlled_arm(world: Steering, run, arm: str, *, how: Mapping, **measured) -> dict[str, dict]:
+    """The paper's method as `steering.controlled` takes it: what it wrote."""
+    with run.stage(arm):
+        curve, turns, _ = controlled(world, desc=arm, **how)
+        run.curve(arm, curve)
+    record_turns(run, arm, turns)
+    return {arm: measure(world, run, arm, **measured)}
+
+
+def reinforced_arm(world: Steering, run, arm: str, *, weight: float, **measured) -> dict[str, dict]:
+    """Reinforcement: what it wrote."""
+    with run.stage(arm):
+        run.curve(arm, reinforced(world, weight=weight, beta=world.cfg.rl_beta, desc=arm))
+    return {arm: measure(world, run, arm, **measured)}
+
+
+def record_turns(run, arm: str, turns: Sequence[Turn]) -> None:
+    """What each iteration took and what was logged of R."""
+    for k, turn in enumerate(turns):
+        for what, value in {"seconds of the oracle's side": turn.oracle, "seconds of the model's side": turn.model, **turn.log}.items():
+            run.metric("turns", f"iteration {k}", arm, what, value)

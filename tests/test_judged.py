@@ -20,7 +20,7 @@ def test_decoding_adds_the_log_success_rate(world):
     nado = world.nado()
     nado.out.data = 20 * torch.randn(nado.out.shape, generator=torch.Generator().manual_seed(0))
     h = torch.randn(3, nado.out.shape[0])
-    free, held = (judged.decoding(nado, floor=f)(h) for f in (0.0, 0.1))
+    free, held = (judged.decoding_with(nado, floor=f)(h) for f in (0.0, 0.1))
     assert torch.equal(free, nado(h)[0].detach()) and free.exp().min() < 0.1 and held.exp().min().item() == pytest.approx(0.1)
 
 
@@ -59,3 +59,41 @@ def test_steering_changes_what_is_written_and_nothing_does_not(world):
     only[world.tokenizer.encode("z")[0]] = 0.0
     forced = judged.written(world, ["p:"], name="x", steer=lambda h: only.expand(len(h), -1))
     assert set("".join(forced[0])) == {"z"}
+
+
+def test_every_arm_begins_at_the_start_and_goes_on_record(world, monkeypatch):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(judged.evaluation, "multiple_choice", lambda *args, **kw: SimpleNamespace(ids=["q"], correct=[1.0]))
+    oracle = lambda texts: torch.tensor([float(len(t) % 2) for t in texts], dtype=torch.float64)  # noqa: E731
+    world.oracle = oracle
+
+    class Kept:
+        def __init__(self):
+            self.there, self.curves = {}, []
+
+        def items(self, dataset, arm, metric, ids, values):
+            self.there[dataset, arm, metric] = list(values)
+
+        def metric(self, exhibit, dataset, arm, metric, value):
+            self.there[exhibit, dataset, arm, metric] = value
+
+        def curve(self, arm, rows):
+            self.curves.append(arm)
+
+        stage = staticmethod(lambda name: __import__("contextlib").nullcontext())
+
+    run = Kept()
+    rest = dict(prompts={"forum": ["p:"]}, judges={"j": oracle}, held_out={"forum": world.lines}, pairs=[("x", " yes"), ("y", " no")], questions={})
+    surprise = lambda arm: run.there["text forum", arm, "surprise"]  # noqa: E731
+    out = judged.plain_arm(world, run, "base", keep=None, learns=False, decoding="nado-base", **rest)
+    assert list(out) == ["base", "nado-base"] and len(out["base"]["forum"][0]) == world.cfg.samples
+    judged.plain_arm(world, run, "sft", keep=None, learns=True, **rest)
+    tuned = world.snapshot()
+    judged.controlled_arm(world, run, "free", how=dict(lam=0.0, gated=True), **rest)
+    assert all(torch.equal(w, tuned[n]) for n, w in world.snapshot().items())  # lambda 0 is plain fine-tuning
+    judged.controlled_arm(world, run, "ours", how=dict(lam=5.0, gated=True), **rest)
+    judged.reinforced_arm(world, run, "rl", weight=5.0, **rest)
+    judged.plain_arm(world, run, "base again", keep=None, learns=False, **rest)
+    assert surprise("base") == surprise("base again") != surprise("sft") == surprise("free") != surprise("ours") != surprise("rl")
+    assert run.curves == ["sft", "free", "ours", "rl"] and ("turns", "iteration 1", "ours", "updated") in run.there

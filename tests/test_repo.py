@@ -33,7 +33,7 @@ LEVELS = {
         ["maths", "things", "harness.assets", "harness.paths", "harness.progress"],
     ),
     "doing": (
-        ["generation", "scoring", "objectives", "flipping", "training", "phases", "synthesis", "evaluation", "repair", "speed", "oracles", "preferences", "multiref", "arms", "online", "enumerated", "dialogue", "steering", "side_by_side", "judged", "toxicity", "forum", "blocks", "teachers", "phrases", "prompts", "samplers", "judges", "exams", "students", "curricula", "audit"],
+        ["generation", "scoring", "objectives", "flipping", "training", "phases", "synthesis", "evaluation", "repair", "speed", "oracles", "preferences", "multiref", "arms", "online", "enumerated", "dialogue", "steering", "side_by_side", "judged", "toxicity", "forum", "blocks", "teachers", "phrases", "prompts", "samplers", "judges", "exams", "students", "curricula", "audit", "lessons"],
         {"torch", "numpy", "pandas", "transformers", "peft", "safetensors", "yaml"},
         {"bitsandbytes", "lm_eval", "accelerate", "datasets", "trl", "vaderSentiment", "afinn", "profanity_check", "better_profanity"},
         ["maths", "things", "doing", "harness.progress", "harness.seeding", "harness.cache", "harness.paths"],
@@ -68,6 +68,7 @@ USES = {
     "students": {"generation", "training", "phases", "exams"},
     "curricula": {"training", "phases", "students"},
     "audit": {"blocks", "evaluation", "exams", "judges", "phrases", "prompts", "samplers", "synthesis", "teachers"},
+    "lessons": {"audit", "curricula", "exams", "judges", "phases", "students"},
     "steering": {"generation", "training", "forum", "toxicity"},
     "side_by_side": {"steering", "forum", "toxicity"},
     "judged": {"generation", "evaluation", "steering", "forum", "toxicity"},

@@ -41,8 +41,8 @@ def count(jobs: int) -> int:
 def each(jobs: Mapping[str, Callable[[], Any]], *, run=None, desc: str) -> Iterator[tuple[str, Any]]:
     """Call every job, side by side; yield (name, what it returned) in the order given.
 
-    Each is a stage of `run` ("desc: name", or the name where desc is empty), and what it records is recorded here. When one raises, those
-    that run are finished and recorded, no other is begun, and the error is raised here.
+    Each is a stage of `run` ("desc: name", or the name where desc is empty), and what it records is recorded here, in that order too. When
+    one raises, those that run are finished and recorded, no other is begun, and the error is raised here.
     """
     processes = count(len(jobs))
     stages = {name: f"{desc}: {name}" if desc else name for name in jobs}
@@ -53,7 +53,7 @@ def each(jobs: Mapping[str, Callable[[], Any]], *, run=None, desc: str) -> Itera
     waiting, running, done, failed = list(jobs), {}, {}, None
     try:
         for name in progress.track(jobs, desc or "all"):
-            while name not in done:
+            while name not in done or failed is not None:
                 while waiting and failed is None and len(running) < processes:
                     begun = waiting.pop(0)
                     running.update([_start(begun, jobs[begun], run, stages[begun], processes)])
@@ -62,14 +62,16 @@ def each(jobs: Mapping[str, Callable[[], Any]], *, run=None, desc: str) -> Itera
                 for pipe in connection.wait(list(running)):
                     ended, process = running.pop(pipe)
                     result, notes, error = _hear(pipe, process)
-                    if run is not None and notes is not None:
-                        run.take(notes)
-                    if error is None:
-                        done[ended] = result
-                    else:
-                        failed = failed or error
-            yield name, done.pop(name)
+                    done[ended] = result, notes
+                    failed = failed or error
+            result, notes = done.pop(name)
+            if run is not None:
+                run.take(notes)
+            yield name, result
     finally:
+        for _, notes in done.values() if run is not None else ():  # of what nobody asked for any more
+            if notes is not None:
+                run.take(notes)
         for _, process in running.values():  # stopped by hand, or by the reader of what is yielded
             os.kill(process.pid, signal.SIGINT)
         for _, process in running.values():
