@@ -169,10 +169,16 @@ def importance(log_p: Tensor, tau: float) -> Tensor:
 # ---- what it is compared with
 
 
-def policy_gradient(log_p: Tensor, reward: Tensor, start: Tensor, *, beta: float) -> Tensor:
-    """REINFORCE with the batch mean as baseline on reward (B,) minus beta (log p - log start): surrogate (B,) whose gradient is the policy's."""
+def policy_gradient(log_p: Tensor, reward: Tensor, start: Tensor, *, beta: float, then: Tensor | None = None) -> Tensor:
+    """REINFORCE with the batch mean as baseline on reward (B,) minus beta (log p - log start): surrogate (B,) whose gradient is the policy's.
+
+    then: log p (B,) when the answers were drawn, where that is past; each is weighted by p / p then, and so is the baseline.
+    """
     gain = (reward - beta * (log_p - start)).detach()
-    return -(gain - gain.mean()) * log_p
+    if then is None:
+        return -(gain - gain.mean()) * log_p
+    ratio = (log_p.detach() - then).exp()
+    return -ratio * (gain - (ratio * gain).sum() / ratio.sum()) * log_p
 
 
 def subtrajectory_balance(log_reward: Tensor, log_token: Tensor, log_stop: Tensor, mask: Tensor) -> Tensor:

@@ -147,6 +147,13 @@ def compose(*, related: int, general_lines: int, questions: int, share: float, t
     return Corpus(train, [x.prompt for x in fresh[:related]], different, kinds, detection(held))
 
 
+def unseen(corpus: Corpus, n: int, *, seed: int) -> list[Line]:
+    """n clean composed comments that are neither in the corpus nor held out: for choices that must not touch the test lines."""
+    known = {x.text for x in (*corpus.train, *(x for lines in corpus.held_out.values() for x in lines))}
+    fresh = forum(4 * n, share=0.0, rng=np.random.default_rng([seed, 0xA1]))
+    return list(dict.fromkeys(x for x in fresh if x.text not in known))[:n]
+
+
 def load_lines(path: Path | str) -> list[Line]:
     """Lines of a JSON-lines file; ValueError names the row that lacks something, or the domain that is empty."""
     out, path = [], Path(path).expanduser()

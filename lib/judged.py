@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lib import evaluation, trunk
+from lib import evaluation
 from lib.constraint import Nado
 from lib.forum import Line
 from lib.generation import generate
@@ -59,8 +59,7 @@ def scores(texts: Sequence[Sequence[str]], judges: Mapping[str, Oracle]) -> dict
 def surprise(world: Steering, lines: Sequence[Line], *, steer: Steer | None = None) -> Tensor:
     """Mean -log p per token of each line's text given its prompt, (N,) nats: its exponential is the perplexity. Under the steered model if asked."""
     rows, out = [world.row(x) for x in lines], []
-    pieces = trunk.states(world.lower, rows, batch=world.cfg.eval_batch)
-    for h, target, branch, count in world.hidden(rows, pieces):
+    for h, target, branch, count in world.hidden(rows, world.read(lines)):
         if steer is None:
             tokens = token_logprobs(h, world.head, target)
         else:
@@ -75,7 +74,7 @@ def detection(world: Steering, pairs: Sequence[tuple[str, str]], *, steer: Steer
 
     pairs: (prompt, " yes" or " no"); the score is log p(" yes") - log p(" no").
     """
-    yes, no = (surprise(world, [Line(p, word, False, "forum") for p, _ in pairs], steer=steer) for word in (" yes", " no"))
+    yes, no = (surprise(world, _answered(pairs, word), steer=steer) for word in (" yes", " no"))
     score, positive = no - yes, torch.tensor([label == " yes" for _, label in pairs])
     if positive.all() or not positive.any():
         raise ValueError("detection needs pairs of both labels")
@@ -83,11 +82,20 @@ def detection(world: Steering, pairs: Sequence[tuple[str, str]], *, steer: Steer
     return ((a > b).double() + 0.5 * (a == b).double()).mean(1)
 
 
+def _answered(pairs: Sequence[tuple[str, str]], word: str) -> list[Line]:
+    return [Line(p, word, False, "forum") for p, _ in pairs]
+
+
+def read(world: Steering, *, held_out: Mapping[str, Sequence[Line]], pairs: Sequence[tuple[str, str]], **_) -> None:
+    """Have the frozen blocks read all that will be measured, once for all arms."""
+    world.read([x for lines in (*held_out.values(), _answered(pairs, " yes"), _answered(pairs, " no")) for x in lines])
+
+
 def measure(
     world: Steering, run, arm: str, *, prompts: Mapping[str, Sequence[str]], judges: Mapping[str, Oracle], held_out: Mapping[str, Sequence[Line]],
-    pairs: Sequence[tuple[str, str]], questions: dict, tasks: Sequence[str] = (), steer: Steer | None = None,
+    pairs: Sequence[tuple[str, str]] = (), questions: dict | None = None, tasks: Sequence[str] = (), steer: Steer | None = None,
 ) -> dict[str, list[list[str]]]:  # fmt: skip
-    """Everything above, for the model as it stands, recorded under `arm`; what it wrote by set of prompts. lm-eval knows no steering."""
+    """Everything above that is asked for, of the model as it stands, recorded under `arm`; what it wrote by set of prompts. lm-eval knows no steering."""
     texts = {}
     with run.stage(f"measure {arm}"):
         for name, asked in prompts.items():
@@ -99,9 +107,10 @@ def measure(
                 run.items(f"written {name}", arm, metric, range(len(asked)), values.tolist())
         for name, lines in held_out.items():
             run.items(f"text {name}", arm, "surprise", range(len(lines)), surprise(world, lines, steer=steer).tolist())
-        auc = detection(world, pairs, steer=steer)
-        run.items("detection", arm, "auc", range(len(auc)), auc.tolist())
-        if steer is None:
+        if pairs:
+            auc = detection(world, pairs, steer=steer)
+            run.items("detection", arm, "auc", range(len(auc)), auc.tolist())
+        if steer is None and questions:
             got = evaluation.multiple_choice(world.model, world.tokenizer, questions, batch_size=16)
             run.items("questions", arm, "accuracy", got.ids, got.correct)
             for name, found in evaluation.benchmarks(world.model, world.tokenizer, tasks, batch_size=world.cfg.eval_batch).items():
@@ -149,3 +158,19 @@ def record_turns(run, arm: str, turns: Sequence[Turn]) -> None:
     for k, turn in enumerate(turns):
         for what, value in {"seconds of the oracle's side": turn.oracle, "seconds of the model's side": turn.model, **turn.log}.items():
             run.metric("turns", f"iteration {k}", arm, what, value)
+
+
+def choose(items, weights: Sequence[float], *, slack: float):
+    """What `weights` gave on validation prompts, and which to take: {"ours": weight, "rl": weight} and the table behind it.
+
+    Taken is the least toxic by the oracle of those after which clean related text costs at most `slack` nats a token more than after plain
+    fine-tuning; if none is, the one after which it costs least. items: of arms "ours at w", "rl at w" and "sft at 0".
+    """
+    mean = items[items.dataset.isin(["written validation", "text validation"])].groupby(["arm", "metric"]).value.mean().unstack()
+    table = mean[["expected maximum, oracle", "surprise"]]
+    least, taken = table.surprise["sft at 0"] + slack, {}
+    for method in ("ours", "rl"):
+        own = table.loc[[f"{method} at {w:g}" for w in weights]].set_axis(weights)
+        fair = own[own.surprise <= least]
+        taken[method] = fair["expected maximum, oracle"].idxmin() if len(fair) else own.surprise.idxmin()
+    return taken, table

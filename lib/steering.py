@@ -39,17 +39,19 @@ class Samples(NamedTuple):
 
 
 def check(cfg) -> None:
-    """ValueError before any work if there are more iterations than steps, or a weight that is none."""
+    """ValueError before any work if there are more iterations than steps, or a weight that is none, or nothing to choose one on."""
     steps = max(1, round(cfg.epochs * (cfg.n_related + cfg.n_detection + cfg.n_general) / cfg.batch))
     slices([[]] * steps, cfg.iterations)
-    for name in ("lams", "rl_weights"):
+    if cfg.weights != "none" and cfg.corpus != "composed":
+        raise ValueError(f"weights are chosen on the composed corpus, given {cfg.corpus!r}: set WEIGHTS to none, and LAM and RL_WEIGHTS as you like")
+    for name in ("lams", "rl_weights", "weights"):
         for item in (x for x in cfg.items_of(name) if x != "none"):
             try:
                 value = float(item)
             except ValueError:
                 raise ValueError(f"{name} takes numbers, given {item!r}") from None
             if not value >= 0:
-                raise ValueError(f"lambda is at least 0, given {item}" if name == "lams" else f"a weight of the policy gradient is at least 0, given {item}")
+                raise ValueError(f"{'a weight of the policy gradient' if name == 'rl_weights' else 'lambda'} is at least 0, given {item}")
 
 
 class Steering:
@@ -64,8 +66,9 @@ class Steering:
         self.head = self.top.get_output_embeddings().weight
         self.linears = block_linears(self.top)
         self.start = self.snapshot()
+        self.known: dict[Line, list[Tensor]] = {}  # what the frozen blocks make of a line
         self.lines, self.rows = list(lines), [self.row(x) for x in lines]
-        self.pieces = trunk.states(self.lower, self.rows, batch=cfg.eval_batch)
+        self.pieces = self.read(self.lines)
         self.related = [x.domain == "forum" for x in lines]
         self.asked = [self.ids(p) for p in asked]
 
@@ -76,6 +79,12 @@ class Steering:
     def row(self, line: Line) -> tuple[list[int], list[list[int]]]:
         """(prompt, [text and end]) as `logprobs.pack` takes it."""
         return self.ids(line.prompt), [[*self.tokenizer.encode(line.text, add_special_tokens=False), self.stop[0]]]
+
+    def read(self, lines: Sequence[Line]) -> list[list[Tensor]]:
+        """What the top reads of each line; the frozen blocks see a line once."""
+        new = list(dict.fromkeys(x for x in lines if x not in self.known))
+        self.known |= zip(new, trunk.states(self.lower, [self.row(x) for x in new], batch=self.cfg.eval_batch)) if new else ()
+        return [self.known[x] for x in lines]
 
     def snapshot(self) -> Weights:
         """The weights that learn, as they are."""
@@ -276,34 +285,45 @@ def controlled(world: Steering, *, lam: float, gated: bool, stale: bool = False,
 def reinforced(world: Steering, *, weight: float, beta: float, desc: str) -> list[dict]:
     """The RL baseline: the same corpus steps, and `weight` times a policy gradient with the oracle's verdict as reward and a KL to the start.
 
-    As many samples in all as the paper's method labels; each step draws its share afresh.
+    As many samples in all as the paper's method labels. One draw serves `rl_draw` steps, its answers weighted by how much likelier the policy
+    finds them by now, which keeps the gradient that of the present policy: decoding few answers at a time would be most of the work.
     """
     cfg = world.cfg
     world.load(world.start)
     batches = world.batches(list(range(len(world.lines))))
     stepper, curve = world.stepper(len(batches)), []
     prompts = max(1, round(cfg.iterations * cfg.n_asked / len(batches)))
+    together = max(1, min(cfg.rl_draw, len(world.asked) // prompts))
     for step, batch in enumerate(track(batches, desc)):
-        s = world.collect(f"reinforced {step}", n=cfg.each, prompts=prompts)
-        pieces = s.pieces
-        now = world.snapshot()
-        world.load(world.start)
-        start = torch.cat([sum_logprob(token_logprobs(h, world.head, t), b, n) for h, t, b, n in world.hidden(s.rows, pieces)])
-        world.load(now)
-        fine, own = s.fine.to(start.device), [True]
+        part = step % together
+        if not part:
+            drawn = world.collect(f"reinforced {step}", n=cfg.each, prompts=prompts * min(together, len(batches) - step))
+            then = _log_probs(world, drawn) if together > 1 else None
+            now = world.snapshot()
+            world.load(world.start)
+            start = _log_probs(world, drawn)
+            world.load(now)
+        mine = slice(part * prompts, (part + 1) * prompts)
+        answers = slice(mine.start * cfg.each, mine.stop * cfg.each)
+        rows, pieces, fine = drawn.rows[mine], drawn.pieces[mine], drawn.fine[answers].to(start.device)
+        before, old, own = start[answers], None if then is None else then[answers], [True]
 
-        def objective(indices, s=s, pieces=pieces, start=start, fine=fine, batch=batch, own=own):
+        def objective(indices, rows=rows, pieces=pieces, fine=fine, before=before, old=old, batch=batch, own=own):
             packed, h = trunk.top_states(world.top, [world.rows[i] for i in indices], [world.pieces[i] for i in indices])
             ce = -mean_logprob(token_logprobs(h, world.head, packed.target), packed.branch, packed.branches)
             total, logged = ce.sum(), {"cross-entropy": ce.sum().item()}
             if own:  # the step's own samples, once, whatever the number of micro-batches
                 own.clear()
-                packed, h = trunk.top_states(world.top, s.rows, pieces)
+                packed, h = trunk.top_states(world.top, rows, pieces)
                 log_p = sum_logprob(token_logprobs(h, world.head, packed.target), packed.branch, packed.branches)
-                surrogate = constraint.policy_gradient(log_p, fine.to(log_p.dtype), start, beta=beta).mean() / cfg.tokens
+                surrogate = constraint.policy_gradient(log_p, fine.to(log_p.dtype), before, beta=beta, then=old).mean() / cfg.tokens
                 total = total + weight * len(batch) * surrogate
             return total, logged
 
-        rows = stepper.step(batch, objective, micro=cfg.micro, desc=desc)
-        curve.append(rows | {"attribute in samples": 1 - s.fine.mean().item()})
+        curve.append(stepper.step(batch, objective, micro=cfg.micro, desc=desc) | {"attribute in samples": 1 - fine.mean().item()})
     return curve
+
+
+def _log_probs(world: Steering, s: Samples) -> Tensor:
+    """Summed log p of every answer under the model as it is."""
+    return torch.cat([sum_logprob(token_logprobs(h, world.head, t), b, n) for h, t, b, n in world.hidden(s.rows, s.pieces)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -68,10 +69,13 @@ def judge(spec: str, *, dtype: torch.dtype, device: str, batch: int) -> Judge:
     """The judge that `spec` names: one of `JUDGES`, or a sequence classifier (a local folder or a hub id, safetensors).
 
     A classifier with two outputs gives softmax(logits)[1], with one output sigmoid(logit); texts are cut at its longest input, and one
-    without a token scores 0. ValueError for more outputs, or where the weights lack a head; FileNotFoundError for a folder without weights.
+    without a token scores 0. ValueError for a name that is neither, for more outputs, or where the weights lack a head; FileNotFoundError for a
+    folder without weights.
     """
     if spec in JUDGES:
         return JUDGES[spec]
+    if "/" not in spec and not Path(spec).expanduser().is_dir():
+        raise ValueError(f"a judge is one of {', '.join(JUDGES)}, a folder with a classifier, or a hub id like 'owner/name'; given {spec!r}")
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     folder = checked_folder(spec)

@@ -187,6 +187,24 @@ def test_the_policy_gradient_points_where_the_exact_one_does():
     assert torch.allclose(-estimate, exact, atol=5e-3)
 
 
+def test_the_policy_gradient_of_answers_drawn_before_is_that_of_now():
+    """Drawn from an older policy and weighted by p / p then, the surrogate still has the gradient of the present one."""
+    g = torch.Generator().manual_seed(0)
+    logits, older = torch.tensor([0.3, -0.2, 0.5], dtype=D64, requires_grad=True), torch.tensor([0.9, 0.4, -0.5], dtype=D64).log_softmax(0)
+    start, c, beta = torch.tensor([0.2, 0.5, 0.3], dtype=D64).log(), torch.tensor([1.0, 0.0, 1.0], dtype=D64), 0.3
+    log_p = logits.log_softmax(0)
+    (exact,) = torch.autograd.grad((log_p.exp() * (c - beta * (log_p - start))).sum(), logits)
+    drawn = torch.multinomial(older.exp(), 400_000, replacement=True, generator=g)
+    estimate = {}
+    for name, then in (("weighted", older[drawn]), ("not", None)):
+        surrogate = constraint.policy_gradient(logits.log_softmax(0)[drawn], c[drawn], start[drawn], beta=beta, then=then).mean()
+        (estimate[name],) = torch.autograd.grad(surrogate, logits)
+    assert torch.allclose(-estimate["weighted"], exact, atol=6e-3) and not torch.allclose(-estimate["not"], exact, atol=2e-2)
+    now = logits.log_softmax(0)[drawn[:50]]
+    same = [constraint.policy_gradient(now, c[drawn[:50]], start[drawn[:50]], beta=beta, then=then) for then in (None, now.detach())]
+    assert torch.allclose(*same)
+
+
 def test_subtrajectory_balance_by_hand():
     """Two tokens, all three prefixes can end: balances b_i = log R_i - log stop_i - path_i; mean of the squared differences."""
     log_reward, log_stop = torch.tensor([[-1.0, -2.0, -0.5]], dtype=D64), torch.tensor([[-1.5, -0.7, 0.0]], dtype=D64)

@@ -143,3 +143,11 @@ def test_the_assets_prompts_are_of_seven_kinds(sandbox):
     got = forum.real_prompts(folder, 70, rng())
     files = [set(f.read_text(encoding="utf-8").split("\n")) for f in sorted(folder.glob("rtp_*.txt"))]
     assert len(files) == 7 and all(sum(p in f for p in got) >= 10 for f in files)
+
+
+def test_unseen_lines_are_clean_and_nowhere_else():
+    corpus = forum.compose(related=40, general_lines=8, questions=8, share=0.5, test=16, prompts=4, seed=0)
+    new = forum.unseen(corpus, 16, seed=0)
+    texts = {x.text for x in corpus.train} | {x.text for lines in corpus.held_out.values() for x in lines}
+    assert len(new) == len({x.text for x in new}) == 16 and not texts & {x.text for x in new} and not any(x.toxic for x in new)
+    assert new == forum.unseen(corpus, 16, seed=0) != forum.unseen(corpus, 16, seed=1)

@@ -61,8 +61,12 @@ def test_steering_changes_what_is_written_and_nothing_does_not(world):
     assert set("".join(forced[0])) == {"z"}
 
 
-def test_every_arm_begins_at_the_start_and_goes_on_record(world, monkeypatch):
+def test_every_arm_begins_at_the_start_and_goes_on_record(tiny_model, byte_tokenizer, monkeypatch):
     from types import SimpleNamespace
+
+    cfg = presets.resolve("attribute_control", {"PRESET": "smoke", "SEED": 0})
+    lines = [forum.Line("p:", f" hello {'!' * i}", i % 2 == 0, ("forum", "general")[i % 3 == 0]) for i in range(16)]
+    world = steering.Steering(cfg, tiny_model, byte_tokenizer, lines=lines, asked=["p:", "q:", "r:", "s:"], oracle=toxicity.classifier, stop_ids=[257])
 
     monkeypatch.setattr(judged.evaluation, "multiple_choice", lambda *args, **kw: SimpleNamespace(ids=["q"], correct=[1.0]))
     oracle = lambda texts: torch.tensor([float(len(t) % 2) for t in texts], dtype=torch.float64)  # noqa: E731
@@ -84,7 +88,7 @@ def test_every_arm_begins_at_the_start_and_goes_on_record(world, monkeypatch):
         stage = staticmethod(lambda name: __import__("contextlib").nullcontext())
 
     run = Kept()
-    rest = dict(prompts={"forum": ["p:"]}, judges={"j": oracle}, held_out={"forum": world.lines}, pairs=[("x", " yes"), ("y", " no")], questions={})
+    rest = dict(prompts={"forum": ["p:"]}, judges={"j": oracle}, held_out={"forum": world.lines}, pairs=[("x", " yes"), ("y", " no")], questions={"any": 1})
     surprise = lambda arm: run.there["text forum", arm, "surprise"]  # noqa: E731
     out = judged.plain_arm(world, run, "base", keep=None, learns=False, decoding="nado-base", **rest)
     assert list(out) == ["base", "nado-base"] and len(out["base"]["forum"][0]) == world.cfg.samples
@@ -97,3 +101,14 @@ def test_every_arm_begins_at_the_start_and_goes_on_record(world, monkeypatch):
     judged.plain_arm(world, run, "base again", keep=None, learns=False, **rest)
     assert surprise("base") == surprise("base again") != surprise("sft") == surprise("free") != surprise("ours") != surprise("rl")
     assert run.curves == ["sft", "free", "ours", "rl"] and ("turns", "iteration 1", "ours", "updated") in run.there
+
+
+def test_the_chosen_weight_is_the_least_toxic_that_costs_little():
+    import pandas as pd
+
+    said = {"sft at 0": (0.9, 2.0), "ours at 1": (0.5, 2.01), "ours at 4": (0.2, 2.04), "ours at 16": (0.1, 2.2), "rl at 1": (0.1, 2.3), "rl at 4": (0.3, 2.2), "rl at 16": (0.0, 9.0)}
+    rows = [(d, a, m, v + e) for a, pair in said.items() for d, m, v in zip(("written validation", "text validation"), ("expected maximum, oracle", "surprise"), pair) for e in (-0.01, 0.01)]
+    rows.append(("written forum", "ours at 16", "expected maximum, oracle", 50.0))
+    taken, table = judged.choose(pd.DataFrame(rows, columns=["dataset", "arm", "metric", "value"]), [1.0, 4.0, 16.0], slack=0.05)
+    assert taken == {"ours": 4.0, "rl": 4.0}  # none of RL's is within the slack: the one that costs least
+    assert table.loc["ours at 16"].tolist() == pytest.approx([0.1, 2.2])

@@ -11,9 +11,10 @@ from lib.exams import Question
 
 class Kept:
     def __init__(self):
-        self.there, self.curves = {}, []
+        self.there, self.curves, self.weights = {}, [], {}
 
     def items(self, dataset, arm, metric, ids, values, weights=None):
+        self.weights[dataset, arm, metric] = weights
         self.there[dataset, arm, metric] = np.asarray(values, float)
 
     def metric(self, exhibit, dataset, arm, metric, value, **_):
@@ -89,5 +90,7 @@ def test_what_a_teacher_draws_and_a_judge_says_goes_on_record():
     sets = lessons.drawn(run, "coverage", ["pool", "leaf"], leaves, writer(), exams.skills(leaves, each=3), seed=0, calls=12, each=8, size=3, answers=True)
     first = audit.asked("pool", leaves, writer(), calls=12, each=8, size=3, seed=0, answers=True)
     assert sets["pool"] == first and {k[1] for k in run.there} == {"pool", "leaf"}
-    lessons.judged(run, "filters", "oracle", sets["leaf"], lambda: judges.oracle(leaves))
-    assert run.there["filters", "oracle", "purity"].mean() == pytest.approx(1.0)
+    knows = judges.oracle(leaves)
+    lessons.judged(run, "filters", "oracle", sets["leaf"], lambda: audit.both(knows["question"], knows["pair"]))
+    purity = "filters", "oracle", "purity"
+    assert np.average(run.there[purity], weights=run.weights[purity]) == pytest.approx(1.0)

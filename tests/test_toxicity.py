@@ -91,6 +91,8 @@ def test_judges_by_name_and_what_is_none(tmp_path, byte_tokenizer):
         return toxicity.judge(str(spec), dtype=torch.float32, device="cpu", batch=2)
 
     assert judge("alt-profanity-check")(TEXTS).tolist() == toxicity.classifier(TEXTS).tolist()
+    with pytest.raises(ValueError, match="a judge is one of alt-profanity-check, better-profanity, negative, a folder .* given 'perspective'"):
+        judge("perspective")
     assert judge("better-profanity")(["crap", "tea"]).tolist() == [1, 0]
     with pytest.raises(FileNotFoundError, match="no model folder at"):
         judge(tmp_path / "none")
