@@ -81,7 +81,7 @@ class Lessons:
         return texts
 
 
-def judged(run, dataset: str, name: str, rows: Sequence[dict], make: Callable[[], Judge]) -> None:
+def assessed(run, dataset: str, name: str, rows: Sequence[dict], make: Callable[[], Judge]) -> None:
     """A judge is calibrated, which takes a model some time, and gives its verdicts on rows with hidden truth."""
     judge = make()
     audit.judged(run, dataset, name, rows, judge.score(rows), least=judge.least)

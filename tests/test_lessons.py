@@ -91,6 +91,6 @@ def test_what_a_teacher_draws_and_a_judge_says_goes_on_record():
     first = audit.asked("pool", leaves, writer(), calls=12, each=8, size=3, seed=0, answers=True)
     assert sets["pool"] == first and {k[1] for k in run.there} == {"pool", "leaf"}
     knows = judges.oracle(leaves)
-    lessons.judged(run, "filters", "oracle", sets["leaf"], lambda: audit.both(knows["question"], knows["pair"]))
+    lessons.assessed(run, "filters", "oracle", sets["leaf"], lambda: audit.both(knows["question"], knows["pair"]))
     purity = "filters", "oracle", "purity"
     assert np.average(run.there[purity], weights=run.weights[purity]) == pytest.approx(1.0)
