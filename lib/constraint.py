@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 DIRECTIONS = ("reverse", "forward")
 STYLES = ("nado", "dinado")
+ROWS = 8  # positions whose vocabulary fits into a core's cache
 
 
 def soft_weight(log_r: Tensor, log_not: Tensor, success: Tensor, *, delta: float, floor: float) -> Tensor:
@@ -48,28 +49,38 @@ def constraint_kl(log_p: Tensor, log_w: Tensor, *, direction: str) -> Tensor:
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction is one of {', '.join(DIRECTIONS)}, given {direction!r}")
-    log_q = steered(log_p.detach(), log_w.detach())
+    return _distance(log_p, steered(log_p.detach(), log_w.detach()), direction)
+
+
+def _distance(log_p: Tensor, log_q: Tensor, direction: str) -> Tensor:
     log_q, log_p = log_q.clamp(min=-1e4), log_p.clamp(min=-1e4)  # 0 log 0 is 0
     return (log_p.exp() * (log_p - log_q)).sum(-1) if direction == "reverse" else (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
 class _HeadKL(torch.autograd.Function):
-    """`constraint_kl` from hidden states and a frozen head, chunk by chunk. d/dlogits: p (a - KL), a = log p - log q, or p - q."""
+    """`constraint_kl` from hidden states and a frozen head. d/dlogits: p (a - KL), a = log p - log q, or p - q.
+
+    Products a chunk at a time, all that follows a few rows at a time, which stay in cache: three times faster on a CPU.
+    """
 
     @staticmethod
     def forward(ctx, hidden, weight, log_w, direction, chunk):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(len(hidden), dtype=wide, device=hidden.device)
-        jacobian = torch.empty_like(hidden) if hidden.requires_grad else None
+        jacobian, rows = torch.empty_like(hidden) if hidden.requires_grad else None, ROWS if hidden.device.type == "cpu" else chunk
         for i in range(0, len(hidden), chunk):
             s = slice(i, i + chunk)
-            log_p = (hidden[s] @ weight.T).to(wide).log_softmax(-1)
-            log_q = steered(log_p, log_w(s))
-            out[s] = constraint_kl(log_p, log_q - log_p, direction=direction)
+            logits, w = hidden[s] @ weight.T, log_w(s)
+            for j in range(0, len(logits), rows):
+                r = slice(j, j + rows)
+                log_p = logits[r].to(wide).log_softmax(-1)
+                log_q = steered(log_p, w[r])
+                out[s][r] = kl = _distance(log_p, log_q, direction)
+                if jacobian is not None:
+                    p = log_p.exp()
+                    logits[r] = p.mul_(log_p.sub_(log_q).sub_(kl[:, None])) if direction == "reverse" else p.sub_(log_q.exp_())
             if jacobian is not None:
-                p = log_p.exp()
-                g = p.mul_(log_p.sub_(log_q).sub_(out[s][:, None])) if direction == "reverse" else p.sub_(log_q.exp_())
-                jacobian[s] = g.to(weight.dtype) @ weight
+                jacobian[s] = logits.to(weight.dtype) @ weight
         ctx.save_for_backward(jacobian)
         return out
 
@@ -80,7 +91,10 @@ class _HeadKL(torch.autograd.Function):
 
 
 def head_kl(hidden: Tensor, weight: Tensor, log_w: Callable[[slice], Tensor], *, direction: str, chunk: int = 128) -> Tensor:
-    """`constraint_kl` (M,) of the next-token distributions of hidden states (M, D) under a frozen head (V, D); log_w gives (m, V) for a slice of M."""
+    """`constraint_kl` (M,) of the next-token distributions of hidden states (M, D) under a frozen head (V, D).
+
+    log_w gives (m, V) for a slice of M, or what gives a slice of those m rows when it is asked (`Nado.weights`).
+    """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction is one of {', '.join(DIRECTIONS)}, given {direction!r}")
     return _HeadKL.apply(hidden, weight, log_w, direction, chunk)
@@ -112,18 +126,90 @@ class Nado(nn.Module):
 
     def forward(self, hidden: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(log R, log(1 - R)) of every next token, (M, V), or of `target` (M,) only, from hidden states (M, D); at least float32."""
-        (e,), x = self.embeddings, F.layer_norm(hidden.to(self.value.dtype), hidden.shape[-1:])
-        for up, down in zip(self.up, self.down):
-            x = x + F.gelu(F.layer_norm(x, x.shape[-1:]) @ up.T) @ down.T
-        f, v = x @ self.out.T, (x @ self.value)[..., None]
+        (e,), (f, v) = self.embeddings, self._read(hidden)
         if self.style == "nado":
-            z = v + ((f.to(e.dtype) @ e.T).to(v.dtype) if target is None else (f * e[target].to(f.dtype)).sum(-1, keepdim=True))
+            z = v + (self._logits(f).to(v.dtype) if target is None else (f * e[target].to(f.dtype)).sum(-1, keepdim=True))
             z = z if target is None else z[..., 0]
             return F.logsigmoid(z), F.logsigmoid(-z)
-        s = (f.to(e.dtype) @ e.T).to(v.dtype).log_softmax(-1)
+        s = self._logits(f).to(v.dtype).log_softmax(-1)
         log_r = F.logsigmoid(v) + s - s.amax(-1, keepdim=True)
         log_r = log_r if target is None else log_r.gather(-1, target[..., None])[..., 0]
         return log_r, torch.log(-torch.expm1(log_r.clamp(max=-1e-7)))
+
+
+    def _read(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """f(h) (M, D) and v(h) (M, 1)."""
+        x = F.layer_norm(hidden.to(self.value.dtype), hidden.shape[-1:])
+        for up, down in zip(self.up, self.down):
+            x = x + F.gelu(F.layer_norm(x, x.shape[-1:]) @ up.T) @ down.T
+        return x @ self.out.T, (x @ self.value)[..., None]
+
+    def _logits(self, f: Tensor) -> Tensor:
+        return f.to(self.embeddings[0].dtype) @ self.embeddings[0].T
+
+    def log_success(self, hidden: Tensor) -> Tensor:
+        """log R (M, V) alone."""
+        if self.style != "nado":
+            return self(hidden)[0]
+        f, v = self._read(hidden)
+        return F.logsigmoid(self._logits(f).to(v.dtype).add_(v))
+
+    def weights(self, hidden: Tensor, success: Tensor, *, delta: float, floor: float):
+        """`soft_weight` (M, V) of this R, for "nado" with rows that are computed when a slice of them is taken. No gradient."""
+        with torch.no_grad():
+            if self.style != "nado":
+                return soft_weight(*self(hidden), success, delta=delta, floor=floor)
+            f, v = self._read(hidden)
+            return _Weights(self._logits(f), v, success.to(v.dtype)[:, None], delta, floor)
+
+    def expected(self, hidden: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+        """`expected_success` (M,) of this R under next-token log-probabilities (M, V), which carry no gradient; for "nado" without a logarithm of
+        every token: most of what training R costs."""
+        if self.style != "nado":
+            return expected_success(log_p, self(hidden))
+        f, v = self._read(hidden)
+        e, n = _Mixed.apply(v + self._logits(f).to(v.dtype), log_p)
+        tiny = torch.finfo(e.dtype).tiny
+        return e.clamp(min=tiny).log(), n.clamp(min=tiny).log()
+
+
+class _Weights:
+    """Rows of `soft_weight` where R = sigma(z + v): log(a max(R, floor) + b (1 - R)), one logarithm a token in place of four."""
+
+    def __init__(self, z: Tensor, v: Tensor, x: Tensor, delta: float, floor: float):
+        soft_weight(v, v, x[:, 0], delta=delta, floor=floor)  # the same complaints
+        self.z, self.v, self.x, self.delta, self.floor = z, v, x, delta, floor
+
+    def __getitem__(self, s: slice) -> Tensor:
+        z, x, limits = self.z[s].to(self.v.dtype).add_(self.v[s]), self.x[s], torch.finfo(self.v.dtype)
+        if self.delta == 1:
+            return soft_weight(F.logsigmoid(z), z, x[:, 0], delta=1.0, floor=self.floor)
+        r = z.sigmoid_()
+        b = (1 - self.delta) / (1 - x).clamp(min=limits.eps)
+        w = r.clamp(min=self.floor).mul_(self.delta / x.clamp(min=limits.tiny)).addcmul_(1 - r, b)
+        return w.log_().masked_fill_(x >= self.delta, 0.0)
+
+
+class _Mixed(torch.autograd.Function):
+    """E = sum p sigma(z) and N = sum p sigma(-z) over the last dimension, (M,): dE/dz = p sigma(z) sigma(-z) = -dN/dz. A few rows at a time stay in cache."""
+
+    @staticmethod
+    def forward(ctx, z, log_p):
+        e, n, slope = z.new_empty(len(z)), z.new_empty(len(z)), torch.empty_like(z)
+        for i in range(0, len(z), ROWS):
+            s = slice(i, i + ROWS)
+            no = torch.neg(z[s]).sigmoid_()
+            p = log_p[s].exp()
+            yes = z[s].sigmoid().mul_(p)
+            e[s], n[s] = yes.sum(-1), p.mul_(no).sum(-1)
+            torch.mul(yes, no, out=slope[s])
+        ctx.save_for_backward(slope)
+        return e, n
+
+    @staticmethod
+    def backward(ctx, grad_e, grad_n):
+        (slope,) = ctx.saved_tensors
+        return slope * (grad_e - grad_n)[:, None], None
 
 
 def prefix_bce(picked: tuple[Tensor, Tensor], branch: Tensor, labels: Tensor, *, weight: Tensor | None = None) -> Tensor:

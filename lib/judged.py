@@ -27,7 +27,8 @@ def decoding_with(nado: Nado, *, floor: float) -> Steer:
 
     @torch.no_grad()
     def steer(hidden: Tensor) -> Tensor:
-        return nado(hidden)[0].clamp(min=math.log(floor)) if floor else nado(hidden)[0]
+        log_r = nado.log_success(hidden)
+        return log_r.clamp_(min=math.log(floor)) if floor else log_r
 
     return steer
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lib import constraint, training, trunk
-from lib.constraint import Nado, expected_success, head_kl, soft_weight
+from lib.constraint import Nado, expected_success, head_kl
 from lib.forum import Line
 from lib.generation import Completion, generate, recorded
 from lib.harness import seeding
@@ -167,7 +167,7 @@ class Steering:
         at = at[torch.randperm(len(at), generator=order)[: math.ceil(self.cfg.consistent * len(at))].to(at.device)]  # the whole vocabulary at each
         with torch.no_grad():
             log_p = (h[at + 1] @ self.head.T).float().log_softmax(-1)
-        return bce, constraint.consistency(expected_success(log_p, nado(h[at + 1])), tuple(x[at] for x in picked))
+        return bce, constraint.consistency(nado.expected(h[at + 1], log_p), tuple(x[at] for x in picked))
 
     # ---- the language model
 
@@ -196,7 +196,7 @@ class Steering:
                 mine = (packed.branch[:, None] == torch.tensor(held, device=h.device)).any(1)
                 features = torch.cat([frozen[indices[k]][0] for k in held])
                 rate = torch.cat([frozen[indices[k]][1].expand(len(frozen[indices[k]][0])) for k in held])
-                log_w = lambda s: soft_weight(*nado(features[s]), rate[s], delta=self.cfg.delta, floor=self.cfg.floor)  # noqa: E731
+                log_w = lambda s: nado.weights(features[s], rate[s], delta=self.cfg.delta, floor=self.cfg.floor)  # noqa: E731
                 kl = head_kl(h[mine], self.head, log_w, direction=self.cfg.direction)
                 kl = mean_logprob(kl, packed.branch[mine], packed.branches).nan_to_num(0.0)  # lines outside the gate: 0 / 0
                 total, logged = total + lam * kl.sum(), logged | {"kl": kl.sum().item()}

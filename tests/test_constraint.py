@@ -187,6 +187,40 @@ def test_the_policy_gradient_points_where_the_exact_one_does():
     assert torch.allclose(-estimate, exact, atol=5e-3)
 
 
+@pytest.mark.parametrize(("delta", "floor"), [(0.98, 1e-2), (0.7, 0.0), (1.0, 1e-2)])
+@pytest.mark.parametrize("style", constraint.STYLES)
+def test_weights_row_by_row_are_the_soft_weights(style, delta, floor):
+    g = torch.Generator().manual_seed(0)
+    nado = constraint.Nado(torch.randn(30, 6, generator=g, dtype=D64), 1, generator=g, style=style).double()
+    for p in nado.parameters():
+        p.data = 2 * torch.randn(p.shape, generator=g, dtype=D64)
+    h, x = torch.randn(11, 6, generator=g, dtype=D64), torch.rand(11, generator=g, dtype=D64)
+    x[3] = 0.99  # the prompt is fine already
+    with torch.no_grad():
+        want, got = soft_weight(*nado(h), x, delta=delta, floor=floor), nado.weights(h, x, delta=delta, floor=floor)
+        assert torch.allclose(torch.cat([got[slice(0, 8)], got[slice(8, 16)]]), want, atol=1e-9) and torch.allclose(nado.log_success(h), nado(h)[0])
+    out, head = [], torch.randn(30, 6, generator=g, dtype=D64)
+    for w in (lambda s: want[s], lambda s: nado.weights(h[s], x[s], delta=delta, floor=floor)):
+        hidden = h.clone().requires_grad_()
+        kl = constraint.head_kl(hidden, head, w, direction="reverse", chunk=9)
+        out.append((kl.detach(), *torch.autograd.grad(kl.sum(), hidden)))
+    assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(*out)) and out[0][1].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("style", constraint.STYLES)
+def test_expected_success_without_logarithms_is_that_with_them(style):
+    g = torch.Generator().manual_seed(0)
+    nado = constraint.Nado(torch.randn(30, 6, generator=g, dtype=D64), 1, generator=g, style=style).double()
+    for p in nado.parameters():
+        p.data = torch.randn(p.shape, generator=g, dtype=D64)
+    h, log_p = torch.randn(11, 6, generator=g, dtype=D64), torch.randn(11, 30, generator=g, dtype=D64).log_softmax(-1)
+    out, weight = [], torch.randn(2, 11, generator=g, dtype=D64)
+    for e, n in (nado.expected(h, log_p), expected_success(log_p, nado(h))):
+        out.append((e.detach(), n.detach(), *torch.autograd.grad((weight[0] * e + weight[1] * n).sum(), list(nado.parameters()))))
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(*out)) and out[0][2].abs().max() > 1e-3
+    assert torch.allclose(out[0][0].exp() + out[0][1].exp(), torch.ones(11, dtype=D64)) or style == "dinado"
+
+
 def test_the_policy_gradient_of_answers_drawn_before_is_that_of_now():
     """Drawn from an older policy and weighted by p / p then, the surrogate still has the gradient of the present one."""
     g = torch.Generator().manual_seed(0)
