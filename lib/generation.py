@@ -18,6 +18,7 @@ from lib.models import check_rows, fingerprint
 
 PROMPT, PADDING = 0, -1  # owners of cache slots; candidates are 1, 2, ...
 BLOCK = 256  # vocabulary entries summed together when drawing a token
+TRIES = 8  # draws from the whole vocabulary before one out of the nucleus is made by sorting
 ROWS = 16  # logits in float32 at a time: 3 MB at 49k entries, which stays in the processor's cache
 
 
@@ -204,12 +205,13 @@ def draw(
     """One token per row of logits (B, V), (B,), and its log-probability at temperature 1 without top-p, (B,).
 
     temperature 0 takes the largest. Otherwise an exact sample, by inverting the cumulative distribution: no sort, no noise of
-    the vocabulary's size, one random number a row. Raises FloatingPointError naming the rows whose logits are not finite.
+    the vocabulary's size, one random number a row (some more with top-p). Raises FloatingPointError naming the rows whose logits are not finite.
     """
     u = None
     if temperature > 0:
         device = logits.device if generator is None else generator.device
-        u = torch.rand(len(logits), 1, dtype=torch.float64, generator=generator, device=device).to(logits.device)
+        each = 1 if top_p == 1 else TRIES + 1
+        u = torch.rand(len(logits), each, dtype=torch.float64, generator=generator, device=device).to(logits.device)
     parts = [slice(i, i + ROWS) for i in range(0, len(logits), ROWS)]
     tokens, norms = zip(*(_draw(logits[s], temperature, None if u is None else u[s], top_p) for s in parts))
     token, norm = torch.cat(tokens), torch.cat(norms)
@@ -223,8 +225,7 @@ def _draw(logits: Tensor, temperature: float, u: Tensor | None, top_p: float) ->
     x = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
     top, token = x.max(-1, keepdim=True)
     if u is not None and top_p < 1:
-        weight, index = _nucleus(x, temperature, top_p)
-        token = index.gather(-1, invert(weight, u)[:, None])
+        token = _nucleus((x - top).div_(temperature).exp_(), u, top_p)[:, None]
     elif u is not None and temperature != 1:
         token = invert((x - top).div_(temperature).exp_(), u)[:, None]
     x = x.sub_(top).exp_()
@@ -234,17 +235,27 @@ def _draw(logits: Tensor, temperature: float, u: Tensor | None, top_p: float) ->
     return token[:, 0], norm
 
 
-def _nucleus(logits: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
-    """Weights and token ids (B, K) of the smallest set whose probability reaches top_p, the rest weighing 0; K grows as needed."""
-    scaled = logits / temperature
-    norm, k = scaled.logsumexp(-1, keepdim=True), min(BLOCK, scaled.shape[-1])
-    while True:
-        values, index = scaled.topk(k)
-        p = (values - norm).exp_().double()
-        before = p.cumsum(-1) - p
-        if k == scaled.shape[-1] or (before[:, -1] >= top_p).all():
-            return torch.where(before < top_p, p, 0.0), index
-        k = min(8 * k, scaled.shape[-1])
+def _nucleus(weight: Tensor, u: Tensor, top_p: float) -> Tensor:
+    """A token (B,) of each row in proportion to weight (B, V), out of the smallest set that holds top_p of it (equal ones: the first), from u (B, tries + 1).
+
+    No sort, which would take longer than a forward of a small model: a token drawn from all is kept if those before it in rank hold less
+    than top_p. What no try has settled is sorted after all.
+    """
+    total, token = weight.sum(-1), torch.zeros(len(weight), dtype=torch.long, device=weight.device)
+    left, place = torch.arange(len(weight), device=weight.device), torch.arange(weight.shape[-1], device=weight.device)
+    for k in range(u.shape[1] - 1):
+        w = weight if not k else weight[left]
+        drawn = invert(w, u[left, k : k + 1])[:, None]
+        own = w.gather(-1, drawn)
+        before = torch.where((w > own) | ((w == own) & (place < drawn)), w, 0.0).sum(-1)
+        token[left] = drawn[:, 0]
+        left = left[before >= top_p * total[left]]
+        if not len(left):
+            return token
+    w, order = weight[left].double().sort(dim=-1, descending=True, stable=True)
+    w = torch.where(w.cumsum(-1) - w < top_p * w.sum(-1, keepdim=True), w, 0.0)
+    token[left] = order.gather(-1, invert(w, u[left, -1:])[:, None])[:, 0]
+    return token
 
 
 def invert(weight: Tensor, u: Tensor) -> Tensor:

@@ -37,10 +37,13 @@ def test_seeds(tiny_model):
     assert draw(0) == draw(0) != draw(1)
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.8), (0.5, 0.6)])
-def test_draws_follow_the_exact_distribution(temperature, top_p):
-    """Chi-square against the softmax, on a vocabulary that is no multiple of the block."""
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.8), (0.5, 0.6), (1.0, 0.1)])
+@pytest.mark.parametrize("tries", [0, 1, 8])
+def test_draws_follow_the_exact_distribution(temperature, top_p, tries, monkeypatch):
+    """Chi-square against the softmax, on a vocabulary that is no multiple of the block; with and without sorting."""
     from scipy.stats import chisquare
+
+    monkeypatch.setattr(generation, "TRIES", tries)
 
     draws, row = 200_000, torch.randn(300, generator=torch.Generator().manual_seed(3)) * 2
     p = (row.double() / temperature).softmax(-1)
@@ -56,6 +59,14 @@ def test_draws_follow_the_exact_distribution(temperature, top_p):
         seen, want = seen[:-1], want[:-1]
     assert chisquare(seen, want).pvalue > 1e-3
     assert torch.allclose(logprob[:50], row.log_softmax(-1)[token[:50]], atol=1e-5)  # at temperature 1, whatever was drawn
+
+
+@pytest.mark.parametrize("tries", [0, 8])
+def test_of_equal_tokens_the_first_belong_to_the_nucleus(tries):
+    weight = torch.tensor([[1.0, 2.0, 1.0, 1.0, 1.0]]).expand(2000, -1)  # 2, 1 and 1 hold two thirds of 6
+    got = generation._nucleus(weight, torch.rand(2000, tries + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), 0.6)
+    count = got.bincount(minlength=5).tolist()
+    assert count[3:] == [0, 0] and abs(count[1] - 1000) < 120 and abs(count[0] - count[2]) < 120
 
 
 def test_inversion_by_hand():
