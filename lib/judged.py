@@ -123,8 +123,11 @@ def measure(
 # ---- the arms, from their first step to their last measurement; each begins at the start's weights
 
 
-def plain_arm(world: Steering, run, arm: str, *, keep: Sequence[int] | None, learns: bool, decoding: str = "", **measured) -> dict[str, dict]:
-    """The start model, or plain fine-tuning on the lines in `keep` (None: all); then, under the name `decoding`, NADO decoding on top of it: what each wrote."""
+def plain_arm(world: Steering, run, arm: str, *, keep: Sequence[int] | None, learns: bool, decoding: str = "", decoded: Mapping | None = None, **measured) -> dict[str, dict]:
+    """The start model, or plain fine-tuning on the lines in `keep` (None: all); then, under the name `decoding`, NADO decoding on top of it: what each wrote.
+
+    decoded: what is measured of the latter, if it is not the same.
+    """
     world.load(world.start)
     with run.stage(arm):
         if learns:
@@ -134,7 +137,7 @@ def plain_arm(world: Steering, run, arm: str, *, keep: Sequence[int] | None, lea
         cfg, nado = world.cfg, world.nado()
         with run.stage(decoding):
             world.teach(nado, world.collect(decoding, n=cfg.each, prompts=cfg.iterations * cfg.n_asked, mixed=cfg.mixed), decoding)
-        out[decoding] = measure(world, run, decoding, **measured, steer=decoding_with(nado, floor=cfg.floor))
+        out[decoding] = measure(world, run, decoding, **(decoded or measured), steer=decoding_with(nado, floor=cfg.floor))
     return out
 
 

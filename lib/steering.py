@@ -124,11 +124,17 @@ class Steering:
         return Samples([*rows, *(self.rows[i] for i in extra)], fine, done, pieces)
 
     @torch.inference_mode()
-    def hidden(self, rows, pieces) -> list[tuple]:
-        """(final hidden states (M, D), tokens (M,), whose they are (M,), how many answers) of rows, `eval_batch` rows at a time."""
-        out = []
-        for i in range(0, len(rows), self.cfg.eval_batch):
-            packed, h = trunk.top_states(self.top, rows[i : i + self.cfg.eval_batch], pieces[i : i + self.cfg.eval_batch])
+    def hidden(self, rows, pieces, *, answers: int = 0) -> list[tuple]:
+        """(final hidden states (M, D), tokens (M,), whose they are (M,), how many answers) of rows, `eval_batch` rows at a time, or about as many answers."""
+        out, starts = [], list(range(0, len(rows), self.cfg.eval_batch))
+        if answers:
+            starts, held = [0], 0
+            for i, (_, several) in enumerate(rows):
+                if held >= answers:
+                    starts, held = [*starts, i], 0
+                held += len(several)
+        for i, j in zip(starts, [*starts[1:], len(rows)]):
+            packed, h = trunk.top_states(self.top, rows[i:j], pieces[i:j])
             out.append((h.clone(), packed.target, packed.branch, packed.branches))
         return out
 
@@ -138,7 +144,7 @@ class Steering:
         log = {"answers": len(samples.fine), "attribute in samples": 1 - samples.fine[:own].mean().item(), "updated": float(0 < share < 1)}
         if not 0 < share < 1:
             return log
-        groups, at = self.hidden(samples.rows, samples.pieces), 0
+        groups, at = self.hidden(samples.rows, samples.pieces, answers=cfg.nado_batch), 0
         weight = constraint.importance(torch.tensor([sum(c.logprobs) for c in samples.done]), cfg.tau) * own
         weight = torch.cat([weight, torch.ones(len(samples.fine) - own)])
         parts = []

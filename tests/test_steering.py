@@ -191,6 +191,24 @@ def test_reinforcement_labels_as_many_samples_and_keeps_the_corpus(make):
     assert len(curve) == 2 and curve[0]["cross-entropy"] > 0
 
 
+def test_states_come_in_groups_of_about_so_many_answers(make):
+    w = make(n_asked=4)
+    s = w.collect("x", n=3, prompts=2, mixed=5)
+    rows, groups = w.hidden(s.rows, s.pieces), w.hidden(s.rows, s.pieces, answers=4)
+    assert [n for *_, n in groups] == [6, 4, 1] and sum(n for *_, n in rows) == 11  # two prompts of three answers, then lines
+    assert torch.allclose(torch.cat([h for h, *_ in rows]), torch.cat([h for h, *_ in groups]), atol=1e-5)
+    assert torch.equal(torch.cat([t for _, t, *_ in rows]), torch.cat([t for _, t, *_ in groups]))
+
+
+def test_one_draw_serves_several_steps_of_reinforcement(make):
+    """The answers of a draw are used once each, two steps a draw here, and labelled once."""
+    w = make(n_asked=4, epochs=2, batch=4, rl_draw=2)
+    calls, asked = [], w.oracle
+    w.oracle = lambda texts: calls.append(len(texts)) or asked(texts)
+    curve = steering.reinforced(w, weight=1.0, beta=0.1, desc="rl")
+    assert len(curve) == 4 and calls == [2 * 2 * w.cfg.each] * 2 and sum(calls) == w.cfg.iterations * w.cfg.n_asked * w.cfg.each
+
+
 def test_reinforcement_without_weight_is_plain_fine_tuning(make):
     a, b = make(micro=4), make(micro=4)
     steering.fine_tune(a, desc="sft")

@@ -34,6 +34,7 @@ SETTINGS = {
     "style": Setting(smoke="nado", small="nado", paper="nado", published="nado", source=BLOG, help="how R is written: nado or dinado", allowed=["nado", "dinado"]),
     "layers": Setting(smoke=1, small=1, paper=4, published=None, source="NADO's code: 4 transformer layers", help="residual layers on the model's hidden states", allowed=(0, 100)),
     "nado_lr": Setting(smoke=1e-3, small=1e-4, paper=2e-5, published="2e-5", source="NADO's code; small: of 1e-5 to 1e-3 the best on held-out samples", help="AdamW rate of R", allowed=(1e-9, 1.0)),
+    "nado_batch": Setting(smoke=8, small=16, paper=32, published=None, source=OURS, help="answers a step of R, about", allowed=(1, 10**5)),
     "nado_epochs": Setting(smoke=2, small=6, paper=10, published="up to 10", source="NADO's code", help="passes over the samples", allowed=(1, 1000)),
     "consistency": Setting(smoke=1.0, small=1.0, paper=1.0, published=1.0, source="NADO's code", help="weight of forward consistency", allowed=(0.0, 1000.0)),
     "consistent": Setting(smoke=0.5, small=0.125, paper=1.0, published=1.0, source="NADO's code; small: a random share in each pass, since every position costs a product with the vocabulary", help="share of the positions at which consistency is asked", allowed=(0.001, 1.0)),
