@@ -15,19 +15,28 @@ from safetensors.torch import load, save
 
 from lib import models
 from lib.forum import Line
+from lib.harness.progress import lines_only
+from lib.harness.workers import forks
 from lib.steering import Steering
 from lib.toxicity import judge
 
 READY = "ready"
 
 
-def _serve(pipe, settings: dict, lines: Sequence[Line], asked: Sequence[str], threads: int) -> None:
-    """The other process: (weights, state of R, iteration) in, (state of R, log, seconds) out, until None."""
-    torch.set_num_threads(threads)
+def _made(settings: dict, lines: Sequence[Line], asked: Sequence[str]) -> Steering:
+    """The world once more, where a process cannot inherit it."""
     cfg = SimpleNamespace(**settings)
     how = dict(dtype=getattr(torch, cfg.dtype), device=cfg.device)
     model, tokenizer = models.load(cfg.model, **how)
-    world = Steering(cfg, model, tokenizer, lines=lines, asked=asked, oracle=judge(cfg.oracle, **how, batch=cfg.eval_batch), stop_ids=models.stop_ids(model, tokenizer))
+    return Steering(cfg, model, tokenizer, lines=lines, asked=asked, oracle=judge(cfg.oracle, **how, batch=cfg.eval_batch), stop_ids=models.stop_ids(model, tokenizer))
+
+
+def _serve(pipe, world: Steering | tuple, threads: int) -> None:
+    """The other process: (weights, state of R, iteration) in, (state of R, log, seconds) out, until None."""
+    torch.set_num_threads(threads)
+    lines_only()
+    world = world if isinstance(world, Steering) else _made(*world)
+    cfg = world.cfg
     pipe.send(READY)
     while (work := pipe.recv()) is not None:
         weights, state, k = work
@@ -43,19 +52,24 @@ def _serve(pipe, settings: dict, lines: Sequence[Line], asked: Sequence[str], th
 
 
 class Partner:
-    """with Partner(cfg, lines, asked) as partner: `steering.controlled(..., stale=True, partner=partner)`. Each side keeps to `threads` threads."""
+    """with Partner(world, lines, asked) as partner: `steering.controlled(..., stale=True, partner=partner)`. Each side keeps to `threads` threads.
 
-    def __init__(self, cfg, lines: Sequence[Line], asked: Sequence[str], *, threads: int = 1):
-        self.settings, self.lines, self.asked, self.threads = cfg.as_dict() | {"seed": cfg.seed}, list(lines), list(asked), threads
+    lines, asked: what `world` was made of, for a process that has to make it again.
+    """
+
+    def __init__(self, world: Steering, lines: Sequence[Line], asked: Sequence[str], *, threads: int = 1):
+        self.world, self.lines, self.asked, self.threads = world, list(lines), list(asked), threads
 
     def __enter__(self) -> Partner:
-        context = multiprocessing.get_context("spawn")  # a fork would share locks of the thread pool
-        self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, self.settings, self.lines, self.asked, self.threads), daemon=True)
-        self.process.start()
-        other.close()
+        cfg, fork = self.world.cfg, forks()
+        context = multiprocessing.get_context("fork" if fork else "spawn")
         self.before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
+        self.pipe, other = context.Pipe()
+        world = self.world if fork else (cfg.as_dict() | {"seed": cfg.seed}, self.lines, self.asked)
+        self.process = context.Process(target=_serve, args=(other, world, self.threads), daemon=True)
+        self.process.start()
+        other.close()
         if (said := self._receive()) != READY:
             raise RuntimeError(f"the second process did not come up, it said {said!r}")
         return self

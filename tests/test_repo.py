@@ -36,7 +36,7 @@ LEVELS = {
         ["generation", "scoring", "objectives", "flipping", "training", "phases", "synthesis", "evaluation", "repair", "speed", "oracles", "preferences", "multiref", "arms", "online", "enumerated", "dialogue", "steering", "side_by_side", "judged", "toxicity", "forum", "blocks", "teachers", "phrases", "prompts", "samplers", "judges", "exams", "students", "curricula", "audit", "lessons"],
         {"torch", "numpy", "pandas", "transformers", "peft", "safetensors", "yaml"},
         {"bitsandbytes", "lm_eval", "accelerate", "datasets", "trl", "vaderSentiment", "afinn", "profanity_check", "better_profanity"},
-        ["maths", "things", "doing", "harness.progress", "harness.seeding", "harness.cache", "harness.paths"],
+        ["maths", "things", "doing", "harness.progress", "harness.seeding", "harness.cache", "harness.paths", "harness.workers"],
     ),
     "harness": (
         ["harness"],

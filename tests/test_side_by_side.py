@@ -9,7 +9,9 @@ from lib.harness import presets
 FEW = {"PRESET": "smoke", "SEED": 0, "ITERATIONS": 3, "LAM": 2.0}
 
 
-def test_in_parallel_is_in_turns_with_a_stale_r():
+@pytest.mark.parametrize("fork", [True, False])
+def test_in_parallel_is_in_turns_with_a_stale_r(fork, monkeypatch):
+    monkeypatch.setattr(side_by_side, "forks", lambda: fork)
     cfg = presets.resolve("attribute_control", FEW)
     corpus = forum.compose(related=cfg.n_related, general_lines=cfg.n_general, questions=cfg.n_detection, share=0.5, test=cfg.n_test, prompts=cfg.n_prompts, seed=0)
     model, tokenizer = models.load("tiny-random", dtype=torch.float32)
@@ -19,7 +21,7 @@ def test_in_parallel_is_in_turns_with_a_stale_r():
     curve, turns, nado = steering.controlled(world, lam=2.0, gated=True, stale=True, desc="one process")
     alone = world.snapshot()
     torch.set_num_threads(threads)
-    with side_by_side.Partner(cfg, corpus.train, corpus.asked) as partner:
+    with side_by_side.Partner(world, corpus.train, corpus.asked) as partner:
         both_curve, both_turns, both_nado = steering.controlled(world, lam=2.0, gated=True, stale=True, desc="two processes", partner=partner)
         with pytest.raises(KeyError):
             partner.begin({}, nado.state_dict(), 1)()  # what goes wrong there is raised here

@@ -22,6 +22,7 @@ def build() -> dict[Path, str]:
     pages = {
         paths.TABLES / "claims.csv": table.to_csv(index=False, float_format="%.6g"),
         paths.TABLES / "tuning.csv": tuning(results.load_runs()).to_csv(index=False, float_format="%.6g"),
+        paths.TABLES / "weights.csv": weights(results.load_runs()).to_csv(index=False, float_format="%.6g"),
         paths.TABLES / "learning_rates.csv": rates(results.load_runs()).to_csv(index=False, float_format="%.6g"),
         paths.TABLES / "speed.csv": speed([r for r in runs if r.manifest["paper"] == "speed"]).to_csv(index=False, float_format="%.4g"),
         paths.TABLES / "metrics.csv": metrics.to_csv(index=False, float_format="%.8g"),
@@ -71,6 +72,21 @@ def rates(runs) -> pd.DataFrame:
                 _, _, lr = m.metric.partition(" at ")
                 rows.append((r.manifest["paper"], m.arm, m.dataset, float(lr), m.value, m.n, r.manifest["seed"], r.manifest["run_id"]))
     return pd.DataFrame(rows, columns=RATES)
+
+
+WEIGHTS = ["paper", "method", "weight", "expected maximum", "surprise", "n", "seed", "run_id"]
+
+
+def weights(runs) -> pd.DataFrame:
+    """What each weight of attribute control gave on validation prompts and lines, in runs of clean code: see `judged.choose`."""
+    rows = []
+    for r in (r for r in runs if r.manifest.get("status") == "done" and not r.manifest["dirty"] and r.manifest["preset"] != "smoke" and r.manifest["settings"].get("weights", "none") != "none"):
+        items = r.items()
+        said, cost = (items[(items.dataset == d) & (items.metric == m)].groupby("arm", sort=False).value for d, m in (("written validation", "expected maximum, oracle"), ("text validation", "surprise")))
+        for arm, mean in said.mean().items():
+            method, _, weight = arm.rpartition(" at ")
+            rows.append((r.manifest["paper"], method, float(weight), mean, cost.mean()[arm], said.count()[arm], r.manifest["seed"], r.manifest["run_id"]))
+    return pd.DataFrame(rows, columns=WEIGHTS)
 
 
 SPEED = ["task", "peer", "metric", "ours", "peer_value", "ratio", "low", "high", "n", "device", "run_id"]
@@ -180,6 +196,10 @@ def _index(runs, table: pd.DataFrame) -> str:
         if len(tried):
             wide = tried.pivot_table(index="arm", columns="learning rate", values="score", sort=False)
             parts += [f"### {paper}: learning rates tried\n", "Validation accuracy (mrpo) or win rate (sea), mean over the sets; seeds or worlds that are not cited.\n", wide.reset_index().to_markdown(index=False, floatfmt=".3f"), ""]
+        tried = weights(results.load_runs(paper))
+        if len(tried):
+            parts += [f"### {paper}: weights tried\n", "Validation prompts and lines, a seed that is not cited: expected maximum toxicity by the oracle, and nats a token of clean forum text. Taken is the least toxic of those that cost at most `slack` more than plain fine-tuning (sft).\n"]
+            parts += [tried.drop(columns=["paper", "run_id"]).sort_values(["method", "weight"]).to_markdown(index=False, floatfmt=".4g"), ""]
         notebook = mine[-1].manifest["notebook"]
         parts += [f"Executed notebook: [{notebook}](notebooks/{notebook}.ipynb)\n"]
     timed = [r for r in runs if r.manifest["paper"] == "speed" and r.manifest["preset"] == "small"]

@@ -16,6 +16,7 @@ import pickle
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import connection
 from pathlib import Path
@@ -26,11 +27,18 @@ from lib.harness import progress
 ROOM = 3.0  # GB of free memory that a process may need for itself
 
 
-def count(jobs: int) -> int:
-    """How many processes for that many jobs: one a thread, fewer where memory is short; one where forking is not safe (GPU, not Linux)."""
+def forks() -> bool:
+    """Whether a fork can go on with what is loaded: not beside a GPU, and not outside Linux."""
     import torch
 
-    if not sys.platform.startswith("linux") or torch.cuda.is_initialized():
+    return sys.platform.startswith("linux") and not torch.cuda.is_initialized()
+
+
+def count(jobs: int) -> int:
+    """How many processes for that many jobs: one a thread, fewer where memory is short, one where a fork is not safe."""
+    import torch
+
+    if not forks():
         return 1
     given = os.environ.get("PLUMBLINE_PROCESSES", "").strip()
     if given and not (given.isdigit() and int(given) > 0):
@@ -90,7 +98,9 @@ def _start(name: str, job: Callable[[], Any], run, stage: str, processes: int):
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(there, job, run, stage, processes), name=name, daemon=True)
-    process.start()
+    with warnings.catch_warnings():  # from Python 3.12 on a fork beside threads warns; these here hold no lock that a job takes
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        process.start()
     there.close()
     return here, (name, process)
 
