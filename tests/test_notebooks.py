@@ -26,14 +26,16 @@ def test_every_parameter_is_read_by_the_settings(paper):
 
 @pytest.fixture(scope="module")
 def smoke_runs(tmp_path_factory):
-    """One run through the runner, one through plain papermill, of every paper."""
+    """One run through the runner, its arms one after another, one through plain papermill, two arms at a time, of every paper."""
     folder = tmp_path_factory.mktemp("smoke")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLUMBLINE_RESULTS", str(folder / "results"))
         patch.setenv("PLUMBLINE_CACHE", str(folder / "cache"))
         patch.setenv("OMP_NUM_THREADS", "1")
         for paper in PAPERS:
+            patch.setenv("PLUMBLINE_PROCESSES", "1")
             assert runner.run(paper, preset="smoke", seed=0).code == 0
+            patch.setenv("PLUMBLINE_PROCESSES", "2")
             book = notebooks.find(paper)
             papermill.execute_notebook(str(book), str(folder / f"{paper}.ipynb"), {"PRESET": "smoke", "SEED": 0}, progress_bar=False, cwd=str(book.parent))
         return {p: results.load_runs(p) for p in PAPERS}
