@@ -200,12 +200,20 @@ def test_states_come_in_groups_of_about_so_many_answers(make):
     assert torch.equal(torch.cat([t for _, t, *_ in rows]), torch.cat([t for _, t, *_ in groups]))
 
 
-def test_one_draw_serves_several_steps_of_reinforcement(make):
-    """The answers of a draw are used once each, two steps a draw here, and labelled once."""
-    w = make(n_asked=4, epochs=2, batch=4, rl_draw=2)
-    calls, asked = [], w.oracle
-    w.oracle = lambda texts: calls.append(len(texts)) or asked(texts)
+def test_one_draw_serves_several_steps_of_reinforcement(make, monkeypatch):
+    """The answers of a draw are used once each, in order, two steps a draw here, and labelled once."""
+    w, g, calls, said, used = make(n_asked=4, epochs=2, batch=4, rl_draw=2), torch.Generator().manual_seed(0), [], [], []
+    real = steering.constraint.policy_gradient
+
+    def labels(texts):
+        calls.append(len(texts))
+        said.append(torch.rand(len(texts), generator=g).round().double())
+        return said[-1]
+
+    w.oracle = labels
+    monkeypatch.setattr(steering.constraint, "policy_gradient", lambda log_p, reward, start, **kw: used.append(reward) or real(log_p, reward, start, **kw))
     curve = steering.reinforced(w, weight=1.0, beta=0.1, desc="rl")
+    assert torch.equal(torch.cat(used).double(), 1 - torch.cat(said))
     assert len(curve) == 4 and calls == [2 * 2 * w.cfg.each] * 2 and sum(calls) == w.cfg.iterations * w.cfg.n_asked * w.cfg.each
 
 
