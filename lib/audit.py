@@ -23,10 +23,10 @@ check_tasks = evaluation.check_tasks
 SAMPLERS = ("pool", "self-instruct", "leaf", "fake-leaf", "quota")
 
 
-def sampler(name: str, leaves: Sequence[Leaf], *, calls: int, size: int, seed: int) -> Sampler:
+def sampler(name: str, leaves: Sequence[Leaf], *, calls: int, size: int, seed: int, quotas: Mapping[str, int] | None = None) -> Sampler:
     """pool: any `size` seeds; self-instruct: 8 examples, up to 2 of them made before; leaf: LAB's; fake-leaf: its control; quota: leaf, calls in proportion to seeds.
 
-    No prompt tells the leaf's task: a pool's has none to tell.
+    quotas: calls of each leaf, for "leaf" alone. No prompt tells the leaf's task: a pool's has none to tell.
     """
     how = dict(calls=calls, seed=seed)
     if name == "pool":
@@ -34,7 +34,7 @@ def sampler(name: str, leaves: Sequence[Leaf], *, calls: int, size: int, seed: i
     elif name == "self-instruct":
         made = samplers.pool(leaves, size=8, machine=2, **how)
     elif name == "leaf":
-        made = samplers.leaf_local(leaves, size=size, **how)
+        made = samplers.leaf_local(leaves, size=size, quotas=quotas, **how)
     elif name == "fake-leaf":
         made = samplers.fake_leaf(leaves, size=size, **how)
     elif name == "quota":
@@ -45,15 +45,15 @@ def sampler(name: str, leaves: Sequence[Leaf], *, calls: int, size: int, seed: i
     return made._replace(draw=lambda call, rows: made.draw(call, rows)._replace(task=""))
 
 
-def asked(name: str, leaves: Sequence[Leaf], teacher: Teacher, *, calls: int, size: int, each: int, seed: int, answers: bool) -> list[dict]:
+def asked(name: str, leaves: Sequence[Leaf], teacher: Teacher, *, calls: int, size: int, each: int, seed: int, answers: bool, quotas: Mapping[str, int] | None = None) -> list[dict]:
     """What `calls` calls of `each` questions gave, without duplicates and copied seeds; `kind` is the leaf of whose form a question is, "" for none.
 
-    answers: with the teacher's answers, which self-instruct needs to feed them back. A question is valid if it has a kind: only then can it be answered.
+    answers: with the teacher's answers, which self-instruct needs to feed them back. quotas: see `sampler`. A question is valid if it has a kind: only then can it be answered.
     """
     of = {leaf.checker: leaf.path for leaf in leaves}
     blocks = [Generate("questions", teacher, "questions", each), Unique("unique questions"), *([Generate("answers", teacher, "answer")] if answers else [])]
     together = calls if name != "self-instruct" else 1  # what is fed back has to be there
-    made = synthesis.run(sampler(name, leaves, calls=calls, size=size, seed=seed), blocks, journal=None, desc=name, seen=synthesis.seeded(leaves), batch=together)
+    made = synthesis.run(sampler(name, leaves, calls=calls, size=size, seed=seed, quotas=quotas), blocks, journal=None, desc=name, seen=synthesis.seeded(leaves), batch=together)
     return [row | {"kind": of.get(judges.form(row["question"]), "")} for row in made.rows]
 
 

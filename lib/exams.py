@@ -33,14 +33,14 @@ class Question(NamedTuple):
     wrong: tuple[str, ...] = ()
 
 
-def skills(leaves: Sequence[Leaf], *, each: int, seed: int = 0) -> list[Question]:
-    """`each` new questions of every skill; none repeats a seed or another. ValueError for a skill that no checker of ours knows, or too many questions."""
-    out = []
+def skills(leaves: Sequence[Leaf], *, each: int, seed: int = 0, others: Sequence[Question] = ()) -> list[Question]:
+    """`each` new questions of every skill; none repeats a seed, another, or one of the `others`. ValueError for a skill that no checker of ours knows, or too many questions."""
+    out, before = [], {key(q.question, q.context) for q in others}
     for leaf in (x for x in leaves if x.kind != "knowledge"):
         if leaf.checker is None or each < 1:
             raise ValueError(f"held-out questions are made of skills with a checker, at least 1 each, given {leaf.path} and {each}")
         rng = np.random.default_rng([seed, 0xE4A3, *leaf.path.encode()])
-        known, made, misses = {key(s.question, s.context) for s in leaf.seeds}, 0, 0
+        known, made, misses = before | {key(s.question, s.context) for s in leaf.seeds}, 0, 0
         while made < each:
             if misses == PATIENCE:
                 raise ValueError(f"{leaf.path} has fewer than {each} different questions: ask for fewer")
@@ -96,6 +96,11 @@ def general(path: Path) -> list[Question]:
         right = options.pop(row["answer"])
         out.append(Question(str(row["id"]), "general", "general", row["question"], "", (right,), (), tuple(options)))
     return out
+
+
+def spread(questions: Sequence[Question], n: int) -> list[Question]:
+    """About n of the questions, evenly from first to last; all of them where there are no more."""
+    return list(questions[:: max(1, len(questions) // n)])
 
 
 def lines(n: int) -> list[str]:

@@ -12,18 +12,19 @@ from lib import audit, curricula, exams, phases
 from lib.exams import Question
 from lib.judges import Judge
 from lib.merging import Weights
-from lib.phases import Phase, Row
+from lib.phases import Done, Phase, Row
 from lib.students import Sheet, Student
 
 
 class Lessons:
     """One student, its exams (`sheets`) and plain text (`pages`); the start model's own marks are taken and recorded at once.
 
+    pack: tokens of a sequence in which several rows are trained together; as long as the longest row where that is longer.
     how: what `phases.run` takes besides: seed, clip, micro.
     """
 
-    def __init__(self, run, student: Student, sheets: dict[str, Sheet], pages: Sheet, **how):
-        self.run, self.student, self.sheets, self.pages, self.how = run, student, sheets, pages, how
+    def __init__(self, run, student: Student, sheets: dict[str, Sheet], pages: Sheet, *, pack: int, **how):
+        self.run, self.student, self.sheets, self.pages, self.pack, self.how = run, student, sheets, pages, pack, how
         self.examine = curricula.examiner(student, sheets)
         student.load(None)
         self.first = self.examine()
@@ -34,25 +35,78 @@ class Lessons:
         curricula.record(self.run, arm, self.sheets, order, [self.first, *scores])
         self.run.items("text general", arm, "surprise", range(len(self.pages.rows)), self.student.surprise(self.pages))
 
+    # ---- the start model as teacher and as judge
+
+    def drawn(self, dataset: str, names: Sequence[str], leaves, writer, held_out: Sequence[Question], *, seed: int, calls: int, each: int, **many) -> dict[str, list[dict]]:
+        """One repetition of every sampler with one teacher: {sampler: rows}, their coverage recorded. many: what `audit.asked` takes besides."""
+        self.student.load(None)
+        sets = {name: audit.asked(name, leaves, writer, seed=seed, calls=calls, each=each, **many) for name in names}
+        audit.record(self.run, dataset, seed, audit.coverage(sets, leaves, generated=calls * each, held_out=held_out, seed=seed))
+        return sets
+
+    def judged(self, dataset: str, name: str, rows: Sequence[dict], make: Callable[[], Judge]) -> list[dict]:
+        """A judge is calibrated, which takes a model some time, and gives its verdicts on rows with hidden truth: the rows it keeps."""
+        self.student.load(None)
+        judge = make()
+        scores = judge.score(rows)
+        audit.judged(self.run, dataset, name, rows, scores, least=judge.least)
+        return [row for row, keep in zip(rows, audit.verdicts(scores, judge.least)) if keep]
+
+    # ---- lessons
+
+    def _teach(self, plan: Sequence[Phase], begin: Weights | None, **more) -> list[Done]:
+        self.student.load(begin)
+        longest = max(len(p) + len(a) for phase in plan for p, a in phase.rows)
+        return phases.run(self.student.latent, self.student.loss, plan, capacity=max(self.pack, longest), **(self.how | more))
+
     def curriculum(self, arm: str, plan: Sequence[Phase], journal: Path | None) -> Weights:
         """An arm of phases from the start: the weights it ends at. journal: see `phases.run`."""
-        self.student.load(None)
-        done = phases.run(self.student.latent, self.student.loss, plan, evaluate=self.examine, journal=journal, **self.how)
+        done = self._teach(plan, None, evaluate=self.examine, journal=journal)
         self._enter(arm, [d.name for d in done], [d.scores for d in done])
         self.run.curve(arm, [row | {"step": i, "phase": at} for i, (at, row) in enumerate(((at, row) for at, d in enumerate(done) for row in d.curve), 1)])
         return self.student.weights()
 
     def unmarked(self, plan: Sequence[Phase], seed: int) -> Weights:
         """Phases from the start in another order, without an exam: the weights alone."""
-        self.student.load(None)
-        phases.run(self.student.latent, self.student.loss, plan, **(self.how | {"seed": seed}))
+        self._teach(plan, None, seed=seed)
         return self.student.weights()
 
-    def alone(self, dataset: str, arm: str, phase: Phase, sheet: Sheet) -> None:
-        """One phase from the start, and one exam: what a sampler's or a judge's rows are worth."""
-        self.student.load(None)
-        phases.run(self.student.latent, self.student.loss, [phase], **self.how)
+    def alone(self, dataset: str, arm: str, phase: Phase, sheet: Sheet, begin: Weights | None = None) -> Weights:
+        """One phase, from the start if nothing else is said, and one exam: what a sampler's or a judge's rows are worth; the weights it ends at."""
+        self._teach([phase], begin)
         audit.grades(self.run, dataset, arm, sheet, self.student.score(sheet))
+        return self.student.weights()
+
+    def failures(self, weights: Weights, sheet: Sheet) -> dict[str, float]:
+        """{leaf: share wrong} of a sheet: what `samplers.weighted_quotas` shares out the next calls by."""
+        self.student.load(weights)
+        score, leaves = self.student.score(sheet), [q.leaf for q in sheet.questions]
+        return {leaf: 1 - float(score[[x == leaf for x in leaves]].mean()) for leaf in dict.fromkeys(leaves)}
+
+    def checkpoints(self, arm: str, plan: Sequence[Phase], journal: Path | None, *, general: Sheet, own: Sheet, every: int, slack: float) -> None:
+        """The last phase looked at every few steps; what each rule would have kept of it sits the exams.
+
+        best general: by questions of which nothing is taught, as LAB does with MMLU; best own: by questions of this phase's own kind; early: the first
+        within `slack` of that. Both sheets hold other questions than the exams. The earlier phases are found in the journal, if they were taught before.
+        """
+        looks, states = {"general": [], "own": []}, []
+
+        def look() -> float:
+            for name, sheet in (("general", general), ("own", own)):
+                looks[name].append(float(self.student.score(sheet).mean()))
+            states.append(self.student.weights())
+            return len(states)  # the last is best: so the phase goes on as it would without looks
+
+        watched = [*plan[:-1], plan[-1]._replace(keep="best", score=look, every=every)]
+        self._teach(watched, None, evaluate=self.examine, journal=journal)
+        if not states:  # a run that was stopped had come to the end of it, and the journal holds no looks
+            self._teach(watched, None)
+        for name, values in looks.items():
+            for k, value in enumerate(values, 1):
+                self.run.metric("checkpoints", f"step {min(k * every, plan[-1].steps)}", arm, name, value)
+        for rule, k in (("best general", phases.pick(looks["general"])), ("best own", phases.pick(looks["own"])), ("early", phases.pick(looks["own"], slack))):
+            self.run.metric("checkpoints", "kept", f"{arm}, {rule}", "step", min((k + 1) * every, plan[-1].steps))
+            self.merged(f"{arm}, {rule}", states[k])
 
     def merged(self, arm: str, weights: Weights) -> None:
         """No lesson, the exams only."""
@@ -67,8 +121,7 @@ class Lessons:
 
     def further(self, arm: str, weights: Weights, phase: Phase) -> None:
         """One phase more."""
-        self.student.load(weights)
-        phases.run(self.student.latent, self.student.loss, [phase], **self.how)
+        self._teach([phase], weights)
         self._enter(arm, [phase.name], [self.examine()])
 
     def written(self, arm: str, weights: Weights | None, asked: Sequence[Question], leaves, *, tokens: int, batch: int, questions: Path, tasks: Sequence[str]) -> list[str]:
@@ -79,16 +132,3 @@ class Lessons:
         self.run.items("written", arm, "accuracy", [q.id for q in asked], exams.accepted(asked, texts, leaves))
         audit.benchmarked(self.run, arm, s.model, s.tokenizer, questions, tasks, batch=s.batch)
         return texts
-
-
-def assessed(run, dataset: str, name: str, rows: Sequence[dict], make: Callable[[], Judge]) -> None:
-    """A judge is calibrated, which takes a model some time, and gives its verdicts on rows with hidden truth."""
-    judge = make()
-    audit.judged(run, dataset, name, rows, judge.score(rows), least=judge.least)
-
-
-def drawn(run, dataset: str, names: Sequence[str], leaves, writer, held_out: Sequence[Question], *, seed: int, calls: int, each: int, **many) -> dict[str, list[dict]]:
-    """One repetition of every sampler with one teacher: {sampler: rows}, their coverage recorded. many: what `audit.asked` takes besides."""
-    sets = {name: audit.asked(name, leaves, writer, seed=seed, calls=calls, each=each, **many) for name in names}
-    audit.record(run, dataset, seed, audit.coverage(sets, leaves, generated=calls * each, held_out=held_out, seed=seed))
-    return sets

@@ -272,6 +272,11 @@ def _tune(stepper: Stepper, loss: Loss, phase: Phase, stream, *, micro: int, cap
     return curve, kept, state
 
 
+def pick(scores: Sequence[float], slack: float = 0.0) -> int:
+    """Which of several checks is kept: the first within `slack` of the highest score; with no slack that is keep="best", else "early"."""
+    return next(k for k, x in enumerate(scores) if x >= max(scores) - slack)
+
+
 def _digest(before: str, settings: Sequence, parts: Sequence) -> str:
     h = hashlib.sha256(f"{before} {settings!r}".encode())
     for p in parts:

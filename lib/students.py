@@ -17,13 +17,11 @@ from lib.data import chat
 from lib.exams import Question
 from lib.generation import generate
 from lib.harness.progress import track
-from lib.logprobs import hidden_states, sum_logprob, token_logprobs
+from lib.logprobs import hidden_states, sum_logprob, token_logprobs, token_marks
 from lib.merging import Weights
 from lib.phases import Row, pack_rows
 from lib.quantization import block_linears
 from lib.training import Full, Latent
-
-CHUNK = 256  # positions whose logits exist together
 
 
 class Sheet(NamedTuple):
@@ -104,14 +102,8 @@ class Student:
         for i in range(0, len(order), self.batch):
             at = order[i : i + self.batch]
             packed, hidden = trunk.top_states(self.top, [sheet.rows[j] for j in at], [sheet.pieces[j] for j in at])
-            logp, first = [], []
-            for h, target in zip(hidden.split(CHUNK), packed.target.split(CHUNK)):
-                logits = (h @ self.head.T).float()
-                picked = logits.gather(-1, target[:, None])[:, 0]
-                logp.append(picked - logits.logsumexp(-1))
-                first.append(logits.argmax(-1) == target)
-            one = torch.ones_like(packed.target)
-            sums = [torch.zeros(packed.branches, dtype=torch.float64, device=h.device).index_add_(0, packed.branch, x.double()) for x in (torch.cat(logp), torch.cat(first), one)]
+            marks = (*token_marks(hidden, self.head, packed.target), torch.ones_like(packed.target))
+            sums = [torch.zeros(packed.branches, dtype=torch.float64, device=hidden.device).index_add_(0, packed.branch, x.double()) for x in marks]
             ends = np.cumsum([len(sheet.rows[j][1]) for j in at])[:-1]
             for j, lp, hits, n in zip(at, *(np.split(s.cpu().numpy(), ends) for s in sums)):
                 out[j] = (lp, n, hits == n)

@@ -75,6 +75,15 @@ def test_arms_are_cut_at_random_to_the_poorest():
         audit.equally(keeps | {"b": []}, 0)
 
 
+def test_quotas_say_whose_turn_it_is():
+    quotas = {leaf.path: int(k == 1) * 7 + int(k == 3) * 5 for k, leaf in enumerate(LEAVES)}
+    made = audit.sampler("leaf", LEAVES, calls=12, size=2, seed=0, quotas=quotas)
+    turns = [made.draw(i, []).leaf for i in range(12)]
+    assert {leaf: turns.count(leaf) for leaf in quotas} == quotas
+    rows = audit.asked("leaf", LEAVES, teachers.Templated(LEAVES, seed=0, knobs=teachers.CLEAN), calls=12, size=2, each=3, seed=0, answers=False, quotas=quotas)
+    assert {row["kind"] for row in rows} == {LEAVES[1].path, LEAVES[3].path}
+
+
 def test_no_prompt_tells_its_task():
     for name in audit.SAMPLERS:
         made = audit.sampler(name, LEAVES, calls=12, size=2, seed=0)

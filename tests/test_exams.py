@@ -26,6 +26,15 @@ def test_every_skill_gets_new_questions_whose_right_answers_the_checker_accepts(
     assert made == exams.skills(LEAVES, each=20) != exams.skills(LEAVES, each=20, seed=1)
 
 
+def test_questions_for_choices_are_none_of_the_exam():
+    leaves = taxonomy.load(paths.DATA / "taxonomy")
+    exam = exams.skills(leaves, each=5)
+    again = exams.skills(leaves, each=5, others=exam)  # the same draws, but for what the exam asks
+    asked = {exams.key(q.question, q.context) for q in exam}
+    assert len(again) == len(exam) and not asked & {exams.key(q.question, q.context) for q in again}
+    assert exams.spread(exam, 4) == exam[:: len(exam) // 4] and exams.spread(exam, 10**6) == exam
+
+
 def test_facts_are_questions_with_three_wrong_answers():
     made = exams.facts(LEAVES)
     assert len(made) == sum(len(leaf.facts) for leaf in LEAVES) > 90

@@ -28,7 +28,7 @@ class Kept:
 def school(tiny_model, byte_tokenizer):
     student = students.Student(tiny_model, byte_tokenizer, blocks=1, system="", stop_ids=models.stop_ids(tiny_model, byte_tokenizer), batch=4)
     sheets = {g: student.sheet([Question(f"{g} {i}", "l", g, f"Say {i}.", "", (f"yes {i}",), (), (f"no {i}",)) for i in range(3)]) for g in (*GROUPS, "facts")}
-    return lessons.Lessons(Kept(), student, sheets, student.pages(["some plain text", "more of it"]), seed=0, clip=1.0, micro=4)
+    return lessons.Lessons(Kept(), student, sheets, student.pages(["some plain text", "more of it"]), pack=8, seed=0, clip=1.0, micro=4)
 
 
 def rows(school, answer="yes"):
@@ -77,20 +77,82 @@ def test_further_lessons_begin_at_the_weights_given(school):
 
 def test_alone_is_graded_on_its_sheet(school):
     sheet = school.sheets["skills"]
-    school.alone("students", "a", phase(school), sheet)
+    weights = school.alone("students", "a", phase(school), sheet)
     assert np.array_equal(school.run.there["students", "a", "accuracy"], school.student.score(sheet))
+    again = school.alone("students", "b", phase(school)._replace(lr=1e-12), sheet, weights)
+    assert all(torch.allclose(weights[n], again[n], atol=1e-6) for n in weights) and any(not torch.equal(weights[n], w) for n, w in school.student.begin.items())
 
 
-def test_what_a_teacher_draws_and_a_judge_says_goes_on_record():
+def test_rows_are_packed_without_changing_what_is_learnt(school):
+    """Two rows of a sequence or one: the same weights but for rounding, whatever is asked for, as long as the longest row fits."""
+    alone, packed = (setattr(school, "pack", n) or school.unmarked([phase(school)], 0) for n in (1, 400))
+    assert all(torch.allclose(alone[n], packed[n], atol=1e-5) for n in alone) and any(not torch.equal(alone[n], packed[n]) for n in alone)
+
+
+def test_failures_are_shares_wrong_by_leaf(school, monkeypatch):
+    asked = [Question(str(i), leaf, "skills", f"Say {i}.", "", ("yes",)) for i, leaf in enumerate("aabab")]
+    sheet = school.student.sheet(asked)
+    monkeypatch.setattr(school.student, "score", lambda s: np.array([1.0, 0.0, 0.0, 1.0, 0.0]))
+    assert school.failures(school.student.begin, sheet) == pytest.approx({"a": 1 / 3, "b": 1.0})
+
+
+def checked(school, journal, monkeypatch, general, own):
+    """`checkpoints` over looks whose scores are given: (plan, the weights that sat the exams, steps that were kept)."""
+    sheets = [school.student.sheet(school.sheets["skills"].questions) for _ in range(2)]
+    given, real, merged, states = {id(s): iter(x) for s, x in zip(sheets, (general, own))}, school.student.score, school.merged, {}
+    plan = [phase(school, "first"), phase(school, "last")._replace(steps=5, replay=0.5)]
+    with monkeypatch.context() as patch:
+        patch.setattr(school.student, "score", lambda s: np.array([next(given[id(s)])]) if id(s) in given else real(s))
+        patch.setattr(school, "merged", lambda arm, w: (states.update({arm: w}), merged(arm, w)))
+        school.checkpoints("x", plan, journal, general=sheets[0], own=sheets[1], every=2, slack=0.1)
+    return plan, states, {rule: school.run.there["checkpoints", "kept", f"x, {rule}", "step"] for rule in ("best general", "best own", "early")}
+
+
+def test_each_rule_keeps_its_checkpoint(school, monkeypatch):
+    plan, states, kept = checked(school, None, monkeypatch, [0.5, 0.4, 0.3], [0.35, 0.1, 0.4])
+    assert kept == {"best general": 2, "best own": 5, "early": 2}
+    assert school.run.there["checkpoints", "step 4", "x", "general"] == 0.4 and school.run.there["checkpoints", "step 5", "x", "own"] == 0.4
+    last = school.curriculum("x", plan, None)
+    assert all(torch.equal(last[n], states["x, best own"][n]) for n in last)  # looking changes nothing
+    assert any(not torch.equal(last[n], states["x, early"][n]) for n in last)
+    assert np.array_equal(school.run.there["text general", "x", "surprise"], school.run.there["text general", "x, best own", "surprise"])
+
+
+def test_looks_are_taken_again_where_a_journal_knows_the_end(school, tmp_path, monkeypatch):
+    first = checked(school, tmp_path, monkeypatch, [0.5, 0.4, 0.3], [0.2, 0.3, 0.3])[2]
+    assert checked(school, tmp_path, monkeypatch, [0.5, 0.4, 0.3], [0.2, 0.3, 0.3])[2] == first == {"best general": 2, "best own": 4, "early": 2}
+
+
+def test_teacher_and_judge_are_the_start_model_whatever_was_taught_before(school):
+    from lib import judges
+
+    data = [{"id": str(k), "leaf": "x", "question": f"Say {k}.", "answer": f"yes {k}", "truth": {"told": "right"}} for k in range(4)]
+    student, said = school.student, []
+
+    def make():
+        likely = judges.likelihood(student.model, student.tokenizer, batch=2)
+        return judges.Judge("likelihood", lambda rows: said.append(likely(rows)) or said[-1], -9.0)
+
+    school.unmarked([phase(school)], 0)
+    first = school.judged("filters", "likelihood", data, make)
+    student.load({n: w + 0.1 for n, w in student.begin.items()})
+    assert school.judged("filters", "likelihood", data, make) == first and said[0] == said[1]
+    student.load({n: w + 0.1 for n, w in student.begin.items()})
+    assert make().score(data) != said[0]
+
+
+def test_what_a_teacher_draws_and_a_judge_says_goes_on_record(school):
     from lib import audit, exams, judges, taxonomy, teachers
     from lib.harness import paths
 
     leaves = [x for x in taxonomy.load(paths.DATA / "taxonomy") if x.kind == "freeform"]
-    run, writer = Kept(), lambda: teachers.Templated(leaves, seed=0)
-    sets = lessons.drawn(run, "coverage", ["pool", "leaf"], leaves, writer(), exams.skills(leaves, each=3), seed=0, calls=12, each=8, size=3, answers=True)
+    run, writer = school.run, lambda: teachers.Templated(leaves, seed=0)
+    before = set(run.there)
+    sets = school.drawn("coverage", ["pool", "leaf"], leaves, writer(), exams.skills(leaves, each=3), seed=0, calls=12, each=8, size=3, answers=True)
     first = audit.asked("pool", leaves, writer(), calls=12, each=8, size=3, seed=0, answers=True)
-    assert sets["pool"] == first and {k[1] for k in run.there} == {"pool", "leaf"}
+    assert sets["pool"] == first and {k[1] for k in set(run.there) - before} == {"pool", "leaf"}
     knows = judges.oracle(leaves)
-    lessons.assessed(run, "filters", "oracle", sets["leaf"], lambda: audit.both(knows["question"], knows["pair"]))
+    kept = school.judged("filters", "oracle", sets["leaf"], lambda: audit.both(knows["question"], knows["pair"]))
     purity = "filters", "oracle", "purity"
     assert np.average(run.there[purity], weights=run.weights[purity]) == pytest.approx(1.0)
+    assert 0 < len(kept) < len(sets["leaf"]) and all(judges.valid(row) for row in kept)

@@ -105,6 +105,19 @@ def test_fused_gradients_equal_autograd():
     assert logprobs.token_kl(h, h.detach(), w).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_marks_of_tokens_by_hand(chunk):
+    g = torch.Generator().manual_seed(0)
+    h, w = torch.randn(30, 6, generator=g, dtype=torch.float64), torch.randn(20, 6, generator=g, dtype=torch.float64)
+    y = (h @ w.T).argmax(-1)
+    y[::3] = (y[::3] + 1) % 20
+    logp, greedy = logprobs.token_marks(h, w, y, chunk=chunk)
+    assert torch.allclose(logp, (h @ w.T).log_softmax(-1).gather(-1, y[:, None])[:, 0], atol=1e-12) and greedy.tolist() == [i % 3 != 0 for i in range(30)]
+    assert torch.allclose(logp, logprobs.token_logprobs(h, w, y), atol=1e-12)
+    twins = torch.cat([w, w])  # equally likely: greedy decoding takes the first
+    assert logprobs.token_marks(h, twins, y)[1].tolist() == greedy.tolist() and not logprobs.token_marks(h, twins, y + 20)[1].any()
+
+
 def test_a_trainable_head_gets_its_gradient():
     h, w, y = torch.randn(4, 5), torch.randn(7, 5, requires_grad=True), torch.tensor([0, 6, 3, 3])
     logprobs.token_logprobs(h, w, y).sum().backward()

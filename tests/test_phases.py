@@ -300,6 +300,7 @@ def test_checkpoint_rules(keep, slack, kept):
     (done,) = tune(model, [FIRST._replace(steps=7, keep=keep, slack=slack, every=2, score=score)])
     assert done.kept == kept and len(done.curve) == 7
     if keep != "last":
+        assert [2, 4, 6, 7][phases.pick([0.76, 0.8, 0.9, 0.9], slack)] == kept  # the same choice, looked back on
         assert [r["score"] for r in done.curve if "score" in r] == [0.76, 0.8, 0.9, 0.9]
         assert torch.equal(model.weights(), seen[{2: 0, 4: 1, 6: 2}[kept]]) and not torch.equal(seen[0], seen[3])
 

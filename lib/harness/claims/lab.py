@@ -14,7 +14,7 @@ from lib.harness.claims.rules import Outcome, Pool, better, no_worse, outcome
 
 Claim = partial(rules.Claim, source="arXiv 2403.01081, sections 3.2-3.3")
 Critic = partial(rules.Claim, source="arXiv 2412.13337 and our controls")
-Beyond = partial(rules.Claim, source="arXiv 2410.03743, 2310.02263")
+Beyond = partial(rules.Claim, source="arXiv 2410.03743, 2310.02263, 2410.16736")
 ASSUMED, FREE, MODEL = "coverage, templated 0.8", "coverage, templated 0", "coverage, language model"
 LEAVES, WORST = "effective leaves", "worst leaf"
 TABLE = [("exam", "accuracy"), ("exam general", "accuracy"), ("exam knowledge-short", "accuracy"), ("exam knowledge-long", "accuracy"), ("exam skills", "accuracy"), ("exam facts", "accuracy"), ("forgetting", "forgotten"), ("text general", "surprise")]
@@ -43,6 +43,7 @@ CLAIMS = [
     Claim("A8", "Texts are more varied at equal numbers: Vendi score, leaf minus pool, language model as teacher", better("leaf", "pool", "Vendi", tests=1, dataset=MODEL)),
     Claim("A9", "A student of leaf's questions knows more than one of the pool's, equal numbers (assumed preference)", better("leaf", "pool", "accuracy", tests=1, dataset="students coverage, templated 0.8")),
     Claim("A10", "Than one of the shuffled leaves' (assumed preference)", better("leaf", "fake-leaf", "accuracy", tests=1, dataset="students coverage, templated 0.8")),
+    Beyond("A11", "A second round of calls in proportion to what the student fails teaches more than one of even turns: accuracy", better("by failures", "even turns", "accuracy", tests=1, dataset="students second round")),
     Claim("B1", "The teacher's judges (planted, right nine times in ten) raise purity: share of valid rows among the kept, teacher minus none", better("teacher", "none", "purity", tests=1, dataset="filters")),
     Claim("B2", "Calibrated likelihood raises purity", better("likelihood", "none", "purity", tests=1, dataset="filters")),
     Claim("B3", "Rules alone raise purity", better("rules", "none", "purity", tests=1, dataset="filters")),
@@ -62,9 +63,12 @@ CLAIMS = [
     Claim("C8", "General knowledge is kept: multiple-choice accuracy (lm-eval), replay-all not 2 points worse than the start model", no_worse("replay-all", "start", "accuracy", by=0.02, dataset="questions")),
     Claim("C9", "General text is kept: log-perplexity, replay-all not 0.05 worse than the start model", no_worse("replay-all", "start", "surprise", by=0.05, dataset="text general")),
     Claim("C10", "What was taught is recognised in untaught question forms (four options by likelihood): replay-all minus the start model", better("replay-all", "start", "accuracy", tests=1, dataset="exam facts")),
+    Claim("C11", "Early checkpoints generalise better: general text, the first look within the slack of the best minus the last", better("replay-all, early", "replay-all", "surprise", tests=1, dataset="text general")),
+    Claim("C12", "At no price: skills, early not 2 points worse than the last", no_worse("replay-all, early", "replay-all", "accuracy", by=0.02, dataset="exam skills")),
     Critic("K1", "Phases are not needed: stacked not 2 points worse than replay-all", no_worse("stacked", "replay-all", "accuracy", by=0.02, dataset="exam")),
     Critic("K2", "Without training: interpolating phased half-way to the start model loses less of general text", better("phased, half-way", "phased", "surprise", tests=1, dataset="text general")),
     Critic("K3", "At no price: accuracy over all groups, half-way not 2 points worse than phased", no_worse("phased, half-way", "phased", "accuracy", by=0.02, dataset="exam")),
+    rules.Claim("K4", "A checkpoint chosen by general questions has learned less of its phase than one chosen by the phase's own: accuracy on skills", better("replay-all, best own", "replay-all, best general", "accuracy", tests=1, dataset="exam skills"), source="InstructLab CLI, issue 2314"),
     Beyond("M1", "Averaging data orders of stacked beats one of them: accuracy", better("stacked, averaged", "stacked", "accuracy", tests=1, dataset="exam")),
     Beyond("M2", "Selecting parameters beats averaging: accuracy", better("stacked, selected", "stacked, averaged", "accuracy", tests=1, dataset="exam")),
     Beyond("M3", "Pairs of answers that the judge rates best and worse teach more than the best alone, equal steps: accuracy on skills, easy to hard minus chosen only", better("replay-all, easy to hard", "replay-all, chosen only", "accuracy", tests=1, dataset="exam skills")),

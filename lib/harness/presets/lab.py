@@ -30,7 +30,7 @@ SETTINGS = {
     "per_leaf": Setting(smoke=6, small=30, paper=30, published=30, source=SDG, help="most rows of a skill that are taught", allowed=(1, 10**5)),
     # ---- A: coverage
     "samplers": Setting(smoke=",".join(SAMPLERS), small=",".join(SAMPLERS), paper=",".join(SAMPLERS), published="random pool, leaves", source="section 3.2, figure 2", help="which seeds stand in a prompt", allowed=SAMPLERS, many=True),
-    "taught": Setting(smoke="pool,leaf,fake-leaf", small="pool,leaf,fake-leaf", paper=",".join(SAMPLERS), published=None, source=OURS, help="samplers whose questions are also taught to a student", allowed=SAMPLERS, many=True),
+    "taught": Setting(smoke="pool,leaf", small="pool,leaf,fake-leaf,quota", paper=",".join(SAMPLERS), published=None, source=OURS, help="samplers whose questions are also taught to a student", allowed=SAMPLERS, many=True),
     "preferences": Setting(smoke="0.8,0", small="0.8,0", paper="0.8,0", published=None, source=OURS, help="b of the templated teacher: how often its own preference wins when a prompt mixes leaves; 0 assumes nothing", many=True),
     "draws": Setting(smoke=1, small=3, paper=4, published=None, source=OURS, help="repetitions of every sampler", allowed=(1, 1000)),
     "draw_calls": Setting(smoke=12, small=36, paper=96, published=None, source=OURS, help="calls of a sampler in each repetition", allowed=(1, 10**5)),
@@ -40,6 +40,7 @@ SETTINGS = {
     "model_calls": Setting(smoke=12, small=24, paper=96, published=None, source=OURS, help="its calls of a sampler in each repetition", allowed=(1, 10**5)),
     "model_tokens": Setting(smoke=24, small=72, paper=512, published=None, source=OURS, help="longest list it writes, tokens", allowed=(1, 8192)),
     "model_temperature": Setting(smoke=0.9, small=0.9, paper=0.9, published="0.7, 1", source="instructlab-sdg 0.8.3; CLI 0.14", help="of what it writes", allowed=(0.01, 10.0)),
+    "checks": Setting(smoke=2, small=6, paper=20, published=None, source=OURS, help="questions of every skill, none of the exam's, by which a second round's quotas and checkpoints are chosen", allowed=(1, 10**4)),
     # ---- B: filters
     "filters": Setting(smoke=",".join(FILTERS), small=",".join(FILTERS), paper=",".join(FILTERS), published="the teacher", source="section 3.2", help="judges compared", allowed=FILTERS, many=True),
     "noises": Setting(smoke="0.2", small="0,0.5", paper="0,0.2,0.5", published=None, source=OURS, help="shares of wrong answers at which an unfiltered student is taught; the first judged set has 0.2", many=True),
@@ -56,6 +57,11 @@ SETTINGS = {
     "warmup": Setting(smoke=0.3, small=0.3, paper=0.4, published="385 and 800 steps: 38 to 100 % of a phase", source=PAPER, help="share of a phase in which the rate rises", allowed=(0.0, 1.0)),
     "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=1.0, source="instructlab-training", help="gradient norm is clipped to this", allowed=(1e-6, 1e6)),
     "micro": Setting(smoke=4, small=16, paper=8, published=None, source=OURS, help="sequences a forward", allowed=(1, 4096)),
+    "pack": Setting(smoke=64, small=128, paper=2048, published=None, source=OURS + "; packed rows do not see each other", help="tokens of a training sequence, which holds several rows", allowed=(1, 10**6)),
+    "watched": Setting(smoke="replay-30%", small="replay-all", paper="replay-all", published=None, source=OURS, help="arms whose last phase is looked at for checkpoints", allowed=ARMS, many=True),
+    "every": Setting(smoke=1, small=6, paper=100, published="each epoch", source="instructlab-training", help="steps from one look to the next", allowed=(1, 10**6)),
+    "slack": Setting(smoke=0.05, small=0.05, paper=0.02, published=None, source=OURS, help="how far below the best look an early checkpoint may lie", allowed=(1e-6, 1.0)),
+    "check_general": Setting(smoke=8, small=80, paper=120, published=None, source=OURS + ": LAB takes MMLU", help="general questions, none of the exam's, by which a checkpoint is chosen", allowed=(1, 10**5)),
     "shares": Setting(smoke="0.5", small="0.25,0.5,0.75", paper="0.25,0.5,0.75", published="0.5", source="instructlab-training's example", help="tuned weights' share when they are interpolated with the start model's", many=True),
     "orders": Setting(smoke=2, small=2, paper=3, published=None, source="arXiv 2410.03743", help="data orders of the stacked arm that are merged", allowed=(1, 100)),
     "contrasts": Setting(smoke=",".join(ORDERS), small="easy to hard,mixed", paper=",".join(ORDERS), published="easy to hard", source="arXiv 2310.02263", help="orders in which pairs of the judge's best and worse answers are shown afterwards", allowed=ORDERS, many=True),
