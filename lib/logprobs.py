@@ -136,23 +136,14 @@ def token_logprobs(hidden: Tensor, weight: Tensor, target: Tensor, *, chunk: int
     return -torch.nn.functional.cross_entropy(logits, target, reduction="none")
 
 
-def token_marks(hidden: Tensor, weight: Tensor, target: Tensor, *, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
-    """Of each token: log p(target | context), (M,) nats, at least float32, and whether greedy decoding would choose it, (M,) bool. No gradient.
-
-    As `token_logprobs` from hidden states (M, D) and the head weight (V, D). Of equally likely tokens greedy decoding takes the first.
-    """
-    wide = torch.promote_types(hidden.dtype, torch.float32)
+def greedy_tokens(hidden: Tensor, weight: Tensor, *, chunk: int = CHUNK) -> Tensor:
+    """The likeliest token after each of M positions, (M,) ids, from hidden states (M, D) and the head weight (V, D); of equally likely ones the first, as in greedy decoding."""
     block = BLOCK if hidden.device.type == "cpu" else chunk
-    logp, greedy = torch.empty(len(target), dtype=wide, device=hidden.device), torch.empty(len(target), dtype=torch.bool, device=hidden.device)
-    with torch.no_grad():
-        for i in range(0, len(target), chunk):
-            logits = hidden[i : i + chunk] @ weight.T
-            for at, rows in zip(range(i, len(target), block), logits.split(block)):
-                s = slice(at, at + len(rows))
-                wider, which = rows.to(wide), target[s, None]
-                greedy[s] = wider.argmax(-1) == target[s]
-                logp[s] = (wider.gather(-1, which) - wider.logsumexp(-1, keepdim=True))[:, 0]
-    return logp, greedy
+    out = torch.empty(len(hidden), dtype=torch.long, device=hidden.device)
+    for i in range(0, len(hidden), chunk):
+        for at, rows in zip(range(i, len(hidden), block), (hidden[i : i + chunk] @ weight.T).split(block)):
+            out[at : at + len(rows)] = rows.to(torch.promote_types(rows.dtype, torch.float32)).argmax(-1)  # a bfloat16 argmax is slower than the cast
+    return out
 
 
 class _TokenKL(torch.autograd.Function):

@@ -5,7 +5,8 @@ Every question is asked in the model's own chat template, in training and in exa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +17,14 @@ from lib import trunk
 from lib.data import chat
 from lib.exams import Question
 from lib.generation import generate
-from lib.harness.progress import track
-from lib.logprobs import hidden_states, sum_logprob, token_logprobs, token_marks
+from lib.harness import workers
+from lib.logprobs import Packed, greedy_tokens, hidden_states, sum_logprob, token_logprobs
 from lib.merging import Weights
 from lib.phases import Row, pack_rows
 from lib.quantization import block_linears
 from lib.training import Full, Latent
+
+PART = 128  # rows that a process reads
 
 
 class Sheet(NamedTuple):
@@ -30,14 +33,6 @@ class Sheet(NamedTuple):
     questions: tuple[Question, ...]
     rows: list[tuple[list[int], list[list[int]]]]
     pieces: list[list[Tensor]]
-
-
-class Marks(NamedTuple):
-    """Of each question's answers (right, beginnings, wrong): summed log p (nats), tokens, and whether greedy decoding would give it to the end."""
-
-    logp: list[np.ndarray]
-    tokens: list[np.ndarray]
-    greedy: list[np.ndarray]
 
 
 class Student:
@@ -66,10 +61,19 @@ class Student:
         """(prompt ids, answer ids) of rows with question, answer and context; knowledge is asked without its document. The frozen blocks read them now."""
         out = [(self.prompt(d["question"], "" if d["leaf"].startswith("knowledge") else d.get("context", "")), self.answer(d["answer"])) for d in data]
         new = [r for r in dict.fromkeys(out) if r not in self.known]
-        for i in track(range(0, len(new), 64), "reading rows") if new else ():
-            part = new[i : i + 64]
-            for row, pieces in zip(part, trunk.states(self.lower, [(list(p), [list(a)]) for p, a in part], batch=self.batch)):
-                self.known[row] = torch.cat(pieces)
+        for row, pieces in zip(new, self._read([(list(p), [list(a)]) for p, a in new])):
+            self.known[row] = torch.cat(pieces)
+        return out
+
+    def _read(self, rows: list) -> list[list[Tensor]]:
+        """`trunk.states` of the rows, side by side, PART at a time; each part holds short and long ones."""
+        n = -(-len(rows) // PART)
+        order, out = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + sum(map(len, rows[i][1]))), [[]] * len(rows)
+        parts = {f"part {k + 1} of {n}": order[k::n] for k in range(n)}
+        jobs = {name: partial(trunk.states, self.lower, [rows[i] for i in part], batch=self.batch) for name, part in parts.items()}
+        for name, pieces in workers.each(jobs, desc="reading") if jobs else ():
+            for i, x in zip(parts[name], pieces):
+                out[i] = x
         return out
 
     def loss(self, sequences: Sequence[Sequence[Row]]) -> Tensor:
@@ -92,28 +96,49 @@ class Student:
         """The exam as this student reads it: each question once, with its right and wrong answers as branches."""
         ids = lambda q: [*map(self.answer, q.right), *(self.answer(b)[:-1] for b in q.begins), *map(self.answer, q.wrong)]  # noqa: E731
         rows = [(list(self.prompt(q.question, q.context)), [list(a) for a in ids(q)]) for q in exam]
-        return Sheet(tuple(exam), rows, trunk.states(self.lower, rows, batch=self.batch))
+        return Sheet(tuple(exam), rows, self._read(rows))
 
-    @torch.inference_mode()
-    def marks(self, sheet: Sheet) -> Marks:
-        """What the student as it is thinks of every answer of the sheet."""
+    def _sat(self, sheet: Sheet) -> Iterator[tuple[list[int], Packed, Tensor]]:
+        """(questions by number, their packed answers, the states that predict them), a batch at a time, shortest first."""
         order = sorted(range(len(sheet.rows)), key=lambda i: sum(map(len, sheet.pieces[i])))
-        out: list = [None] * len(order)
         for i in range(0, len(order), self.batch):
             at = order[i : i + self.batch]
-            packed, hidden = trunk.top_states(self.top, [sheet.rows[j] for j in at], [sheet.pieces[j] for j in at])
-            marks = (*token_marks(hidden, self.head, packed.target), torch.ones_like(packed.target))
-            sums = [torch.zeros(packed.branches, dtype=torch.float64, device=hidden.device).index_add_(0, packed.branch, x.double()) for x in marks]
-            ends = np.cumsum([len(sheet.rows[j][1]) for j in at])[:-1]
-            for j, lp, hits, n in zip(at, *(np.split(s.cpu().numpy(), ends) for s in sums)):
-                out[j] = (lp, n, hits == n)
-        return Marks(*(map(list, zip(*out)) if out else ([], [], [])))
+            yield at, *trunk.top_states(self.top, [sheet.rows[j] for j in at], [sheet.pieces[j] for j in at])
+
+    def _by_question(self, sheet: Sheet, at: Sequence[int], values: Tensor) -> Iterator[tuple[int, np.ndarray]]:
+        return zip(at, np.split(values.cpu().numpy(), np.cumsum([len(sheet.rows[j][1]) for j in at])[:-1]))
+
+    @torch.inference_mode()
+    def likelihoods(self, sheet: Sheet) -> list[np.ndarray]:
+        """Of each question, the summed log p (nats) of every answer (right, beginnings, wrong)."""
+        out = {}
+        for at, packed, hidden in self._sat(sheet):
+            logp = token_logprobs(hidden, self.head, packed.target)
+            out |= self._by_question(sheet, at, sum_logprob(logp.double(), packed.branch, packed.branches))
+        return [out[j] for j in range(len(sheet.rows))]
+
+    @torch.inference_mode()
+    def said(self, sheet: Sheet) -> list[np.ndarray]:
+        """Of each question, whether greedy decoding would give every answer (right, beginnings, wrong) to its end."""
+        out = {}
+        for at, packed, hidden in self._sat(sheet):
+            first = torch.ones_like(packed.branch, dtype=torch.bool)
+            first[1:] = packed.branch[1:] != packed.branch[:-1]
+            good = torch.ones(packed.branches, dtype=torch.bool, device=hidden.device)
+            for part in (first, ~first):  # most wrong answers begin wrongly, and the vocabulary is the dear part
+                which = (part & good[packed.branch]).nonzero()[:, 0]
+                wrong = greedy_tokens(hidden[which], self.head) != packed.target[which]
+                good[packed.branch[which[wrong]]] = False
+            out |= self._by_question(sheet, at, good)
+        return [out[j] for j in range(len(sheet.rows))]
 
     def score(self, sheet: Sheet) -> np.ndarray:
         """1 for a right answer, (N,): of a question with wrong answers to choose from, the likeliest by summed log p is right (lm-eval's acc);
         else greedy decoding gives one of the right answers, word for word, or begins with what suffices."""
-        marks = self.marks(sheet)
-        return np.array([float(lp.argmax() < len(q.right)) if q.wrong else float(g.any()) for q, lp, g in zip(sheet.questions, marks.logp, marks.greedy)])
+        choices = np.array([bool(q.wrong) for q in sheet.questions], bool)
+        logp = self.likelihoods(sheet) if choices.any() else [None] * len(choices)
+        said = self.said(sheet) if not choices.all() else [None] * len(choices)
+        return np.array([float(lp.argmax() < len(q.right)) if q.wrong else float(s.any()) for q, lp, s in zip(sheet.questions, logp, said)])
 
     def write(self, exam: Sequence[Question], *, max_new_tokens: int, batch: int) -> list[str]:
         """The student's greedy answers."""
@@ -127,12 +152,11 @@ class Student:
         """Plain text, without a template: what the model should not lose. Its first token is the prompt."""
         ids = [self.tokenizer(t).input_ids for t in texts]
         rows = [(x[:1], [x[1:]]) for x in ids]
-        return Sheet((), rows, trunk.states(self.lower, rows, batch=self.batch))
+        return Sheet((), rows, self._read(rows))
 
     def surprise(self, pages: Sheet) -> np.ndarray:
         """Mean -log p of a token of each text, (N,) nats: the exponential of the mean is the perplexity."""
-        marks = self.marks(pages)
-        return np.array([-lp[0] / n[0] for lp, n in zip(marks.logp, marks.tokens)])
+        return np.array([-lp[0] / len(branches[0]) for lp, (_, branches) in zip(self.likelihoods(pages), pages.rows)])
 
     # ---- weights
 

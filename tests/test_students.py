@@ -36,6 +36,18 @@ def test_questions_are_asked_in_the_chat_template_and_knowledge_without_its_docu
     assert all(a[-1] == student.stop[0] for _, a in rows) and byte_tokenizer.decode(rows[0][1][:-1]) == "200 centimetres"
 
 
+def test_rows_read_side_by_side_are_those_read_at_once(student, monkeypatch):
+    data = [d | {"question": d["question"] * k} for k in range(1, 5) for d in DATA]
+    want = dict(zip(student.rows(data), map(student.known.get, student.rows(data))))
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(students, "PART", 5)
+    monkeypatch.setenv("PLUMBLINE_PROCESSES", "2")
+    student.known.clear()
+    got = student.rows(data)
+    assert got == list(want) and all(torch.allclose(student.known[r], want[r], atol=1e-5) and len(want[r]) == len(r[0]) + len(r[1]) for r in got)
+    assert torch.get_num_threads() == threads and student.rows([]) == [] and student.sheet([]).pieces == []
+
+
 def test_the_loss_is_that_of_the_whole_model_packed_or_not(student, tiny_model):
     rows = student.rows(DATA)
     want = -sum(whole(tiny_model, p, a)[0].sum() for p, a in rows)
@@ -51,18 +63,19 @@ def test_marks_are_those_of_the_whole_model_and_of_greedy_decoding(student, tiny
     assert text == student.tokenizer.decode(done.tokens, skip_special_tokens=True).strip()
     begun = student.tokenizer.decode(done.tokens[:2])
     exam = [
-        ask._replace(right=("nothing like it",)), ask._replace(right=("nothing like it",), begins=(begun,)), ask._replace(right=(begun,)),
+        ask._replace(right=("nothing like it",)), ask._replace(right=("nothing like it",), begins=(begun,)), ask._replace(right=(begun,)), ask._replace(right=(begun + "??", begun + "!")),
         Question("b", "l", "general", "Which?", "", ("one",), (), ("two", "three is long", "4")),
     ]  # fmt: skip
     sheet = student.sheet(exam)
-    marks = student.marks(sheet)
-    for (prompt, answers), lp, n, greedy in zip(sheet.rows, marks.logp, marks.tokens, marks.greedy):
+    logp = student.likelihoods(sheet)
+    for (prompt, answers), lp, greedy in zip(sheet.rows, logp, student.said(sheet)):
+        assert len(answers) == len(lp) == len(greedy)
         for k, answer in enumerate(answers):
             logps, best = whole(tiny_model, prompt, answer)
-            assert lp[k] == pytest.approx(logps.sum().item(), abs=1e-4) and n[k] == len(answer) and greedy[k] == bool(best.all())
-    likeliest = marks.logp[3].argmax()
-    assert student.score(sheet).tolist() == [0.0, 1.0, 0.0, float(likeliest == 0)]
-    swapped = exam[3]._replace(right=(("one", "two", "three is long", "4")[likeliest],), wrong=tuple(x for i, x in enumerate(("one", "two", "three is long", "4")) if i != likeliest))
+            assert lp[k] == pytest.approx(logps.sum().item(), abs=1e-4) and greedy[k] == bool(best.all())
+    likeliest = logp[4].argmax()
+    assert student.score(sheet).tolist() == [0.0, 1.0, 0.0, 0.0, float(likeliest == 0)]
+    swapped = exam[4]._replace(right=(("one", "two", "three is long", "4")[likeliest],), wrong=tuple(x for i, x in enumerate(("one", "two", "three is long", "4")) if i != likeliest))
     assert student.score(student.sheet([swapped])).tolist() == [1.0]
 
 
