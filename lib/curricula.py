@@ -150,8 +150,12 @@ def contrast(
     student: Student, chosen: Sequence[Row], rejected: Sequence[Row], batches: Sequence[Sequence[int]], *, beta: float, lr: float, warmup: int, clip: float, micro: int, desc: str
 ) -> list[dict]:
     """DPO on pairs of rows that were read, one step a batch, from the student as it is, which is the reference too (arXiv 2310.02263); the curve."""
+    shown = sorted({i for batch in batches for i in batch})
+    ref = torch.zeros(2, len(chosen), device=student.top.device)
     with torch.no_grad():
-        ref = [torch.cat([student.logp(rows[i : i + micro]) for i in range(0, len(rows), micro)]) for rows in (chosen, rejected)]
+        for at in (shown[k : k + micro] for k in range(0, len(shown), micro)):
+            for side, rows in zip(ref, (chosen, rejected)):
+                side[at] = student.logp([rows[i] for i in at])
     stepper, curve = Stepper(student.latent, lr=lr, warmup=warmup, clip=clip), []
 
     def loss(which: Sequence[int]) -> tuple[torch.Tensor, dict[str, float]]:

@@ -123,3 +123,8 @@ def test_contrast_begins_at_log_two_and_widens_the_gap(tiny_model, byte_tokenize
     with torch.no_grad():
         assert gap() > before + 0.1
     assert curve[0]["loss"] == pytest.approx(math.log(2), abs=1e-5) and curve[-1]["loss"] < curve[0]["loss"] and curve[-1]["margin"] > 0
+    student.load(None)
+    with torch.no_grad():
+        before = [(student.logp(good[k : k + 1]) - student.logp(bad[k : k + 1])).item() for k in range(6)]
+    few = curricula.contrast(student, good, bad, [[5, 2], [2, 0]], beta=0.5, lr=1e-12, warmup=0, clip=1.0, micro=2, desc="some pairs")
+    assert len({round(x, 3) for x in before}) > 3 and all(abs(row["margin"]) < 1e-4 for row in few)  # each pair against its own reference, whichever are shown

@@ -8,7 +8,7 @@ SDG = "instructlab-sdg 0.8.3; the paper does not say"
 SAMPLERS = ["pool", "self-instruct", "leaf", "fake-leaf", "quota"]
 FILTERS = ["none", "rules", "likelihood", "two-order", "teacher", "oracle"]
 ARMS = ["stacked", "phased", "replay-all", "replay-1%", "replay-3%", "replay-10%", "replay-30%", "reversed", "cosine", "carried", "replay-epochs"]
-MAIN = [a for a in ARMS if a not in ("replay-1%", "carried", "replay-epochs")]
+MAIN = [a for a in ARMS if a not in ("replay-1%", "replay-10%", "carried", "replay-epochs")]
 ORDERS = ["easy to hard", "hard to easy", "mixed"]
 
 SETTINGS = {
@@ -46,11 +46,11 @@ SETTINGS = {
     "filters": Setting(smoke=",".join(FILTERS), small=",".join(FILTERS), paper=",".join(FILTERS), published="the teacher", source="section 3.2", help="judges compared", allowed=FILTERS, many=True),
     "noises": Setting(smoke="0.2", small="0,0.5", paper="0,0.2,0.5", published=None, source=OURS, help="shares of wrong answers at which an unfiltered student is taught; the first judged set has 0.2", many=True),
     "quantile": Setting(smoke=0.1, small=0.1, paper=0.1, published=None, source=OURS, help="share of a leaf's seeds below a calibrated judge's threshold", allowed=(0.0, 0.99)),
-    "n_two_order": Setting(smoke=12, small=96, paper=1000, published=None, source=OURS, help="rows that the two-order judge sees", allowed=(2, 10**6)),
-    "n_faithful": Setting(smoke=12, small=120, paper=1000, published=None, source=OURS, help="knowledge rows of the faithfulness test", allowed=(4, 10**6)),
+    "n_two_order": Setting(smoke=12, small=64, paper=1000, published=None, source=OURS, help="rows that the two-order judge sees", allowed=(2, 10**6)),
+    "n_faithful": Setting(smoke=12, small=100, paper=1000, published=None, source=OURS, help="knowledge rows of the faithfulness test", allowed=(4, 10**6)),
     "filter_steps": Setting(smoke=3, small=18, paper=100, published=None, source=OURS, help="steps of each student of sections A and B", allowed=(1, 10**6)),
     # ---- C: phases
-    "arms": Setting(smoke="stacked,phased,replay-all,replay-30%,replay-epochs", small=",".join(MAIN), paper=",".join(MAIN), published="phased with replay", source=PAPER + "; the others are controls", help="curricula compared", allowed=ARMS, many=True),
+    "arms": Setting(smoke="stacked,phased,replay-all,replay-30%,replay-epochs", small=",".join(MAIN), paper=",".join(ARMS), published="phased with replay", source=PAPER + "; the others are controls", help="curricula compared", allowed=ARMS, many=True),
     "words": Setting(smoke=8, small=8, paper=8, published=None, source=OURS, help="most words of a short answer", allowed=(1, 1000)),
     "steps": Setting(smoke="3,3,3", small="36,30,30", paper="820,419,1003", published="820, 419, 1003", source=PAPER + ", derived for Labradorite: samples / 3840 x epochs", help="steps of the three phases", many=True),
     "batch": Setting(smoke=4, small=16, paper=3840, published=3840, source=PAPER, help="rows a step", allowed=(1, 10**5)),
