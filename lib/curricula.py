@@ -15,7 +15,7 @@ import torch
 
 from lib.harness.progress import track
 from lib.losses.dpo import dpo
-from lib.phases import Phase, Row
+from lib.phases import BETAS, Phase, Row
 from lib.students import Sheet, Student
 from lib.training import Stepper
 
@@ -124,6 +124,8 @@ def steps(cfg) -> dict[str, int]:
     given = cfg.items_of("steps")
     if len(given) != len(PARTS) or not all(s.isascii() and s.isdecimal() and int(s) for s in given):
         raise ValueError(f"steps are {len(PARTS)} whole numbers of at least 1, one for each of {', '.join(PARTS)}, given {cfg.steps!r}")
+    if ends := [a for a in cfg.items_of("watched") if ARMS[a].order[-1] != PARTS[-1]]:
+        raise ValueError(f"checkpoints are chosen in the phase of {PARTS[-1]}, which is not the last of {ends[0]!r}; watched are arms that end with it")
     for name in ("preferences", "noises", "shares"):
         for item in cfg.items_of(name):
             try:
@@ -157,6 +159,8 @@ def contrast(
             for side, rows in zip(ref, (chosen, rejected)):
                 side[at] = student.logp([rows[i] for i in at])
     stepper, curve = Stepper(student.latent, lr=lr, warmup=warmup, clip=clip), []
+    for group in stepper.optimizer.param_groups:
+        group["betas"] = BETAS  # as in the phases it is compared with
 
     def loss(which: Sequence[int]) -> tuple[torch.Tensor, dict[str, float]]:
         at = list(which)

@@ -98,9 +98,13 @@ def general(path: Path) -> list[Question]:
     return out
 
 
-def spread(questions: Sequence[Question], n: int) -> list[Question]:
-    """About n of the questions, evenly from first to last; all of them where there are no more."""
-    return list(questions[:: max(1, len(questions) // n)])
+def divided(questions: Sequence[Question], asked: int, checks: int) -> tuple[list[Question], list[Question]]:
+    """(`asked` of the questions, `checks` of the others), each evenly from first to last. ValueError if there are too few."""
+    if min(asked, checks) < 1 or asked + checks > len(questions):
+        raise ValueError(f"of {len(questions)} general questions, at least 1 is for exams and at least 1 for checkpoints, none for both; given {asked} and {checks}")
+    spread = lambda items, n: [items[i] for i in np.linspace(0, len(items) - 1, n).round().astype(int)]  # noqa: E731
+    exam = spread(questions, asked)
+    return exam, spread([q for q in questions if q not in exam], checks)
 
 
 def lines(n: int) -> list[str]:

@@ -86,26 +86,32 @@ class Lessons:
     def checkpoints(self, arm: str, plan: Sequence[Phase], journal: Path | None, *, general: Sheet, own: Sheet, every: int, slack: float) -> None:
         """The last phase looked at every few steps; what each rule would have kept of it sits the exams.
 
-        best general: by questions of which nothing is taught, as LAB does with MMLU; best own: by questions of this phase's own kind; early: the first
-        within `slack` of that. Both sheets hold other questions than the exams. The earlier phases are found in the journal, if they were taught before.
+        best general: by questions of which nothing is taught; best own: by questions of the last phase's kind; early: the first within `slack` of
+        that. Of equally good looks the best is the last: choosing shall not gain by a tie. Both sheets hold other questions than the exams. The
+        earlier phases are found in the journal, if they were taught before.
         """
-        looks, states = {"general": [], "own": []}, []
+        looks, states = {"general": [], "own": []}, {}
+        best = lambda name: len(looks[name]) - 1 - phases.pick(looks[name][::-1])  # noqa: E731
 
         def look() -> float:
             for name, sheet in (("general", general), ("own", own)):
                 looks[name].append(float(self.student.score(sheet).mean()))
-            states.append(self.student.weights())
-            return len(states)  # the last is best: so the phase goes on as it would without looks
+            states[len(looks["own"]) - 1] = self.student.weights()
+            near = (k for k, x in enumerate(looks["own"]) if x >= max(looks["own"]) - slack)
+            for k in states.keys() - {best("general"), best("own"), *near}:
+                del states[k]  # no rule can choose it any more
+            return len(looks["own"])  # the last is best: so the phase ends as it would without looks
 
         watched = [*plan[:-1], plan[-1]._replace(keep="best", score=look, every=every)]
         self._teach(watched, None, evaluate=self.examine, journal=journal)
         if not states:  # a run that was stopped had come to the end of it, and the journal holds no looks
             self._teach(watched, None)
+        step = lambda k: min((k + 1) * every, plan[-1].steps)  # noqa: E731
         for name, values in looks.items():
-            for k, value in enumerate(values, 1):
-                self.run.metric("checkpoints", f"step {min(k * every, plan[-1].steps)}", arm, name, value)
-        for rule, k in (("best general", phases.pick(looks["general"])), ("best own", phases.pick(looks["own"])), ("early", phases.pick(looks["own"], slack))):
-            self.run.metric("checkpoints", "kept", f"{arm}, {rule}", "step", min((k + 1) * every, plan[-1].steps))
+            for k, value in enumerate(values):
+                self.run.metric("checkpoints", f"step {step(k)}", arm, name, value)
+        for rule, k in (("best general", best("general")), ("best own", best("own")), ("early", phases.pick(looks["own"], slack))):
+            self.run.metric("checkpoints", "kept", f"{arm}, {rule}", "step", step(k))
             self.merged(f"{arm}, {rule}", states[k])
 
     def merged(self, arm: str, weights: Weights) -> None:

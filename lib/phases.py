@@ -23,6 +23,7 @@ from lib.training import Latent, Stepper, schedule
 
 Row = tuple[tuple[int, ...], tuple[int, ...]]  # (prompt ids, answer ids): the loss is on the answer
 Loss = Callable[[Sequence[Sequence[Row]]], Tensor]  # sequences of rows -> summed -log p of all their loss tokens
+BETAS = (0.9, 0.95)  # of AdamW
 CHOICES = {"decay": ("constant", "cosine"), "optimizer": ("restart", "carry"), "keep": ("last", "best", "early")}
 
 
@@ -187,7 +188,7 @@ def nll(model) -> Loss:
     return loss
 
 
-def run(latent: Latent, loss: Loss, phases: Sequence[Phase], *, seed: int, clip: float = 1.0, betas: tuple[float, float] = (0.9, 0.95), micro: int = 8,
+def run(latent: Latent, loss: Loss, phases: Sequence[Phase], *, seed: int, clip: float = 1.0, betas: tuple[float, float] = BETAS, micro: int = 8,
         capacity: int | None = None, evaluate: Callable[[], Sequence[float]] | None = None, journal: Path | None = None) -> list[Done]:  # fmt: skip
     """Tune through all phases; the latents end at what the last phase kept.
 

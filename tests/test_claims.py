@@ -246,6 +246,10 @@ def lab(rows):
         ("C2", lambda x: [("exam skills", "replay-all", "accuracy", 0.5 + x), ("exam skills", "phased", "accuracy", 0.5)], ("holds", "fails")),
         ("C9", lambda x: [("text general", "replay-all", "surprise", 4 - x), ("text general", "start", "surprise", 4.0)], ("holds", "fails")),
         ("K1", lambda x: [("exam", "stacked", "accuracy", 0.5 + x), ("exam", "replay-all", "accuracy", 0.5)], ("holds", "fails")),
+        ("A11", lambda x: [("students second round", "by failures", "accuracy", 0.5 + x), ("students second round", "even turns", "accuracy", 0.5)], ("holds", "fails")),
+        ("C11", lambda x: [("text general", "replay-all, early", "surprise", 4 - x), ("text general", "replay-all", "surprise", 4.0)], ("holds", "fails")),
+        ("C12", lambda x: [("exam skills", "replay-all, early", "accuracy", 0.5 + x), ("exam skills", "replay-all", "accuracy", 0.5)], ("holds", "fails")),
+        ("K4", lambda x: [("exam skills", "replay-all, best own", "accuracy", 0.5 + x), ("exam skills", "replay-all, best general", "accuracy", 0.5)], ("holds", "fails")),
         ("C5", lambda x: [("exam", "stacked", "accuracy", 0.5 - x), ("exam", "replay-all", "accuracy", 0.5)], ("holds", "fails")),
     ],
 )  # fmt: skip

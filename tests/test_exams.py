@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lib import evaluation, exams, judges, phrases, taxonomy, taxonomy_checks
-from lib.harness import paths
+from lib.harness import paths, presets
 
 LEAVES = taxonomy.load(paths.DATA / "taxonomy")
 SKILLS = [leaf for leaf in LEAVES if leaf.kind != "knowledge"]
@@ -32,7 +32,28 @@ def test_questions_for_choices_are_none_of_the_exam():
     again = exams.skills(leaves, each=5, others=exam)  # the same draws, but for what the exam asks
     asked = {exams.key(q.question, q.context) for q in exam}
     assert len(again) == len(exam) and not asked & {exams.key(q.question, q.context) for q in again}
-    assert exams.spread(exam, 4) == exam[:: len(exam) // 4] and exams.spread(exam, 10**6) == exam
+
+
+def test_general_questions_are_divided_evenly():
+    pool = exams.general(paths.DATA / "questions.yaml")
+    for asked, checks in ((80, 160), (8, 8), (1, 1), (200, 40)):
+        a, b = exams.divided(pool, asked, checks)
+        assert len(a) == len({q.id for q in a}) == asked and len(b) == len({q.id for q in b}) == checks and not {q.id for q in a} & {q.id for q in b}
+    a, b = exams.divided(pool, 24, 24)
+    places = [pool.index(q) for q in a]
+    assert places[0] == 0 and places[-1] == len(pool) - 1 and max(y - x for x, y in zip(places, places[1:])) <= 11
+    for wrong in ((240, 1), (0, 5), (5, 0)):
+        with pytest.raises(ValueError, match="of 240 general questions, at least 1 is for exams and at least 1 for checkpoints, none for both; given"):
+            exams.divided(pool, *wrong)
+
+
+@pytest.mark.parametrize("preset", ["smoke", "small", "paper"])
+def test_every_preset_has_questions_for_both(preset):
+    cfg = presets.resolve("lab", {"PRESET": preset, "SEED": 0})
+    exams.divided(exams.general(paths.DATA / "questions.yaml"), cfg.exam_general, cfg.check_general)
+    leaves = taxonomy.load(paths.DATA / cfg.taxonomy)
+    exam = exams.skills(leaves, each=cfg.exam)
+    exams.skills(leaves, each=cfg.checks, seed=1, others=exam)
 
 
 def test_facts_are_questions_with_three_wrong_answers():

@@ -89,56 +89,95 @@ def test_rows_are_packed_without_changing_what_is_learnt(school):
     assert all(torch.allclose(alone[n], packed[n], atol=1e-5) for n in alone) and any(not torch.equal(alone[n], packed[n]) for n in alone)
 
 
-def test_failures_are_shares_wrong_by_leaf(school, monkeypatch):
+def test_failures_are_shares_wrong_by_leaf_of_the_weights_given(school, monkeypatch):
     asked = [Question(str(i), leaf, "skills", f"Say {i}.", "", ("yes",)) for i, leaf in enumerate("aabab")]
-    sheet = school.student.sheet(asked)
-    monkeypatch.setattr(school.student, "score", lambda s: np.array([1.0, 0.0, 0.0, 1.0, 0.0]))
-    assert school.failures(school.student.begin, sheet) == pytest.approx({"a": 1 / 3, "b": 1.0})
+    sheet, taught, seen = school.student.sheet(asked), school.unmarked([phase(school)], 0), []
+    school.student.load(None)
+    monkeypatch.setattr(school.student, "score", lambda s: seen.append(school.student.weights()) or np.array([1.0, 0.0, 0.0, 1.0, 0.0]))
+    assert school.failures(taught, sheet) == pytest.approx({"a": 1 / 3, "b": 1.0})
+    assert all(torch.equal(seen[0][n], taught[n]) for n in taught)
 
 
 def checked(school, journal, monkeypatch, general, own):
-    """`checkpoints` over looks whose scores are given: (plan, the weights that sat the exams, steps that were kept)."""
+    """`checkpoints` over looks whose scores are given: (plan, weights at each look, weights that sat the exams, steps that were kept)."""
     sheets = [school.student.sheet(school.sheets["skills"].questions) for _ in range(2)]
-    given, real, merged, states = {id(s): iter(x) for s, x in zip(sheets, (general, own))}, school.student.score, school.merged, {}
-    plan = [phase(school, "first"), phase(school, "last")._replace(steps=5, replay=0.5)]
+    given, real, merged, states, seen = {id(s): iter(x) for s, x in zip(sheets, (general, own))}, school.student.score, school.merged, {}, []
+    plan = [phase(school, "first"), phase(school, "last")._replace(steps=7, replay=0.5)]
+
+    def score(sheet):
+        if id(sheet) == id(sheets[1]):
+            seen.append(school.student.weights())
+        return np.array([next(given[id(sheet)])]) if id(sheet) in given else real(sheet)
+
     with monkeypatch.context() as patch:
-        patch.setattr(school.student, "score", lambda s: np.array([next(given[id(s)])]) if id(s) in given else real(s))
+        patch.setattr(school.student, "score", score)
         patch.setattr(school, "merged", lambda arm, w: (states.update({arm: w}), merged(arm, w)))
         school.checkpoints("x", plan, journal, general=sheets[0], own=sheets[1], every=2, slack=0.1)
-    return plan, states, {rule: school.run.there["checkpoints", "kept", f"x, {rule}", "step"] for rule in ("best general", "best own", "early")}
+    rules = ("best general", "best own", "early")
+    return plan, seen, [states[f"x, {rule}"] for rule in rules], [school.run.there["checkpoints", "kept", f"x, {rule}", "step"] for rule in rules]
 
 
-def test_each_rule_keeps_its_checkpoint(school, monkeypatch):
-    plan, states, kept = checked(school, None, monkeypatch, [0.5, 0.4, 0.3], [0.35, 0.1, 0.4])
-    assert kept == {"best general": 2, "best own": 5, "early": 2}
-    assert school.run.there["checkpoints", "step 4", "x", "general"] == 0.4 and school.run.there["checkpoints", "step 5", "x", "own"] == 0.4
+@pytest.mark.parametrize(
+    ("general", "own", "kept"),
+    [
+        ([0.5, 0.4, 0.3, 0.2], [0.1, 0.35, 0.2, 0.4], [2, 7, 4]),  # steps 2, 4, 6 and 7
+        ([0.5, 0.4, 0.5, 0.3], [0.4, 0.1, 0.4, 0.2], [6, 6, 2]),  # ties go to the last, but early is the first
+        ([0.1, 0.2, 0.3, 0.4], [0.9, 0.2, 0.3, 0.4], [7, 2, 2]),
+    ],
+)
+def test_each_rule_keeps_its_checkpoint(school, monkeypatch, general, own, kept):
+    plan, seen, states, steps = checked(school, None, monkeypatch, general, own)
+    assert steps == kept and len(seen) == 4
+    for state, step in zip(states, kept):
+        assert all(torch.equal(state[n], seen[[2, 4, 6, 7].index(step)][n]) for n in state)
+    assert school.run.there["checkpoints", "step 4", "x", "general"] == general[1] and school.run.there["checkpoints", "step 7", "x", "own"] == own[3]
     last = school.curriculum("x", plan, None)
-    assert all(torch.equal(last[n], states["x, best own"][n]) for n in last)  # looking changes nothing
-    assert any(not torch.equal(last[n], states["x, early"][n]) for n in last)
-    assert np.array_equal(school.run.there["text general", "x", "surprise"], school.run.there["text general", "x, best own", "surprise"])
+    assert all(torch.equal(last[n], seen[-1][n]) for n in last) and any(not torch.equal(last[n], seen[0][n]) for n in last)  # looking changes nothing
 
 
 def test_looks_are_taken_again_where_a_journal_knows_the_end(school, tmp_path, monkeypatch):
-    first = checked(school, tmp_path, monkeypatch, [0.5, 0.4, 0.3], [0.2, 0.3, 0.3])[2]
-    assert checked(school, tmp_path, monkeypatch, [0.5, 0.4, 0.3], [0.2, 0.3, 0.3])[2] == first == {"best general": 2, "best own": 4, "early": 2}
+    looks = [0.5, 0.4, 0.3, 0.1], [0.2, 0.3, 0.3, 0.1]
+    first, again = (checked(school, tmp_path, monkeypatch, *looks) for _ in range(2))
+    assert first[3] == again[3] == [2, 6, 2] and len(again[1]) == 4
 
 
-def test_teacher_and_judge_are_the_start_model_whatever_was_taught_before(school):
-    from lib import judges
+def test_teacher_and_judge_are_the_start_model_whatever_was_taught_before(school, monkeypatch):
+    from lib import audit, judges
 
     data = [{"id": str(k), "leaf": "x", "question": f"Say {k}.", "answer": f"yes {k}", "truth": {"told": "right"}} for k in range(4)]
     student, said = school.student, []
+    likely = judges.likelihood(student.model, student.tokenizer, batch=2)
 
     def make():
-        likely = judges.likelihood(student.model, student.tokenizer, batch=2)
+        said.append(likely(data))  # a judge is calibrated when it is made
         return judges.Judge("likelihood", lambda rows: said.append(likely(rows)) or said[-1], -9.0)
 
-    school.unmarked([phase(school)], 0)
+    taught = school.unmarked([phase(school)], 0)
     first = school.judged("filters", "likelihood", data, make)
-    student.load({n: w + 0.1 for n, w in student.begin.items()})
-    assert school.judged("filters", "likelihood", data, make) == first and said[0] == said[1]
-    student.load({n: w + 0.1 for n, w in student.begin.items()})
-    assert make().score(data) != said[0]
+    student.load(taught)
+    assert school.judged("filters", "likelihood", data, make) == first and said[0] == said[1] == said[2] == said[3]
+    student.load(taught)
+    assert likely(data) != said[0]
+
+    def asked(name, *_, **__):
+        said.append(student.weights())
+        return []
+
+    monkeypatch.setattr(audit, "asked", asked)
+    monkeypatch.setattr(audit, "coverage", lambda *_, **__: {})
+    school.drawn("coverage", ["pool"], [], None, [], seed=0, calls=1, each=1)
+    assert all(torch.equal(said[-1][n], student.begin[n]) for n in taught)
+
+
+def test_written_answers_are_those_of_the_weights_given(school, monkeypatch):
+    from lib import audit
+
+    taught, seen = school.unmarked([phase(school)], 0), []
+    monkeypatch.setattr(school.student, "write", lambda asked, **_: seen.append(school.student.weights()) or [])
+    monkeypatch.setattr(audit, "benchmarked", lambda run, arm, *_, **__: seen.append(school.student.weights()))
+    for weights in (taught, None):
+        school.written("x", weights, [], [], tokens=1, batch=1, questions=None, tasks=[])
+    assert all(torch.equal(s[n], (taught if k < 2 else school.student.begin)[n]) for k, s in enumerate(seen) for n in taught) and len(seen) == 4
 
 
 def test_what_a_teacher_draws_and_a_judge_says_goes_on_record(school):

@@ -68,7 +68,7 @@ CLAIMS = [
     Critic("K1", "Phases are not needed: stacked not 2 points worse than replay-all", no_worse("stacked", "replay-all", "accuracy", by=0.02, dataset="exam")),
     Critic("K2", "Without training: interpolating phased half-way to the start model loses less of general text", better("phased, half-way", "phased", "surprise", tests=1, dataset="text general")),
     Critic("K3", "At no price: accuracy over all groups, half-way not 2 points worse than phased", no_worse("phased, half-way", "phased", "accuracy", by=0.02, dataset="exam")),
-    rules.Claim("K4", "A checkpoint chosen by general questions has learned less of its phase than one chosen by the phase's own: accuracy on skills", better("replay-all, best own", "replay-all, best general", "accuracy", tests=1, dataset="exam skills"), source="InstructLab CLI, issue 2314"),
+    rules.Claim("K4", "A checkpoint of the last phase that is chosen by general questions has learned less of it than one chosen by its own kind: accuracy on skills", better("replay-all, best own", "replay-all, best general", "accuracy", tests=1, dataset="exam skills"), source="after InstructLab CLI, issue 2314, on the knowledge phase"),
     Beyond("M1", "Averaging data orders of stacked beats one of them: accuracy", better("stacked, averaged", "stacked", "accuracy", tests=1, dataset="exam")),
     Beyond("M2", "Selecting parameters beats averaging: accuracy", better("stacked, selected", "stacked, averaged", "accuracy", tests=1, dataset="exam")),
     Beyond("M3", "Pairs of answers that the judge rates best and worse teach more than the best alone, equal steps: accuracy on skills, easy to hard minus chosen only", better("replay-all, easy to hard", "replay-all, chosen only", "accuracy", tests=1, dataset="exam skills")),
