@@ -19,7 +19,6 @@ from lib.samplers import Sampler
 from lib.taxonomy import Leaf
 from lib.teachers import Teacher
 
-check_tasks = evaluation.check_tasks
 SAMPLERS = ("pool", "self-instruct", "leaf", "fake-leaf", "quota")
 
 
@@ -142,6 +141,7 @@ def check(cfg, leaves: Sequence[Leaf]) -> None:
     ):  # fmt: skip
         if missing:
             raise ValueError(f"the curriculum needs {what}, and {cfg.taxonomy} has none; it has leaves of kind {', '.join(sorted(kinds))}")
+    tasks(cfg)
     free = sum(leaf.kind in ("foundational", "freeform") for leaf in leaves)
     if min(cfg.draw_calls, cfg.model_calls) < free:
         raise ValueError(f"every one of {free} skills is called at least once, so draw_calls and model_calls are at least {free}, given {cfg.draw_calls} and {cfg.model_calls}")
@@ -149,6 +149,13 @@ def check(cfg, leaves: Sequence[Leaf]) -> None:
         items = cfg.items_of(name)
         if twice := [x for x in items if items.count(x) > 1]:
             raise ValueError(f"{name} names {twice[0]!r} twice")
+
+
+def tasks(cfg) -> list[str]:
+    """The tasks of lm-eval that are asked for; ValueError naming those it does not know."""
+    out = [t for t in cfg.items_of("tasks") if t != "none"]
+    evaluation.check_tasks(out)
+    return out
 
 
 def equally(keeps: Mapping[str, Sequence[dict]], seed: int) -> dict[str, list[dict]]:
