@@ -56,7 +56,7 @@ def sandbox(tmp_path, monkeypatch):
 def _tiny():
     import torch
 
-    from lib import models
+    from lib.engine import models
 
     return models.load("tiny-random", dtype=torch.float32)
 
@@ -76,8 +76,9 @@ def byte_tokenizer(_tiny):
 @pytest.fixture
 def world(sandbox, tiny_model, byte_tokenizer):
     """MRPO's world at smoke with few prompts."""
-    from lib import arms, data, preferences
+    from lib import data
     from lib.harness import paths, presets, results
+    from lib.studies.mrpo import arms, candidates
 
     cfg = presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0})
     run = results.start(cfg, notebook="40_mrpo")
@@ -85,7 +86,7 @@ def world(sandbox, tiny_model, byte_tokenizer):
     for name in ("train", "test"):
         prompts = data.load_prompts(paths.DATA / "prompts.jsonl", name)[:4]
         ids = data.encode(byte_tokenizer, prompts)
-        splits[name] = preferences.sample(
+        splits[name] = candidates.sample(
             tiny_model, byte_tokenizer, prompts, ids, temperatures=[0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4, seed=0
         )
     return arms.Study(cfg, run, tiny_model, byte_tokenizer, splits, stop_ids=[257])

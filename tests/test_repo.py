@@ -18,71 +18,36 @@ MODULES = {
     for path in sorted((ROOT / "lib").rglob("*.py"))
 }
 
-# level -> (its modules, packages at import, packages inside functions, what of lib it may import)
-LEVELS = {
-    "maths": (
-        ["logprobs", "losses", "references", "quantization", "metrics", "stats", "bandit", "constraint", "tabular", "diversity", "merging"],
-        {"torch", "numpy", "scipy"},
-        {"bitsandbytes", "rouge_score", "safetensors"},
-        ["maths"],
-    ),
-    "things": (
-        ["attention", "models", "data", "trunk", "checkpoint", "nodes", "taxonomy", "taxonomy_checks"],
-        {"torch", "numpy", "transformers", "peft", "safetensors", "yaml"},
-        {"bitsandbytes", "lm_eval", "gguf", "tokenizers", "pandas", "accelerate"},
-        ["maths", "things", "harness.assets", "harness.paths", "harness.progress"],
-    ),
-    "doing": (
-        ["generation", "scoring", "objectives", "flipping", "training", "phases", "synthesis", "evaluation", "repair", "speed", "oracles", "preferences", "multiref", "arms", "online", "enumerated", "dialogue", "steering", "side_by_side", "judged", "toxicity", "forum", "blocks", "teachers", "phrases", "prompts", "samplers", "judges", "exams", "students", "curricula", "audit", "lessons"],
-        {"torch", "numpy", "pandas", "transformers", "peft", "safetensors", "yaml"},
-        {"bitsandbytes", "lm_eval", "accelerate", "datasets", "trl", "vaderSentiment", "afinn", "profanity_check", "better_profanity"},
-        ["maths", "things", "doing", "harness.progress", "harness.seeding", "harness.cache", "harness.paths", "harness.workers"],
-    ),
+# room -> (floor, packages at import, packages inside functions). A room imports its own modules and rooms on floors below it.
+PLAIN = {"torch", "numpy"}
+MODEL = PLAIN | {"transformers", "peft", "safetensors"}
+ROOMS = {
+    "data": (1, PLAIN, {"datasets"}),
+    "stats": (1, {"numpy", "scipy"}, set()),
+    "losses": (1, PLAIN, set()),
+    "quantization": (1, PLAIN | {"scipy"}, {"bitsandbytes", "safetensors"}),
+    "constraint": (1, PLAIN, set()),
+    "taxonomy": (1, {"yaml"}, set()),
     "harness": (
-        ["harness"],
+        2,
         {"numpy", "pandas", "matplotlib", "papermill", "nbformat", "nbclient", "typer", "tqdm", "psutil"},
         {"torch", "ray", "IPython", "transformers"},
-        ["harness", "stats", "taxonomy"],
     ),
+    "engine": (3, MODEL, {"bitsandbytes", "gguf", "tokenizers", "accelerate"}),
+    "scoring": (4, MODEL | {"scipy", "yaml"}, {"lm_eval", "datasets", "pandas", "vaderSentiment", "afinn", "profanity_check", "better_profanity", "rouge_score"}),
+    "bandit": (5, PLAIN, set()),
+    "synthesis": (5, PLAIN, set()),
+    "speed": (5, MODEL | {"pandas"}, {"trl", "accelerate", "datasets"}),
+    "studies": (6, MODEL | {"pandas"}, set()),
 }
-# among the doing modules, who may use whom
-USES = {
-    "scoring": {"generation"},
-    "flipping": {"generation", "scoring", "objectives"},
-    "judges": {"scoring"},
-    "phrases": {"judges"},
-    "prompts": {"samplers"},
-    "teachers": {"generation", "judges", "phrases", "prompts"},
-    "blocks": {"judges", "prompts", "teachers"},
-    "synthesis": {"blocks", "judges", "prompts", "samplers", "teachers"},
-    "evaluation": {"generation", "scoring"},
-    "preferences": {"generation", "oracles"},
-    "multiref": {"scoring", "training", "preferences"},
-    "arms": {"generation", "scoring", "oracles", "preferences", "evaluation", "multiref"},
-    "online": {"oracles"},
-    "enumerated": {"online", "oracles"},
-    "dialogue": {"generation", "training", "online", "oracles"},
-    "forum": {"toxicity"},
-    "phases": {"training"},
-    "exams": {"evaluation", "forum", "judges", "phrases"},
-    "students": {"generation", "training", "phases", "exams"},
-    "curricula": {"training", "phases", "students"},
-    "audit": {"blocks", "evaluation", "exams", "judges", "phrases", "prompts", "samplers", "synthesis", "teachers"},
-    "lessons": {"audit", "curricula", "exams", "judges", "phases", "students"},
-    "steering": {"generation", "training", "forum", "toxicity"},
-    "side_by_side": {"steering", "forum", "toxicity"},
-    "judged": {"generation", "evaluation", "steering", "forum", "toxicity"},
-    "speed": {"generation", "scoring", "objectives", "training"},
-    "repair": {"generation", "scoring", "objectives", "flipping", "training", "evaluation"},
-}
+OF_LIB = {"harness": {"lib.stats", "lib.taxonomy"}}  # a room that may use less than the floors below it
 
 
-def level_of(module: str) -> str:
-    """The level that lists `module` ('lib.quantization.rtn') or the folder it lies in."""
-    parts = module.removeprefix("lib.").split(".")
-    found = [level for level, (members, *_) in LEVELS.items() if parts[0] in members]
-    assert len(found) == 1, f"{module} belongs to no level: add it to LEVELS in tests/test_repo.py"
-    return found[0]
+def room_of(module: str) -> str:
+    """The room of `module`: 'lib.quantization.rtn' lies in quantization."""
+    room = module.split(".")[1]
+    assert room in ROOMS, f"{module} lies in no room: add it to ROOMS in tests/test_repo.py"
+    return room
 
 
 def imports(path: Path) -> list[tuple[str, bool]]:
@@ -112,20 +77,18 @@ def lib_imports(module: str) -> set[str]:
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m != "lib"])
 def test_imports_go_only_downwards(module):
-    level = level_of(module)
-    _, at_import, inside, of_lib = LEVELS[level]
+    room = room_of(module)
+    floor, at_import, inside = ROOMS[room]
     for name, top in imports(MODULES[module]):
         package = name.split(".")[0]
         if package == "lib":
-            own = name.removeprefix("lib.")
-            allowed = level_of(name) in of_lib or any(own == a or own.startswith(a + ".") for a in of_lib)
-            assert allowed, f"{module} ({level}) may not import {name}"
-            used = own.split(".")[0]
-            if level == "doing" and level_of(name) == "doing" and used != module.split(".")[1]:
-                assert used in USES.get(module.split(".")[1], set()), f"{module} may not import {name}"
+            below = ROOMS[room_of(name)][0] < floor and any(name.startswith(x) for x in OF_LIB.get(room, {"lib."}))
+            assert below or room_of(name) == room, f"{module} (floor {floor}) may not import {name}"
+            if room == "studies" and room_of(name) == room:
+                assert name.split(".")[2] == module.split(".")[2], f"{module} may not import another study's {name}: move what both use down"
         elif package not in sys.stdlib_module_names:
-            assert package in at_import | inside, f"{module} ({level}) may not import {package}"
-            assert package in at_import or not top, f"{module} ({level}) may import {package} only inside a function"
+            assert package in at_import | inside, f"{module} (floor {floor}) may not import {package}"
+            assert package in at_import or not top, f"{module} (floor {floor}) may import {package} only inside a function"
 
 
 def test_no_import_cycles():
@@ -163,25 +126,32 @@ def normal(requirement: str) -> str:
     return re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower().replace("_", "-")
 
 
-def test_every_folder_of_lib_is_packaged():
-    folders = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in MODULES.values()}
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders
-
-
 def test_environment_installs_this_repository_and_nothing_else():
     lines = [line.strip() for line in (ROOT / "environment.yml").read_text().splitlines()]
     wanted = lines[lines.index("dependencies:") + 1 :]
     assert wanted == ["- python=3.11", "- pip", "- pip:", "- -e .[dev]"]
 
 
-@pytest.mark.parametrize("module", [m for m, p in MODULES.items() if p.read_text().strip()])
+@pytest.mark.parametrize("module", [m for m, p in MODULES.items() if p.name != "__init__.py"])
 def test_every_module_has_its_tests(module):
-    """lib.losses -> tests/test_losses.py; files of a folder share the folder's tests (lib.quantization.* -> test_quantization*.py)."""
-    parts = module.split(".")[1:]
-    if parts and parts[0] == "harness":
-        parts = parts[1:]
-    if parts:
-        assert list((ROOT / "tests").glob(f"test_{parts[0]}*.py")), f"{module} has no tests/test_{parts[0]}.py"
+    """lib/engine/models.py -> tests/engine/test_models*.py, or the tests of its folder as a whole, tests/engine/test_engine.py."""
+    *folders, name = module.split(".")[1:]
+    room = ROOT.joinpath("tests", *folders)
+    found = list(room.glob(f"test_{name}*.py"))
+    if folders:
+        found += [*room.glob(f"test_{folders[-1]}.py"), *room.parent.glob(f"test_{folders[-1]}.py")]
+    assert found, f"{module} has no {room.relative_to(ROOT)}/test_{name}.py"
+
+
+def test_tests_lie_as_lib_does():
+    """Every file of tests/ names the module or the folder it is about; this one is about the repository as a whole."""
+    whole = {"test_repo.py"}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        folder = path.parent.relative_to(ROOT / "tests")
+        there = ROOT / "lib" / folder
+        names = [p.stem for p in there.iterdir() if p.suffix == ".py" or p.is_dir()] + [there.name]
+        about = [n for n in names if path.stem.removeprefix("test_") == n or path.stem.startswith(f"test_{n}_")]
+        assert path.name in whole or about, f"{path.relative_to(ROOT)} names nothing in lib/{folder}"
 
 
 def test_modules_stay_readable():

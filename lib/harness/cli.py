@@ -224,7 +224,7 @@ def check_taxonomy(path: Annotated[Path, typer.Argument(help="the folder that ho
         typer.echo("\n".join(problems))
         raise typer.Exit(1)
     leaves = taxonomy.load(path)
-    typer.echo(f"{taxonomy.tree(leaves)}\n{len(leaves)} leaves in form")
+    typer.echo(f"{taxonomy.outline(leaves)}\n{len(leaves)} leaves in form")
 
 
 @app.command("presets")

@@ -2,7 +2,7 @@
 
 Axes: B pairs, N tokens, V vocabulary. w / l: chosen / rejected answer; pi / ref: policy / reference. Sequence log-probs are
 summed over the answer's tokens, natural logarithm; length_w, length_l are token counts. Hyper-parameters have no defaults:
-presets are their only home. Every pairwise loss takes any reference, the virtual one of several models too (`lib.references`).
+presets are their only home. Every pairwise loss takes any reference, the virtual one of several models too (`lib.losses.references`).
 """
 
 from lib.losses.distillation import distill, token_scale

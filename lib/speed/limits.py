@@ -7,8 +7,8 @@ from functools import partial
 import pandas as pd
 import torch
 
-from lib import objectives, training
-from lib.generation import generate
+from lib.engine import objectives, training
+from lib.engine.generation import generate
 from lib.losses import dpo
 from lib.quantization import block_linears
 from lib.speed.work import BETA, text_prompts, timed, token_pairs

@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from lib import models
+from lib.engine import models
 from lib.harness.progress import peak_memory
 from lib.speed import ours, peers
 

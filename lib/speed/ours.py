@@ -7,11 +7,11 @@ from functools import partial
 
 import torch
 
-from lib import models, objectives, training
-from lib.generation import generate
+from lib.engine import models, objectives, training
+from lib.engine.generation import generate
 from lib.losses import dpo
 from lib.quantization import block_linears, rtn
-from lib.scoring import completion_logprobs
+from lib.scoring.likelihood import completion_logprobs
 from lib.speed.work import BETA, LORA, LR, Gate, scored, text_prompts, token_pairs
 
 

@@ -10,8 +10,8 @@ from functools import partial
 import pandas as pd
 import torch
 
-from lib import models
-from lib.generation import generate, left_pad
+from lib.engine import models
+from lib.engine.generation import generate, left_pad
 from lib.quantization import block_linears
 from lib.speed.work import BETA, LORA, LR, Gate, scored, text_prompts, token_pairs
 

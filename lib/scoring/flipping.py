@@ -1,0 +1,192 @@
+"""Token flipping: where a quantized model departs from its full-precision self, and what the departure costs.
+
+A flip at step t: both models read the same prompt and the same full-precision answer up to t, and their most likely next
+tokens differ. Everything teacher-forced is computed from final hidden states and the shared LM head, in chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib import data
+from lib.engine.generation import generate, left_pad
+from lib.engine.logprobs import CHUNK
+from lib.engine.objectives import teacher_states
+from lib.scoring import metrics
+
+Ids = Sequence[Sequence[int]]
+VARIANTS = {  # (whose cache of the context, which token comes next, who continues)
+    "flip only": ("fp", "flipped", "fp"),
+    "perturbed KV only": ("q", "kept", "fp"),
+    "flip + perturbed KV": ("q", "flipped", "fp"),
+    "full quantized decoding": ("q", "flipped", "q"),
+}
+
+
+class Forced(NamedTuple):
+    """Teacher-forced comparison on M answer tokens."""
+
+    row: Tensor  # (M,) which answer
+    flip: Tensor  # (M,) bool
+    kl: Tensor  # (M,) KL(FP || Q), nats
+    margin: Tensor  # (M,) FP probability of its first choice minus its second
+    logit_margin: Tensor  # (M,) the same in logits
+    q_logprob: Tensor  # (M,) log-probability of the FP answer's token under Q
+
+    def per_row(self, values: Tensor, rows: int) -> np.ndarray:
+        """Sum over each answer's tokens, (rows,) float64."""
+        return np.bincount(self.row.numpy(), weights=values.double().numpy(), minlength=rows)
+
+
+@torch.inference_mode()
+def teacher_forced(fp_states: Sequence[Tensor], q_states: Sequence[Tensor], answers: Ids, weight: Tensor) -> Forced:
+    """Compare two models' next-token distributions along the same answers; states as `objectives.teacher_states` gives them."""
+    row = torch.cat([torch.full((len(a),), i) for i, a in enumerate(answers)])
+    target = torch.cat([torch.as_tensor(a) for a in answers])
+    parts = []
+    for i in range(0, len(row), CHUNK):
+        s = slice(i, i + CHUNK)
+        f, q = ((torch.cat(list(x))[s].to(weight.device) @ weight.T).float() for x in (fp_states, q_states))
+        prob, logit = metrics.margins(f)
+        q_log = q.log_softmax(-1)
+        flip = f.argmax(-1) != q.argmax(-1)
+        q_lp = q_log.gather(-1, target[s, None].to(q.device))[:, 0]
+        parts.append([x.cpu() for x in (flip, metrics.kl(f, q), prob, logit, q_lp)])
+    return Forced(row, *(torch.cat(x) for x in zip(*parts)))
+
+
+class Fidelity:
+    """Measures a model against full precision on fixed prompts: one object per run, one `measure` per arm."""
+
+    def __init__(self, fp, tokenizer, prompts: Ids, *, max_new_tokens: int, stop_ids: Sequence[int], batch: int, answers: Ids):
+        self.fp, self.tokenizer, self.prompts, self.answers = fp, tokenizer, [list(p) for p in prompts], [list(a) for a in answers]
+        self.generation = dict(max_new_tokens=max_new_tokens, stop_ids=list(stop_ids), batch=batch)
+        self.batch = batch
+        self.weight = fp.get_output_embeddings().weight
+        self.states = teacher_states(fp, self.prompts, self.answers, batch=batch)
+        self.texts = [tokenizer.decode(a, skip_special_tokens=True) for a in self.answers]
+
+    def forced(self, model) -> Forced:
+        """Teacher-forced comparison of `model` with full precision on the full-precision answers."""
+        states = teacher_states(model, self.prompts, self.answers, batch=self.batch)
+        return teacher_forced(self.states, states, self.answers, self.weight)
+
+    def validation(self, model) -> dict[str, float]:
+        """Pooled KL and flip rate: what the training curves show and checkpoints are chosen by."""
+        f = self.forced(model)
+        return {"kl": f.kl.mean().item(), "flip rate": f.flip.float().mean().item()}
+
+    def measure(self, model, answers: Ids | None = None) -> tuple[dict[str, np.ndarray], Forced, list[list[int]]]:
+        """(per-prompt arrays (N,), the token-level comparison, the model's own greedy answers)."""
+        n = len(self.prompts)
+        forced = self.forced(model)
+        if answers is None:
+            answers = [c.tokens for c in generate(model, self.prompts, **self.generation)]
+        own = teacher_states(self.fp, self.prompts, answers, batch=self.batch)
+        texts = [self.tokenizer.decode(a, skip_special_tokens=True) for a in answers]
+        length = np.array([len(a) for a in self.answers], float)
+        per_prompt = {
+            "tokens": length,
+            "flips": forced.per_row(forced.flip, n),
+            "kl": forced.per_row(forced.kl, n),
+            "fp answer logprob": forced.per_row(forced.q_logprob, n),
+            "agreement prefix": np.array([data.agreement_prefix(a, b) for a, b in zip(answers, self.answers)], float),
+            "exact match": np.array([metrics.exact_match(a, b) for a, b in zip(answers, self.answers)], float),
+            "rouge-l": np.array([metrics.rouge_l(t, r) for t, r in zip(texts, self.texts)]),
+            "fp likelihood": self._fp_likelihood(own, answers),
+            "length ratio": np.array([len(a) for a in answers], float) / length,
+            "distinct-2": np.array([metrics.distinct_n([a], 2) for a in answers]),
+        }
+        return per_prompt, forced, answers
+
+    @torch.inference_mode()
+    def _fp_likelihood(self, states: Sequence[Tensor], answers: Ids) -> np.ndarray:
+        """Mean log-probability per token of the model's own answer under full precision."""
+        from lib.engine.logprobs import token_logprobs
+
+        target = torch.cat([torch.as_tensor(a) for a in answers]).to(self.weight.device)
+        tokens = token_logprobs(torch.cat(list(states)).to(self.weight.device), self.weight, target).cpu()
+        return np.array([t.mean().item() for t in tokens.split([len(a) for a in answers])])
+
+
+def noise_floor(model, prompts: Ids, answers: Ids, *, batch: int, other_batch: int) -> dict[str, float]:
+    """Flip rate and KL of full precision against itself at another batch size: what rounding alone does."""
+    weight = model.get_output_embeddings().weight
+    a, b = (teacher_states(model, prompts, answers, batch=n) for n in (batch, other_batch))
+    forced = teacher_forced(a, b, answers, weight)
+    return {"flip rate": forced.flip.float().mean().item(), "kl": forced.kl.mean().item(), "tokens": len(forced.flip)}
+
+
+@torch.inference_mode()
+def decode_from(cache_model, model, contexts: Ids, first: Sequence[int], *, steps: int) -> tuple[Tensor, Tensor]:
+    """Greedy tokens (B, steps) and the hidden states (B, steps, D) they came from.
+
+    The keys and values of each context are computed by `cache_model`; `model` then reads `first` and continues alone. Works
+    because a quantized model has the shapes of its original.
+    """
+    from transformers import DynamicCache
+
+    ids, mask = left_pad(contexts, model.device)
+    position = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    cache_model.base_model(input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True)
+    token, position = torch.as_tensor(list(first), device=model.device)[:, None], position[:, -1:]
+    tokens, states = [], []
+    for _ in range(steps):
+        mask, position = torch.cat([mask, mask.new_ones(len(mask), 1)], 1), position + 1
+        out = model.base_model(input_ids=token, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True)
+        states.append(out.last_hidden_state[:, -1])
+        token = model.get_output_embeddings()(states[-1]).float().argmax(-1, keepdim=True)
+        tokens.append(token[:, 0])
+    return torch.stack(tokens, 1).cpu(), torch.stack(states, 1)
+
+
+def breakdown(
+    fp, q, prompts: Ids, fp_answers: Ids, q_answers: Ids, *, steps: int, stop_ids: Sequence[int], batch: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """What one flip costs, split four ways at the first divergence of each prompt's free-running answers.
+
+    For each of VARIANTS, per prompt: "agreement" of the next `steps` tokens with full precision's own continuation (up to
+    its end), and the mean "kl" KL(FP || variant) and "js" at matched positions. Prompts whose answers never differ, or
+    differ only in where they stop, are left out; "index" says which remain.
+    """
+    stop = set(stop_ids)
+    points = []
+    for i, (y, f) in enumerate(zip(fp_answers, q_answers, strict=True)):
+        t = data.first_divergence(y, f)
+        if t is not None and t < min(len(y), len(f)) and y[t] not in stop and f[t] not in stop:
+            points.append((i, list(prompts[i]) + list(y[:t]), y[t], f[t]))
+    out = {name: {"agreement": [], "kl": [], "js": []} for name in VARIANTS}
+    models, weight = {"fp": fp, "q": q}, fp.get_output_embeddings().weight
+    points.sort(key=lambda p: len(p[1]))
+    for k in range(0, len(points), batch):
+        _, contexts, kept, flipped = (list(x) for x in zip(*points[k : k + batch]))
+        base_tokens, base_states = decode_from(fp, fp, contexts, kept, steps=steps)
+        valid = _until_stop(base_tokens, stop)
+        base_logits = (base_states[valid.to(base_states.device)] @ weight.T).float()
+        for name, (cache, token, model) in VARIANTS.items():
+            first = flipped if token == "flipped" else kept
+            tokens, states = decode_from(models[cache], models[model], contexts, first, steps=steps)
+            logits = (states[valid.to(states.device)] @ weight.T).float()
+            count = valid.sum(1).clamp(min=1)
+            same = ((tokens == base_tokens) & valid).sum(1) / count
+            out[name]["agreement"] += same.tolist()
+            for metric, values in (("kl", metrics.kl(base_logits, logits)), ("js", metrics.js_divergence(base_logits, logits))):
+                per = torch.zeros(valid.shape, dtype=torch.float32)
+                per[valid] = values.cpu()
+                out[name][metric] += (per.sum(1) / count).tolist()
+    order = np.argsort([p[0] for p in points])
+    result = {name: {m: np.array(v)[order] for m, v in d.items()} for name, d in out.items()}
+    result["index"] = {"prompt": np.array([p[0] for p in points], int)[order]}
+    return result
+
+
+def _until_stop(tokens: Tensor, stop: set[int]) -> Tensor:
+    """(B, T) bool: True up to and including the first end-of-turn token."""
+    ended = torch.isin(tokens, torch.as_tensor(sorted(stop))).cumsum(1)
+    return (ended - torch.isin(tokens, torch.as_tensor(sorted(stop))).long()) == 0

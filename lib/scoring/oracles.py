@@ -1,0 +1,177 @@
+"""Programmatic rewards of a text: preferences whose true value is known, exact and the same on every machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from lib.engine.models import checked_folder
+
+WORD = re.compile(r"[A-Za-z']+")
+READER = {"you", "your", "yours", "yourself", "yourselves", "you're", "you'll", "you've", "you'd"}
+Reward = Callable[[Sequence[tuple[str, str]]], Tensor]  # (prompt, answer) texts -> (N,)
+NOTHING = -1e3  # the reward of a text without a word: below every other
+
+
+def _words(text: str) -> list[str]:
+    return [w.lower() for w in WORD.findall(text)]
+
+
+def plain(text: str) -> float:
+    """Minus the mean number of letters a word: short, plain words."""
+    words = _words(text)
+    return -sum(map(len, words)) / len(words) if words else NOTHING
+
+
+def direct(text: str) -> float:
+    """Share of words that address the reader (you, your, ...), in [0, 1]."""
+    words = _words(text)
+    return sum(w in READER for w in words) / len(words) if words else NOTHING
+
+
+def varied(text: str) -> float:
+    """Distinct words over all words, in (0, 1]: no repetition."""
+    words = _words(text)
+    return len(set(words)) / len(words) if words else NOTHING
+
+
+def full(text: str) -> float:
+    """Words in the text over 20: answers that say something before they end. Pairs of equal length tie."""
+    return len(_words(text)) / 20 if _words(text) else NOTHING
+
+
+def cheerful(text: str) -> float:
+    """VADER's compound sentiment, in [-1, 1], less what reads like spam: more than a third of words with a sentiment, or repeated words."""
+    words = _words(text)
+    if not words:
+        return NOTHING
+    vader = _vader()
+    dense = sum(w in vader.lexicon for w in words) / len(words) - 1 / 3
+    return vader.polarity_scores(text)["compound"] - 3 * max(0.0, dense) - 2 * max(0.0, 0.7 - varied(text))
+
+
+def afinn(text: str) -> float:
+    """Mean AFINN valence a word, in [-5, 5]: another lexicon, made by other people; shows what an oracle was only talked into."""
+    words = _words(text)
+    return _afinn().score(text) / len(words) if words else NOTHING
+
+
+@cache
+def _vader():
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    return SentimentIntensityAnalyzer()
+
+
+@cache
+def _afinn():
+    from afinn import Afinn
+
+    return Afinn()
+
+
+REWARDS = {"plain": plain, "direct": direct, "varied": varied, "full": full, "cheerful": cheerful, "afinn": afinn}
+
+
+def score(name: str, texts: Sequence[str]) -> Tensor:
+    """Rewards (N,) float64 of the texts; ValueError for a name that no reward has. Several names joined by + add up, each standardised."""
+    parts = name.split("+")
+    for part in parts:
+        if part not in REWARDS:
+            raise ValueError(f"a reward is one of {', '.join(REWARDS)}, or some joined by +, given {name!r}")
+    columns = [torch.tensor([REWARDS[part](t) for t in texts], dtype=torch.float64) for part in parts]
+    if len(columns) == 1:
+        return columns[0]
+    spoken = columns[0] > NOTHING
+    total = torch.full((len(texts),), NOTHING, dtype=torch.float64)
+    total[spoken] = sum((c[spoken] - c[spoken].mean()) / c[spoken].std().clamp(min=1e-9) for c in columns)
+    return total
+
+
+def rewarder(spec: str, *, dtype: torch.dtype, device: str, batch: int) -> Reward:
+    """The reward that `spec` names, of (prompt, answer) texts: a rule of `REWARDS`, which reads the answer only, or a reward model.
+
+    A reward model is a sequence classifier with one output (a local folder or a hub id, safetensors), shown the two turns in its own
+    chat template. ValueError where it has more outputs than one; FileNotFoundError for a folder without weights.
+    """
+    if all(part in REWARDS for part in spec.split("+")):
+        return lambda rows: score(spec, [answer for _, answer in rows])
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = checked_folder(spec)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device).eval().requires_grad_(False)
+    if model.config.num_labels != 1:
+        raise ValueError(f"a reward model has one output, {spec!r} has {model.config.num_labels}")
+
+    @torch.inference_mode()
+    def reward(rows: Sequence[tuple[str, str]]) -> Tensor:
+        turns = [[{"role": "user", "content": p}, {"role": "assistant", "content": a}] for p, a in rows]
+        ids = [torch.tensor(tokenizer.apply_chat_template(t, return_dict=False)) for t in turns]
+        out, used = torch.empty(len(ids), dtype=torch.float64), set(torch.cat(ids).tolist()) if ids else set()
+        pad = next(i for i in range(model.config.vocab_size) if i not in used)  # the head reads a row's last token that is not this one
+        model.config.pad_token_id = pad
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        for i in range(0, len(order), batch):
+            part = order[i : i + batch]
+            mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(ids[r]) for r in part], batch_first=True)
+            padded = torch.nn.utils.rnn.pad_sequence([ids[r] for r in part], batch_first=True, padding_value=pad)
+            out[part] = model(padded.to(device), attention_mask=mask.to(device)).logits[:, 0].double().cpu()
+        return out
+
+    return reward
+
+
+class Oracle:
+    """Compares answers by a reward, as the party that is paid a query at a time: every comparison is counted and logged.
+
+    P(first wins) = sigma(r(first) - r(second)). labels "deterministic": the likelier side wins, a tie is a coin; "bernoulli": drawn from P.
+    flip: share of labels that are turned round afterwards.
+    """
+
+    def __init__(self, reward: Callable[[Sequence], Tensor], *, labels: str, flip: float, generator: torch.Generator):
+        if labels not in ("deterministic", "bernoulli"):
+            raise ValueError(f"labels are deterministic or bernoulli, given {labels!r}")
+        if not 0 <= flip < 0.5:
+            raise ValueError(f"flip lies in [0, 0.5), given {flip}")
+        self.reward, self.labels, self.flip, self.generator = reward, labels, flip, generator
+        self.log: list[tuple] = []  # (first, second, P(first wins), label)
+
+    @property
+    def queries(self) -> int:
+        """Comparisons asked so far."""
+        return len(self.log)
+
+    def compare(self, first: Sequence, second: Sequence) -> Tensor:
+        """(B,) bool: whether each first answer wins. Equal answers are compared and counted like any others."""
+        if len(first) != len(second):
+            raise ValueError(f"{len(first)} first answers and {len(second)} second ones: a query is a pair")
+        if not len(first):
+            return torch.zeros(0, dtype=torch.bool)
+        margin = (self.reward(first) - self.reward(second)).double()
+        if not torch.isfinite(margin).all():
+            bad = (~torch.isfinite(margin)).nonzero()[:, 0].tolist()
+            raise FloatingPointError(f"the oracle's reward of pairs {bad[:8]} is not finite; none of these {len(first)} queries was counted")
+        p = torch.sigmoid(margin)
+        u, v = torch.rand(2, len(first), generator=self.generator, dtype=torch.float64)
+        wins = u < p if self.labels == "bernoulli" else (p > 0.5) | ((p == 0.5) & (u < 0.5))
+        wins = wins ^ (v < self.flip)
+        self.log += zip(first, second, p.tolist(), wins.tolist())
+        return wins
+
+    def peek(self, first: Sequence, second: Sequence) -> Tensor:
+        """(B,) bool, whether each first answer is truly better: for the record only, neither counted nor shown to a method."""
+        return self.reward(first) > self.reward(second) if len(first) else torch.zeros(0, dtype=torch.bool)
+
+    def state(self) -> dict:
+        """What a resumed run needs."""
+        return {"log": list(self.log), "generator": self.generator.get_state()}
+
+    def restore(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.log = list(state["log"])
+        self.generator.set_state(state["generator"])

@@ -1,0 +1,1 @@
+"""LAB (20_lab): a taxonomy taught in phases."""

@@ -1,0 +1,1 @@
+"""MRPO (40_mrpo): preference optimisation against several references."""

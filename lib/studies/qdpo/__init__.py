@@ -1,0 +1,1 @@
+"""QDPO (10_qdpo): a quantized model and its repairs."""

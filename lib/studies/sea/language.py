@@ -1,0 +1,193 @@
+"""The language model's world of `lib.bandit.online`: real prompts, sampled answers, a policy whose last blocks learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lib.bandit.online import METHODS, Agent, Candidates, play, rounds
+from lib.data import Prompt, encode
+from lib.engine import training, trunk
+from lib.engine.generation import generate, recorded
+from lib.engine.logprobs import check_finite, sum_logprob, token_logprobs
+from lib.harness import seeding
+from lib.quantization import block_linears
+from lib.scoring.metrics import distinct_n
+from lib.scoring.oracles import Oracle, Reward
+
+Ids = Sequence[Sequence[int]]
+
+
+class Dialogue:
+    """Prompts answered by a language model; (prompt, answer) texts are rewarded by `rewards`, the first of which the oracle uses.
+
+    Only the last blocks learn, so that one pass through the frozen blocks serves features, start log-probs and the step. Features are
+    the frozen start model's mean hidden state over the answer, standardised by the first round's.
+    """
+
+    def __init__(self, cfg, model, tokenizer, prompts: Sequence[Prompt], held_out: Sequence[Prompt], *, rewards: dict[str, Reward], stop_ids: Sequence[int], generator):
+        self.cfg, self.model, self.tokenizer, self.stop, self.generator = cfg, model, tokenizer, list(stop_ids), generator
+        self.asked, self.asked_held_out = [p.text for p in prompts], [p.text for p in held_out]
+        self.ids, self.held_out, self.rewards = encode(tokenizer, prompts), encode(tokenizer, held_out), rewards
+        self.top, self.below = trunk.split(model, cfg.blocks)[1], trunk.end(model, cfg.blocks)
+        self.head = self.top.get_output_embeddings().weight
+        self.linears = block_linears(self.top)
+        self.start = {n: m.weight.detach().clone() for n, m in self.linears.items()}
+        self.dim, self.worlds = model.config.hidden_size, 1
+        self.reset()
+
+    def reset(self, generator: torch.Generator | None = None, *, lr: float | None = None, horizon: int | None = None) -> None:
+        """The policy is the start model again, the prompts' order that of `generator`; the rate (None: the setting's) falls over `horizon` steps."""
+        self.generator = generator or self.generator
+        self.standard: tuple[Tensor, Tensor] | None = None  # mean and deviation of the first round's features
+        self._as_start()
+        self.latent = training.Latent(self.linears, partial(training.Full, quantizer=None))
+        self.stepper = training.Stepper(self.latent, lr=lr or self.cfg.lr, warmup=self.cfg.warmup, clip=self.cfg.clip, horizon=horizon)
+        self.order: list[int] = []
+
+    @torch.no_grad()
+    def _as_start(self) -> None:
+        for n, m in self.linears.items():
+            m.weight.copy_(self.start[n])
+
+    def draw(self, n: int) -> list[int]:
+        """The next n prompts, each once an epoch."""
+        while len(self.order) < n:
+            self.order += torch.randperm(len(self.ids), generator=self.generator).tolist()
+        out, self.order = self.order[:n], self.order[n:]
+        return out
+
+    def _sample(self, ids: Ids, source: str, **how):
+        """Completions, grouped by prompt, of the policy or the start."""
+        if source == "start":
+            self._as_start()
+        done = generate(self.model, ids, max_new_tokens=self.cfg.tokens, stop_ids=self.stop, batch=self.cfg.generation_batch, watch=self.below, **how)
+        self.latent.sync()
+        n = len(done) // len(ids)
+        return [done[i * n : (i + 1) * n] for i in range(len(ids))]
+
+    @torch.inference_mode()
+    def _look(self, ids: Ids, done) -> tuple[list, Tensor, Tensor]:
+        """(trunk states, features (B, N, D), start's log-probs (B, N)) of sampled answers (B, N) under the start model."""
+        rows, pieces = [(p, [c.tokens for c in row]) for p, row in zip(ids, done)], [recorded(row) for row in done]
+        features, log_probs = [], []
+        self._as_start()
+        for i in range(0, len(rows), self.cfg.eval_batch):
+            packed, hidden = trunk.top_states(self.top, rows[i : i + self.cfg.eval_batch], pieces[i : i + self.cfg.eval_batch])
+            tokens = token_logprobs(hidden, self.head, packed.target)
+            log_probs.append(sum_logprob(tokens, packed.branch, packed.branches).cpu())
+            sums = torch.zeros(packed.branches, self.dim).index_add_(0, packed.branch.cpu(), hidden.float().cpu())
+            features.append(sums / packed.branch.cpu().bincount(minlength=packed.branches)[:, None])
+        self.latent.sync()
+        shape = (len(rows), len(rows[0][1]))
+        x = torch.cat(features).view(*shape, -1)
+        if self.standard is None:
+            flat = x.flatten(0, 1)
+            self.standard = (flat.mean(0), flat.std(0).clamp(min=1e-6))
+        return pieces, (x - self.standard[0]) / self.standard[1] / self.dim**0.5, torch.cat(log_probs).view(shape)
+
+    def propose(self, prompts: list[int], n: int, source: str) -> Candidates:
+        """n answers a prompt from the policy or the start; "both": one of each, the policy's first. The start's have no policy log-prob."""
+        ids = [self.ids[p] for p in prompts]
+        how = dict(temperature=self.cfg.temperature, generator=self.generator)
+        if source == "both":
+            done = [a + b for a, b in zip(self._sample(ids, "policy", n=1, **how), self._sample(ids, "start", n=1, **how))]
+        else:
+            done = self._sample(ids, source, n=n, **how)
+        answers = [[tuple(c.tokens) for c in row] for row in done]
+        pieces, features, start = self._look(ids, done)
+        own = torch.tensor([[sum(c.logprobs) if source == "policy" else float("nan") for c in row] for row in done])
+        return Candidates(prompts, answers, features, own, start, pieces)
+
+    def texts(self, c: Candidates, which: Tensor) -> list[tuple[str, str]]:
+        """(prompt, one candidate's answer) of each prompt: what the oracle reads."""
+        return [(self.asked[p], self.text(row[i])) for p, row, i in zip(c.prompts, c.answers, which.tolist())]
+
+    def text(self, answer: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(answer), skip_special_tokens=True)
+
+    def step(self, c: Candidates, duels: Tensor, mask: Tensor, loss: Callable, bonus: tuple[float, int] | None) -> dict:
+        """One optimizer step on the round's pairs, the chosen answer first; a masked pair counts in the mean's size."""
+
+        def objective(indices):
+            pairs = [(c.prompts[i], *duels[i].tolist(), i) for i in indices]
+            packed, hidden = trunk.top_states(
+                self.top,
+                [(self.ids[p], [c.answers[i][w], c.answers[i][l]]) for p, w, l, i in pairs],
+                [[c.held[i][0], c.held[i][1 + w], c.held[i][1 + l]] for _, w, l, i in pairs],
+            )
+            tokens = token_logprobs(hidden, self.head, packed.target)
+            policy = check_finite(sum_logprob(tokens, packed.branch, packed.branches).view(-1, 2), indices)
+            reference = c.start[indices].gather(1, duels[indices]).to(policy.device)
+            lengths = torch.tensor([[len(c.answers[i][w]), len(c.answers[i][l])] for _, w, l, i in pairs], device=policy.device)
+            total = (loss(*policy.unbind(1), *reference.unbind(1), *lengths.unbind(1)) * mask[indices].to(policy.device)).sum()
+            if bonus is not None:
+                weight, which = bonus
+                total = total + weight * policy[(duels[indices] == which).to(policy.device)].sum()
+            return total, {"margin": ((policy[:, 0] - policy[:, 1]) - (reference[:, 0] - reference[:, 1])).sum().item()}
+
+        row = self.stepper.step(list(range(len(duels))), objective, micro=self.cfg.micro)
+        return {k: row[k] for k in ("loss", "margin", "gradient norm")}
+
+    def evaluate(self, pick: Callable[[Tensor], Tensor] | None, source: str, *, n: int | None = None) -> dict[str, Tensor]:
+        """Per held-out prompt, under every reward: win (1, 1/2, 0) of the greedy (or picked) answer against the start's greedy one.
+
+        Draws of the heads' best of N come from a generator of their own: looking does not change the run.
+        """
+        if not hasattr(self, "reference"):
+            self.greedy = [row[0].tokens for row in self._sample(self.held_out, "start")]
+            self.reference = [self.text(a) for a in self.greedy]
+        if pick is None:  # the start and a policy without a step answer alike
+            answers = self.greedy if source == "start" or not self.stepper.done else [row[0].tokens for row in self._sample(self.held_out, source)]
+        else:
+            own = torch.Generator(device=self.generator.device).manual_seed(0)
+            done = self._sample(self.held_out, source, n=n or self.cfg.best_of, temperature=self.cfg.temperature, generator=own)
+            _, features, _ = self._look(self.held_out, done)
+            answers = [row[i].tokens for row, i in zip(done, pick(features).tolist())]
+        texts, out = [self.text(a) for a in answers], {}
+        self.shown = texts  # the latest, for a reader
+        for name, reward in self.rewards.items():
+            mine, start = (reward(list(zip(self.asked_held_out, t))) for t in (texts, self.reference))
+            out[f"win rate, {name}"] = (mine > start).double() + 0.5 * (mine == start).double()
+            out[f"reward, {name}"] = mine.double()
+        out["length"] = torch.tensor([float(len(a)) for a in answers])
+        out["distinct bigrams"] = torch.tensor([distinct_n([a], 2) for a in answers], dtype=torch.float64)
+        return out
+
+    def state(self) -> dict:
+        """Everything the next round depends on."""
+        return {"stepper": self.stepper.state(), "order": list(self.order), "generator": self.generator.get_state(), "standard": self.standard}
+
+    def restore(self, state: dict) -> None:
+        """Continue from `state`."""
+        self.stepper.restore(state["stepper"])
+        self.order, self.standard = list(state["order"]), state["standard"]
+        self.generator.set_state(state["generator"])
+
+
+class Played(NamedTuple):
+    """What one method did: a row a look, the last scores a prompt, what it took and what was watched, the last answers."""
+
+    rows: list[dict]
+    scores: dict[str, Tensor]
+    took: dict[str, float]
+    answers: list[str]
+
+
+def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = None) -> Played:
+    """One method in the language world, from the start; keep: see `online.play`."""
+    g, method = partial(seeding.torch_generator, cfg.seed), METHODS[arm]
+    world.reset(g("world", cfg.device), lr=lr, horizon=rounds(method, cfg, cfg.budget))
+    oracle = Oracle(world.rewards["oracle"], labels=cfg.labels, flip=cfg.flip, generator=g("language oracle"))
+    agent = Agent(world, method, oracle, cfg, generator=g("language agent"))
+    rows, over, last = play(agent, budget=cfg.budget, every=cfg.every, desc=f"{arm}, rate {lr:g}", keep=keep)
+    took = {"oracle queries": oracle.queries, "policy steps": world.stepper.done}
+    looks = {k: [r[k] for r in rows[1:] if isfinite(r[k])] for k in ("KL to the start", "synthetic labels true", "heads agree with the label")}
+    watched = {k: v[-1] if k == "KL to the start" else sum(v) / len(v) for k, v in looks.items() if v}
+    return Played(rows, last | {"win rate, whole run": over["win rate, oracle"]}, took | watched, world.shown)

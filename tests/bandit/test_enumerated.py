@@ -1,0 +1,116 @@
+"""The exact world by loops over its answers."""
+
+import pytest
+import torch
+
+from lib.bandit.enumerated import Enumerated
+from lib.bandit.online import policy_loss
+
+generator = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
+
+
+def world(coverage="hard", **kw):
+    return Enumerated(**{"prompts": 6, "answers": 12, "dim": 4, "coverage": coverage, "lr": 1e-2, "generator": generator(0)} | kw)
+
+
+def step(w, n=8, bonus=None):
+    c = w.propose(w.draw(n), 2, "both" if bonus else "policy")
+    r = torch.tensor([[float(w.rewards[p, a]) for a in row] for p, row in zip(c.prompts, c.answers)])
+    duels = r.argsort(1, descending=True)
+    return c, duels, w.step(c, duels, torch.ones(n), policy_loss("dpo", beta=0.1), bonus)
+
+
+def test_scores_by_loops():
+    w = world()
+    for _ in range(5):
+        step(w)
+    out = w.evaluate(None, "policy")
+    own, start = w.logits(slice(None)).detach().softmax(-1), w.start.softmax(-1)
+    for p in range(6):
+        best = int(own[p].argmax())
+        win = sum(float(start[p, b]) * (1.0 if w.rewards[p, best] > w.rewards[p, b] else 0.5 if best == b else 0.0) for b in range(12))
+        kl = sum(float(own[p, b] * (own[p, b] / start[p, b]).log()) for b in range(12))
+        assert out["win rate"][p].item() == pytest.approx(win, abs=1e-5) and out["KL to the start"][p].item() == pytest.approx(kl, abs=1e-5)
+        assert out["expected reward"][p].item() == pytest.approx(sum(float(own[p, b] * w.rewards[p, b]) for b in range(12)), abs=1e-5)
+
+
+def test_coverage():
+    correlation = lambda w: torch.corrcoef(torch.stack([w.start.flatten(), w.rewards.flatten()]))[0, 1]  # noqa: E731
+    assert correlation(world("hard", answers=200)) < -0.7 and abs(correlation(world("easy", answers=200))) < 0.15
+    w = world()
+    assert torch.allclose(w.rewards.mean(1), torch.zeros(6), atol=1e-5) and torch.allclose(w.rewards.std(1), torch.full((6,), 2.0), atol=1e-5)
+    with pytest.raises(ValueError, match="easy or hard, given 'odd'"):
+        world("odd")
+
+
+def test_the_policy_starts_as_the_start_and_the_best_of_all_answers_is_the_best():
+    w = world("easy")
+    assert torch.equal(w.logits(slice(None)), w.start)
+    oracle = lambda features: torch.stack([(f[:, None] == w.features[p]).all(-1).float() @ w.rewards[p] for p, f in enumerate(features)]).argmax(-1)  # noqa: E731
+    assert w.evaluate(oracle, "start", n=300)["reward"].tolist() == w.rewards.amax(1).tolist()
+
+
+def test_answers_come_at_the_policy_s_rates():
+    w = world("easy", prompts=1)
+    c = w.propose([0] * 2000, 2, "start")
+    share = torch.tensor(c.answers).flatten().bincount(minlength=12) / 4000
+    assert torch.allclose(share, w.start[0].softmax(-1), atol=0.04)
+    for i in range(5):
+        assert torch.allclose(c.features[i, 0], w.features[0, c.answers[i][0]]) and c.start[i, 0] == pytest.approx(w.start[0].log_softmax(-1)[c.answers[i][0]].item())
+
+
+def test_a_step_prefers_the_chosen_and_a_bonus_lowers_the_start_s_answers():
+    w = world()
+    for _ in range(20):
+        c, duels, out = step(w, n=16)
+    assert out["loss"] < 0.69
+    plain, with_bonus = world(), world()
+    for w, weight in ((plain, 1e-12), (with_bonus, 3.0)):
+        c, _, _ = step(w, n=64, bonus=(weight, 1))
+    of_start = torch.tensor(c.answers)[:, 1:]
+    mean = lambda w: w.logits(c.prompts).log_softmax(-1).gather(1, of_start).mean().item()  # noqa: E731
+    assert mean(with_bonus) < mean(plain)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "slic", "ipo", "ipo-mean"])
+def test_a_step_on_two_logits_is_that_on_two_log_probabilities(loss):
+    gradients = []
+    for bonus in (None, (0.0, 0)):  # with a bonus, be it none, the step takes log-probabilities over all answers
+        w = world()
+        step(w)  # away from the start
+        w.optimizer.step = lambda: None
+        c = w.propose([0, 1, 2, 3], 2, "policy")
+        w.step(c, torch.tensor([[0, 1], [1, 0]] * 2), torch.ones(4), policy_loss(loss, beta=0.1), bonus)
+        gradients.append(torch.cat([p.grad.flatten() for p in (*w.weights, *w.biases)]))
+    assert gradients[0].abs().max() > 1e-4 and torch.allclose(*gradients, atol=1e-6)
+
+
+def test_tuned_plays_the_best_rate_here():
+    from lib.bandit import enumerated
+    from lib.harness import presets
+
+    cfg = presets.resolve("sea", {"PRESET": "smoke", "SEED": 0})
+    tried, scores = enumerated.tuned("passive", "hard", cfg)
+    assert list(tried) == [float(lr) for lr in cfg.items_of("world_lrs")] and len(set(tried.values())) > 1
+    same = enumerated.compete("passive", "hard", cfg, lr=max(tried, key=tried.get), seed=0, worlds=cfg.worlds)[1]
+    assert torch.equal(scores["win rate"], same["win rate"])
+
+
+def test_a_state_is_a_copy():
+    w = world()
+    step(w)
+    state = w.state()
+    a = step(w)[2]["loss"]
+    w.restore(state)
+    assert step(w)[2]["loss"] == a
+
+
+def test_compete_gives_a_score_a_world():
+    from lib.bandit import enumerated
+    from lib.harness import presets
+
+    cfg = presets.resolve("sea", {"PRESET": "smoke", "SEED": 0})
+    rows, scores = enumerated.compete("sea", "hard", cfg, lr=1e-2, seed=0, worlds=3)
+    assert rows[0]["step"] == 0 and rows[-1]["step"] >= cfg.world_budget and all(v.shape == (3,) for v in scores.values())
+    again = enumerated.compete("sea", "hard", cfg, lr=1e-2, seed=0, worlds=3)[1]
+    assert {"win rate", "win rate, whole run", "expected reward", "duel regret"} <= set(scores) and torch.equal(scores["duel regret"], again["duel regret"])

@@ -1,0 +1,226 @@
+"""The online loop in the exact world: what is asked, what is counted, what is learnt, and that a stopped run goes on as it would have."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lib import losses
+from lib.bandit import online
+from lib.bandit.enumerated import Enumerated
+from lib.bandit.online import METHODS, Agent, Method
+from lib.scoring.oracles import Oracle
+
+CFG = SimpleNamespace(
+    loss="dpo", beta=0.1, heads=4, hidden=8, heads_lr=1e-2, buffer=500, batch=10, candidates=5, oversample=3, burn_in=1, optimism=1e-3,
+    heads_batch=8, heads_steps=2, anchor=0.5, slic_beta=0.2, ipo_beta=0.2,
+)  # fmt: skip
+generator = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
+
+
+def agent(method="sea", seed=0, cfg=CFG, coverage="easy", **oracle):
+    world = Enumerated(prompts=6, answers=12, dim=4, coverage=coverage, lr=1e-2, generator=generator(seed))
+    method = METHODS[method] if isinstance(method, str) else method
+    asked = Oracle(world.reward, **{"labels": "deterministic", "flip": 0.0, "generator": generator(seed + 1)} | oracle)
+    return Agent(world, method, asked, cfg, generator=generator(seed + 2))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_plays_and_its_queries_are_the_oracles_log(method):
+    a = agent(method)
+    expected = 0
+    for k in range(4):
+        out = a.round()
+        size = max(1, round(CFG.batch * a.method.batch))
+        made = int(a.method.synthetic * size) if k >= CFG.burn_in else 0
+        expected += size - made
+        assert out["queries"] == a.oracle.queries == len(a.oracle.log) == expected
+        assert out["synthetic"] == pytest.approx(made / size)
+    scores = a.evaluate()
+    assert scores["win rate"].shape == (6,) and scores["win rate"].ge(0).all() and scores["win rate"].le(1).all()
+    moved = (a.world.logits(slice(None)) - a.world.start).abs().max() > 0
+    assert moved == (a.method.learn != "heads")
+    assert (a.heads.distance().sum() > 0) == (a.method.learn != "policy")
+
+
+def test_synthetic_pairs_make_no_call_and_are_labelled_by_the_heads():
+    a = agent(Method(explore="bai", learn="both", synthetic=0.9))
+    a.round()
+    seen, real = [], a.world.step
+    a.world.step = lambda c, duels, *rest: seen.append((c, duels)) or real(c, duels, *rest)
+    before = a.oracle.queries
+    drawn, of = [], a._heads
+    a._heads = lambda n: drawn.append(of(n)) or drawn[-1]
+    with torch.no_grad():
+        old = torch.nn.utils.parameters_to_vector(a.heads.parameters()).clone()
+    heads = online.bandit.Ensemble(4, 4, 8, generator=generator(9))
+    torch.nn.utils.vector_to_parameters(old, heads.parameters())
+    a.round()
+    assert a.oracle.queries - before == 1
+    duels, rewards = seen[0][1], heads(seen[0][0].features)
+    by_head = sum(bool((rewards[drawn[1][i], i].argmax() == w) and (rewards[drawn[1][i], i].argmin() == l)) for i, (w, l) in enumerate(duels.tolist()))
+    assert by_head >= 9
+
+
+def test_the_labels_are_the_oracles():
+    a = agent("random")
+    seen, real = [], a.world.step
+    a.world.step = lambda c, duels, *rest: seen.append((c, duels)) or real(c, duels, *rest)
+    a.round()
+    (c, duels) = seen[0]
+    for i, (w, l) in enumerate(duels.tolist()):
+        p = c.prompts[i]
+        assert a.world.rewards[p, c.answers[i][w]] >= a.world.rewards[p, c.answers[i][l]]
+
+
+@pytest.mark.parametrize("method", ["sea", "xpo", "apl-entropy", "heads-only"])
+def test_a_run_resumed_in_its_middle_goes_the_same_way(method):
+    whole = agent(method, labels="bernoulli", flip=0.1)
+    for _ in range(3):
+        whole.round()
+    state = whole.state()
+    rest = [whole.round() for _ in range(3)]
+    end = whole.evaluate()["win rate"]
+    other = agent(method, seed=0, labels="bernoulli", flip=0.1)
+    other.restore(state)
+    for was in rest:
+        assert other.round() == pytest.approx(was, nan_ok=True)
+    assert torch.equal(other.evaluate()["win rate"], end)
+
+
+def test_online_learning_wins():
+    a = agent("passive", cfg=SimpleNamespace(**vars(CFG) | {"batch": 32}))
+    start = a.evaluate()["expected reward"].mean()
+    for _ in range(60):
+        a.round()
+    assert a.evaluate()["expected reward"].mean() > start + 1
+
+
+def test_loss_of_xpo_by_hand():
+    """Reference answers (rejected, chosen, rejected): DPO plus alpha times the mean log-prob of the start's answers."""
+    own = torch.tensor([[-10.0, -12], [-20, -18], [-5.5, -5.5]], dtype=torch.float64)
+    start = torch.tensor([[-11.0, -11.5], [-19, -19.5], [-6, -5]], dtype=torch.float64)
+    d = losses.dpo(*own.unbind(1), *start.unbind(1), beta=0.1).loss.mean()
+    of_start = torch.stack([own[0, 1], own[1, 0], own[2, 1]]).mean()
+    assert (d + 5e-6 * of_start).item() == pytest.approx(0.6970352092, abs=1e-9)
+
+
+@pytest.mark.parametrize("name, values, beta", [("dpo", [0.6209570478, 0.8259394199, 0.6443966601], 0.1), ("slic", [0.7, 1.5, 0.8], 0.2), ("ipo", [1.0, 25.0, 2.25], 0.2), ("ipo-mean", [5.5617361111, 7.0225, 5.29], 0.2)])
+def test_policy_losses_by_hand(name, values, beta):
+    t = lambda *x: torch.tensor(x, dtype=torch.float64)  # noqa: E731
+    loss = online.policy_loss(name, beta=beta)
+    got = loss(t(-10, -20, -5.5), t(-12, -18, -5.5), t(-11, -19, -6), t(-11.5, -19.5, -5), t(10, 20, 5), t(12, 15, 5))
+    assert got.tolist() == pytest.approx(values, abs=1e-9)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="one of dpo, slic, ipo, ipo-mean, given 'kto'"):
+        online.policy_loss("kto", beta=0.1)
+    with pytest.raises(ValueError, match="explore is one of.*given 'greedy'"):
+        agent(Method(explore="greedy")).round()
+
+
+def test_a_buffer_forgets_its_oldest_and_keeps_worlds_apart():
+    b = online.Buffer(4, 1)
+    b.add(torch.arange(6.0).view(3, 2, 1), torch.tensor([1.0, 0, 1]))
+    b.add(torch.arange(6.0, 12.0).view(3, 2, 1), torch.ones(3))
+    assert b.seen == 6 and sorted(b.store[:, 0, 0, 0].tolist()) == [4, 6, 8, 10]
+    pairs, mask = b.sample(9, generator(0))
+    assert pairs.shape == (4, 2, 1) and mask.tolist() == [1] * 4
+    b = online.Buffer(5, 1, worlds=2)
+    b.add(torch.arange(8.0).view(4, 2, 1), torch.tensor([1.0, 0, 1, 1]))  # two pairs of each world
+    pairs, mask = b.sample(9, generator(0))
+    assert sorted(pairs[:2, 0, 0].tolist()) == [0, 2] and sorted(pairs[2:, 0, 0].tolist()) == [4, 6] and b.seen == 2
+    assert mask.sum() == 3 and mask[pairs[:, 0, 0] == 2].item() == 0
+
+
+@pytest.mark.parametrize("method", ["sea", "xpo", "apl-entropy", "sea-bon", "heads-only"])
+def test_worlds_side_by_side_do_not_see_each_other(method):
+    """Other rewards in the second world change nothing of the first; and in the second something."""
+    runs = []
+    for change in (False, True):
+        world = Enumerated(prompts=6, answers=12, dim=4, coverage="easy", lr=1e-2, generator=generator(0), worlds=2)
+        if change:
+            world.rewards[6:] = world.rewards[6:].flip(1)
+        a = Agent(world, METHODS[method], Oracle(world.reward, labels="bernoulli", flip=0.1, generator=generator(1)), CFG, generator=generator(2))
+        rows, over, last = online.play(a, budget=60, every=20, desc="", quiet=True)
+        assert rows[-1]["step"] >= 60 and len(a.oracle.log) == 2 * rows[-1]["step"] and len(last["win rate"]) == 12
+        runs.append((last["expected reward"], last["win rate"], world.regret(a.oracle.log), a.heads(world.features)))
+    one, other = runs
+    same = [torch.equal(x[: len(x) // 2], y[: len(y) // 2]) for x, y in zip(one[:3], other[:3])]
+    assert all(same) and torch.equal(one[3][:, :6], other[3][:, :6])
+    assert not torch.equal(one[2][1], other[2][1])
+    assert method in ("xpo", "apl-entropy") or not torch.equal(one[3][:, 6:], other[3][:, 6:])
+
+
+def test_regret_of_the_log_by_hand():
+    world = Enumerated(prompts=2, answers=3, dim=2, coverage="easy", lr=1e-2, generator=generator(0), worlds=2)
+    world.rewards = torch.tensor([[0.0, 1, 4], [3, 0, 0], [1, 1, 1], [5, 0, 1]])
+    log = [((0, 0), (0, 1), 0.5, True), ((1, 0), (1, 1), 0.5, False), ((3, 1), (3, 2), 0.5, True)]
+    assert world.regret(log).tolist() == [pytest.approx((3.5 + 1.5) / 2), 4.5] and world.by_world(torch.arange(4.0)).tolist() == [0.5, 2.5]
+
+
+def test_rounds_of_a_budget():
+    """50,000 queries, 128 prompts a round, five rounds of burn-in, then 38 of 128 synthetic (the release, by 4 x 9 of 32: 36)."""
+    cfg = SimpleNamespace(batch=128, burn_in=5)
+    assert online.rounds(METHODS["passive"], cfg, 50_000) == 391 and online.rounds(METHODS["sea"], cfg, 50_000) == 5 + -(-(50_000 - 640) // 90)
+    assert online.rounds(METHODS["sea"], cfg, 300) == 3
+    for method in ("sea", "passive-matched"):
+        a = agent(method)
+        rows, *_ = online.play(a, budget=77, every=20, desc="", quiet=True)
+        assert a.rounds == online.rounds(METHODS[method], CFG, 77) and a.oracle.queries >= 77 > a.oracle.queries - CFG.batch
+
+
+def test_what_is_watched_costs_no_query():
+    a = agent(Method(explore="bai", learn="both", synthetic=0.5))
+    a.round()
+    peeked, real = [], a.oracle.peek
+    a.oracle.peek = lambda first, second: peeked.append((first, second)) or real(first, second)
+    out = a.round()
+    assert a.oracle.queries == 15 and len(peeked[0][0]) == 5
+    right = [a.world.rewards[x] > a.world.rewards[y] for x, y in zip(*peeked[0])]
+    assert out["synthetic labels true"] == pytest.approx(sum(map(float, right)) / 5)
+    assert agent("passive").round()["KL to the start"] == pytest.approx(0, abs=1e-6)  # nothing has been learnt yet
+
+
+@pytest.mark.parametrize("method, loss", [("passive-slic", losses.hinge), ("sea-logit-ipo", losses.ipo_sum)])
+def test_a_method_may_name_its_loss(method, loss):
+    a, t = agent(method), torch.tensor([-3.0, -2, -4, -4.5]).double()
+    assert a.loss(*t[:, None], None, None).item() == pytest.approx(loss(*t[:, None], beta=0.2).loss.item())
+
+
+@pytest.mark.parametrize("broken", [lambda texts: torch.full((len(texts),), torch.nan), lambda texts: [][0]])
+def test_an_oracle_that_fails_halfway_loses_nothing(tmp_path, broken):
+    """The run stops with a checkpoint; the next call goes on and ends where an undisturbed run ends, without asking twice."""
+    whole = agent("sea")
+    rows, over, last = online.play(whole, budget=70, every=20, desc="", quiet=True)
+    a, keep = agent("sea"), tmp_path / "kept.safetensors"
+    asked, good = [], a.oracle.reward
+
+    def reward(texts):
+        asked.append(len(texts))
+        return broken(texts) if len(asked) > 9 else good(texts)
+
+    a.oracle.reward = reward
+    with pytest.raises((FloatingPointError, IndexError)):
+        online.play(a, budget=70, every=20, desc="", quiet=True, keep=keep)
+    assert keep.exists() and 0 < a.oracle.queries < 70
+    b = agent("sea")
+    again, over_b, last_b = online.play(b, budget=70, every=20, desc="", quiet=True, keep=keep)
+    assert not keep.exists() and b.oracle.queries == whole.oracle.queries
+    assert [r["win rate"] for r in again] == [r["win rate"] for r in rows] and torch.equal(last_b["win rate"], last["win rate"]) and torch.equal(over_b["win rate"], over["win rate"])
+
+
+def test_bad_budgets_and_shares():
+    with pytest.raises(ValueError, match="at least one round of 10 queries.*given 9 and 1"):
+        online.play(agent("passive"), budget=9, every=1, desc="", quiet=True)
+    with pytest.raises(ValueError, match="synthetic share lies in .*given 1.5"):
+        agent(Method(synthetic=1.5))
+
+
+def test_budgets_are_checked_before_any_work():
+    from lib.harness import presets
+
+    online.check(presets.resolve("sea", {"PRESET": "smoke", "SEED": 0}))
+    with pytest.raises(ValueError, match="^budget holds at least one round of 4 queries .batch., given 2"):
+        online.check(presets.resolve("sea", {"PRESET": "smoke", "SEED": 0, "BUDGET": 2}))

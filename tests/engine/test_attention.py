@@ -1,0 +1,61 @@
+"""Grouped attention against the one with repeated keys, alone and inside models."""
+
+import pytest
+import torch
+
+from lib.engine import attention
+
+F = torch.nn.functional
+
+
+def repeated(q, k, v, mask, **kw):
+    n = q.shape[1] // k.shape[1]
+    return F.scaled_dot_product_attention(q, k.repeat_interleave(n, 1), v.repeat_interleave(n, 1), mask, **kw)
+
+
+@pytest.mark.parametrize("heads", [(6, 2), (4, 4), (5, 1)])
+@pytest.mark.parametrize("masking", ["bool", "additive", "causal", "none"])
+@pytest.mark.parametrize("short", [0, 7])
+def test_values_and_gradients_equal_repeated_keys(heads, masking, short, monkeypatch):
+    monkeypatch.setattr(attention, "SHORT", short)  # 0: the fused gradient
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, h, 7, 8, generator=g, dtype=torch.float64).requires_grad_() for h in (heads[0], heads[1], heads[1]))
+    mask = torch.rand(3, 1, 7, 7, generator=g) > 0.4
+    mask |= torch.eye(7, dtype=torch.bool)
+    mask = {"bool": mask, "additive": torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, -1e9)}.get(masking)
+    want = repeated(q, k, v, mask, is_causal=masking == "causal", scale=0.3)
+    got = attention.grouped_attention(q, k, v, mask, causal=masking == "causal", scale=0.3)
+    assert torch.allclose(got, want, atol=1e-12)
+    up = torch.randn(want.shape, generator=g, dtype=torch.float64)
+    for a, b in zip(torch.autograd.grad(got, (q, k, v), up), torch.autograd.grad(want, (q, k, v), up)):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
+def test_the_short_gradient_in_bfloat16_is_as_near_to_float64_as_the_fused_one(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    q, k, v, up = (torch.randn(2, h, 40, 16, generator=g).bfloat16() for h in (6, 2, 2, 6))
+    mask = torch.ones(40, 40, dtype=torch.bool).tril()[None, None]
+
+    def gradients(dtype, short):
+        monkeypatch.setattr(attention, "SHORT", short)
+        x = [t.to(dtype).requires_grad_() for t in (q, k, v)]
+        out = attention.grouped_attention(*x, mask, causal=False, scale=None)
+        return out, torch.autograd.grad(out, x, up.to(dtype))
+
+    (fused, a), (ours, b), (_, exact) = gradients(torch.bfloat16, 0), gradients(torch.bfloat16, 40), gradients(torch.float64, 0)
+    assert torch.equal(fused, ours)  # what is trained has the values that scoring gives
+    error = lambda got: [((x.double() - e).norm() / e.norm()).item() for x, e in zip(got, exact)]  # noqa: E731
+    assert max(error(b)) < 2 * max(error(a)) < 0.02
+
+
+def test_a_model_gives_the_same_logits_and_generates_the_same_text(tiny_model):
+    model = tiny_model.double()
+    assert model.config._attn_implementation == attention.NAME
+    ids = torch.tensor([[1, 2, 3, 4, 5], [0, 0, 7, 8, 9]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
+    ask = lambda: model.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=0)  # noqa: E731
+    ours, text = model(ids, attention_mask=mask).logits, ask()
+    assert torch.allclose(model(ids[:1]).logits, ours[:1], atol=1e-12)  # without a mask: causal
+    model.set_attn_implementation("sdpa")
+    assert torch.allclose(model(ids, attention_mask=mask).logits[mask.bool()], ours[mask.bool()], atol=1e-12)
+    assert ask().tolist() == text.tolist()

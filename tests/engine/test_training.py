@@ -1,0 +1,201 @@
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from lib.engine import training
+from lib.quantization import rtn
+
+Q = partial(rtn.fake_quant, bits=3, group=4, symmetric=False)
+X = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
+Y = torch.randn(12, 6, generator=torch.Generator().manual_seed(1))
+
+
+def linear():
+    torch.manual_seed(3)
+    return nn.Linear(8, 6, bias=False).requires_grad_(False)
+
+
+def loss_of(m):
+    def loss(indices):
+        i = list(indices)
+        return ((m(X[i]) - Y[i]) ** 2).sum(), {}
+
+    return loss
+
+
+def fit(latent, m, *, micro=4, steps=5, lr=0.05, clip=1e9, seed=0, **kw):
+    batches = training.epochs(12, 4, torch.Generator().manual_seed(seed))
+    return training.fit(latent, batches, loss_of(m), steps=steps, lr=lr, warmup=2, clip=clip, micro=micro, **kw)
+
+
+def test_dense_training_is_adamw_by_hand():
+    m = linear()
+    w = nn.Parameter(m.weight.clone())
+    opt = torch.optim.AdamW([w], lr=0.05, weight_decay=0.0)
+    batches = training.epochs(12, 4, torch.Generator().manual_seed(0))
+    for step in range(5):
+        i = next(batches)
+        opt.zero_grad()
+        (((X[i] @ w.T - Y[i]) ** 2).sum() / 4).backward()
+        opt.param_groups[0]["lr"] = 0.05 * min(1, (step + 1) / 2)
+        opt.step()
+    fit(training.Latent({"a": m}, partial(training.Full, quantizer=None)), m)
+    assert torch.allclose(m.weight, w, atol=1e-6)
+
+
+def test_straight_through_gradient_is_the_plain_one_at_the_quantized_weight():
+    m = linear()
+    latent = training.Latent({"a": m}, partial(training.Full, quantizer=Q))
+    with latent.training():
+        loss_of(m)(range(4))[0].backward()
+        latent.backward()
+    wq = Q(linear().weight).requires_grad_()
+    ((X[:4] @ wq.T - Y[:4]) ** 2).sum().backward()
+    assert torch.allclose(latent.parameters[0].grad, wq.grad, atol=1e-6) and wq.grad.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_masters_round_to_the_weights_they_came_from_and_small_steps_count(dtype):
+    """Steps far below the spacing of bfloat16 change a fitting share of the weights: their mean moves by the step."""
+    g = torch.Generator().manual_seed(0)
+    weight = torch.cat([torch.randn(400, 250, generator=g) * 0.05, torch.tensor([0.0, 1.0, -2.0, 0.5, 1e-30] * 50)[None]]).to(dtype)
+    master = training.dithered(weight)
+    assert torch.equal(master.to(dtype), weight) and torch.equal(training.dithered(weight), master)
+    big = (weight.abs() > 0.03) & (weight.abs() < 0.2)
+    for step in (1e-5, -1e-5):
+        centred = (weight.float() + step).to(dtype) - weight
+        moved = (master + step).to(dtype).float() - weight.float()
+        assert moved[big].mean().item() == pytest.approx(step, rel=0.15)
+        assert dtype == torch.float16 or centred[big].abs().max() == 0  # what masters in the middle would do: nothing
+    plain = torch.randn(3, 3)
+    assert torch.equal(training.dithered(plain), plain)
+
+
+def test_deployed_weights_are_q_of_latent_bit_for_bit():
+    for dtype in (torch.float32, torch.bfloat16):
+        m = linear().to(dtype)
+        latent = training.Latent({"a": m}, partial(training.Full, quantizer=Q))
+        if dtype == torch.float32:
+            fit(latent, m)
+        assert torch.equal(m.weight, Q(latent.parameters[0].detach()).to(dtype))
+        assert torch.equal(m.weight, rtn.quantize(latent.parameters[0].detach(), bits=3, group=4, symmetric=False).dequantize().to(dtype))
+
+
+def test_lora_before_the_quantizer():
+    m = linear()
+    make = partial(training.LoRA, quantizer=Q, rank=2, alpha=4.0, generator=torch.Generator().manual_seed(0))
+    latent = training.Latent({"a": m}, make)
+    assert torch.equal(m.weight, Q(linear().weight))  # B starts at zero
+    fit(latent, m)
+    b, a = (p.detach().clone().requires_grad_() for p in latent.parameters)
+    assert b.abs().max() > 0
+    with latent.training():
+        loss_of(m)(range(4))[0].backward()
+        latent.backward()
+    w = linear().weight + 2.0 * (b @ a)
+    straight = w + (Q(w.detach()) - w.detach())
+    ((X[:4] @ straight.T - Y[:4]) ** 2).sum().backward()
+    assert torch.allclose(latent.parameters[0].grad, b.grad, atol=1e-5) and torch.allclose(latent.parameters[1].grad, a.grad, atol=1e-5)
+
+
+def test_lora_without_a_quantizer_is_pefts():
+    from peft import LoraConfig, inject_adapter_in_model
+
+    net = nn.Sequential(linear())
+    inject_adapter_in_model(LoraConfig(r=2, lora_alpha=4, target_modules=["0"], lora_dropout=0.0), net)
+    m = linear()
+    make = partial(training.LoRA, quantizer=None, rank=2, alpha=4.0, generator=torch.Generator().manual_seed(0))
+    latent = training.Latent({"a": m}, make)
+    with torch.no_grad():
+        b, a = latent.parameters
+        b.normal_()
+        net[0].lora_A["default"].weight.copy_(a)
+        net[0].lora_B["default"].weight.copy_(b)
+    latent.sync()
+    assert torch.allclose(net(X), m(X), atol=1e-5)
+
+
+def test_micro_batches_do_not_change_the_result():
+    weights = []
+    for micro in (1, 3, 4):
+        m = linear()
+        fit(training.Latent({"a": m}, partial(training.Full, quantizer=None)), m, micro=micro)
+        weights.append(m.weight.clone())
+    assert torch.allclose(weights[0], weights[1], atol=1e-6) and torch.allclose(weights[0], weights[2], atol=1e-6)
+    assert not torch.equal(weights[0], linear().weight)
+
+
+def test_the_best_checkpoint_is_kept():
+    m = linear()
+    latent = training.Latent({"a": m}, partial(training.Full, quantizer=None))
+    values = iter([5.0, 3.0, 4.0, 6.0])
+    seen = []
+
+    def validate():
+        seen.append(m.weight.clone())
+        return {"kl": next(values)}
+
+    curve = fit(latent, m, steps=3, validate=validate, every=1, select="kl")
+    assert [r["validation kl"] for r in curve] == [5, 3, 4, 6]
+    assert torch.equal(m.weight, seen[1]) and not torch.equal(seen[1], seen[3])
+
+
+def test_stop_and_zero_steps():
+    m = linear()
+    latent = training.Latent({"a": m}, partial(training.Full, quantizer=Q))
+    before = m.weight.clone()
+    assert fit(latent, m, steps=0) == [] and torch.equal(m.weight, before)
+    assert len(fit(latent, m, steps=9, stop=lambda curve: len(curve) == 3)) == 3
+
+
+def test_epochs_visit_everything_once():
+    batches = training.epochs(10, 4, torch.Generator().manual_seed(0))
+    seen = [i for _ in range(5) for i in next(batches)]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10)) and seen[:10] != seen[10:]
+
+
+def test_a_batch_is_handed_out_shortest_first():
+    lengths = [5, 9, 1, 7, 3, 2, 8, 4, 6, 10]
+    draw = lambda **k: training.epochs(10, 4, torch.Generator().manual_seed(0), **k)  # noqa: E731
+    plain, by_length = draw(), draw(lengths=lengths)
+    for _ in range(5):
+        a, b = next(plain), next(by_length)
+        assert sorted(a) == sorted(b) and [lengths[i] for i in b] == sorted(lengths[i] for i in a)
+
+
+def test_schedule_by_hand():
+    assert [training.schedule(s, 4) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1] and training.schedule(0, 0) == 1
+
+
+def test_nothing_is_left_on_the_weights():
+    m = linear()
+    latent = training.Latent({"a": m}, partial(training.Full, quantizer=None))
+    with latent.training():
+        for part in (range(2), range(2, 4)):
+            loss_of(m)(part)[0].backward()
+            assert m.weight.grad is None
+    sums = latent.gradients["a"].clone()
+    with latent.training():
+        latent.gradients["a"] = None
+        loss_of(m)(range(4))[0].backward()
+    assert torch.allclose(sums, latent.gradients["a"], atol=1e-5) and sums.abs().max() > 0.1
+    assert not m.weight.requires_grad and not m.weight._post_accumulate_grad_hooks
+
+
+def test_bad_input():
+    m = linear()
+    latent = training.Latent({"a": m}, partial(training.Full, quantizer=None))
+    with pytest.raises(ValueError, match="lr > 0"):
+        fit(latent, m, lr=0)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        training.fit(latent, training.epochs(12, 4, torch.Generator()), lambda i: (m(X[list(i)]).sum() * torch.nan, {}),
+                     steps=1, lr=1.0, warmup=1, clip=1.0, micro=4, desc="arm")  # fmt: skip
+
+
+def test_a_cosine_falls_to_a_tenth_at_its_horizon():
+    """SEA: peak 5e-7, warm-up 12 of 390 steps. The notes count from 0 at the start, we from the first step's own rate."""
+    rate = lambda step: 5e-7 * training.schedule(step, 12, 390)  # noqa: E731
+    assert [rate(t) for t in (5, 12, 100, 200, 390, 500)] == pytest.approx([2.5e-7, 5e-7, 4.4245761e-7, 2.7686997e-7, 5e-8, 5e-8], rel=1e-6)
+    assert training.schedule(500, 12) == 1
