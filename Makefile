@@ -38,6 +38,7 @@ test: $(STAMP)
 
 check: $(STAMP)
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check --quiet .
 	@$(VENV)/bin/plumbline notebooks check
 
 results: $(STAMP)

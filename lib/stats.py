@@ -1,7 +1,7 @@
 """Bootstrap intervals over prompts. Every function takes its generator, so the same seed gives the same interval.
 
-A cluster (a prompt) is resampled as a whole: its tokens and its runs under several seeds stay together. Resampling clusters
-with replacement is a multinomial count per cluster, so a bootstrap is one matrix product.
+A cluster (a prompt) is resampled as a whole: its tokens and its runs under several seeds stay together. Resampling
+clusters with replacement is a multinomial count per cluster, so a bootstrap is one matrix product.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def ratio_ci(num, den, rng: np.random.Generator, clusters=None, reps: int = 2000
     return _interval(sums[0].sum() / sums[1].sum(), draws[0] / draws[1], level, len(sums[0]))
 
 
-def ratio_diff_ci(num_a, den_a, num_b, den_b, rng: np.random.Generator, clusters=None, reps: int = 2000, level: float = 0.95) -> Interval:
+def ratio_diff_ci(
+    num_a, den_a, num_b, den_b, rng: np.random.Generator, clusters=None, reps: int = 2000, level: float = 0.95
+) -> Interval:
     """Difference of two such rates on the same clusters, resampled together (paired)."""
     sums = _cluster_sums(clusters, num_a, den_a, num_b, den_b)
     draws = _resample(sums, rng, reps)
@@ -58,7 +60,9 @@ def _cluster_sums(clusters, *columns) -> np.ndarray:
     columns = [np.asarray(c, float) for c in columns]
     n = len(columns[0])
     if n == 0 or any(len(c) != n for c in columns) or not all(np.isfinite(c).all() for c in columns):
-        raise ValueError(f"a bootstrap needs finite columns of one length >= 1, given lengths {[len(c) for c in columns]}")
+        raise ValueError(
+            f"a bootstrap needs finite columns of one length >= 1, given lengths {[len(c) for c in columns]}"
+        )
     if clusters is None:
         return np.stack(columns)
     names, index = np.unique(np.asarray(clusters), return_inverse=True)

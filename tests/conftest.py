@@ -1,4 +1,5 @@
-"""All tests run on the CPU, offline and without progress bars; `gpu` and `network` tests run only when asked for by mark."""
+"""All tests run on the CPU, offline and without progress bars; `gpu` and `network` tests run only when asked for by
+mark."""
 
 import os
 
@@ -29,7 +30,9 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     left_out = [
-        item for item in items if any(item.get_closest_marker(m) and m not in config.option.markexpr for m in ON_REQUEST)
+        item
+        for item in items
+        if any(item.get_closest_marker(m) and m not in config.option.markexpr for m in ON_REQUEST)
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -87,6 +90,15 @@ def world(sandbox, tiny_model, byte_tokenizer):
         prompts = data.load_prompts(paths.DATA / "prompts.jsonl", name)[:4]
         ids = data.encode(byte_tokenizer, prompts)
         splits[name] = candidates.sample(
-            tiny_model, byte_tokenizer, prompts, ids, temperatures=[0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4, seed=0
+            tiny_model,
+            byte_tokenizer,
+            prompts,
+            ids,
+            temperatures=[0.7, 1.3],
+            each=2,
+            max_new_tokens=6,
+            stop_ids=[257],
+            batch=4,
+            seed=0,
         )
     return arms.Study(cfg, run, tiny_model, byte_tokenizer, splits, stop_ids=[257])

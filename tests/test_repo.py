@@ -1,4 +1,5 @@
-"""Rules of the repository as a whole: import levels, declared dependencies, a test file for each module, clean files."""
+"""Rules of the repository as a whole: import levels, declared dependencies, a test file for each module, clean
+files."""
 
 import ast
 import re
@@ -12,13 +13,17 @@ import pytest
 from lib.harness.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DISTRIBUTION = {"yaml": "pyyaml", "profanity_check": "alt-profanity-check"}  # where the import's name is not the package's
+DISTRIBUTION = {
+    "yaml": "pyyaml",
+    "profanity_check": "alt-profanity-check",
+}  # where the import's name is not the package's
 MODULES = {
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
     for path in sorted((ROOT / "lib").rglob("*.py"))
 }
 
-# room -> (floor, packages at import, packages inside functions). A room imports its own modules and rooms on floors below it.
+# room -> (floor, packages at import, packages inside functions). A room imports its own modules and rooms on floors
+# below it.
 PLAIN = {"torch", "numpy"}
 MODEL = PLAIN | {"transformers", "peft", "safetensors"}
 ROOMS = {
@@ -34,7 +39,20 @@ ROOMS = {
         {"torch", "ray", "IPython", "transformers"},
     ),
     "engine": (3, MODEL, {"bitsandbytes", "gguf", "tokenizers", "accelerate"}),
-    "scoring": (4, MODEL | {"scipy", "yaml"}, {"lm_eval", "datasets", "pandas", "vaderSentiment", "afinn", "profanity_check", "better_profanity", "rouge_score"}),
+    "scoring": (
+        4,
+        MODEL | {"scipy", "yaml"},
+        {
+            "lm_eval",
+            "datasets",
+            "pandas",
+            "vaderSentiment",
+            "afinn",
+            "profanity_check",
+            "better_profanity",
+            "rouge_score",
+        },
+    ),
     "bandit": (5, PLAIN, set()),
     "synthesis": (5, PLAIN, set()),
     "speed": (5, MODEL | {"pandas"}, {"trl", "accelerate", "datasets"}),
@@ -67,7 +85,9 @@ def imports(path: Path) -> list[tuple[str, bool]]:
             assert node.level == 0, f"{path.name}: relative import, write it from lib"
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                found.append((whole if whole in MODULES or node.module == "lib" else node.module, id(node) not in inside))
+                found.append(
+                    (whole if whole in MODULES or node.module == "lib" else node.module, id(node) not in inside)
+                )
     return found
 
 
@@ -85,10 +105,14 @@ def test_imports_go_only_downwards(module):
             below = ROOMS[room_of(name)][0] < floor and any(name.startswith(x) for x in OF_LIB.get(room, {"lib."}))
             assert below or room_of(name) == room, f"{module} (floor {floor}) may not import {name}"
             if room == "studies" and room_of(name) == room:
-                assert name.split(".")[2] == module.split(".")[2], f"{module} may not import another study's {name}: move what both use down"
+                assert name.split(".")[2] == module.split(".")[2], (
+                    f"{module} may not import another study's {name}: move what both use down"
+                )
         elif package not in sys.stdlib_module_names:
             assert package in at_import | inside, f"{module} (floor {floor}) may not import {package}"
-            assert package in at_import or not top, f"{module} (floor {floor}) may import {package} only inside a function"
+            assert package in at_import or not top, (
+                f"{module} (floor {floor}) may import {package} only inside a function"
+            )
 
 
 def test_no_import_cycles():
@@ -103,7 +127,10 @@ def test_harness_does_not_load_torch():
     """A command that lists papers or reads results answers at once."""
     harness = [m for m in MODULES if m.startswith("lib.harness")]
     assert len(harness) >= 8
-    code = "import importlib, sys\nfor m in sys.argv[1:]: importlib.import_module(m)\nprint(*{'torch', 'transformers'} & set(sys.modules))"
+    code = (
+        "import importlib, sys\nfor m in sys.argv[1:]: importlib.import_module(m)\nprint(*{'torch', 'transformers'} "
+        "& set(sys.modules))"
+    )
     out = subprocess.run([sys.executable, "-c", code, *harness], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == ""
 
@@ -119,7 +146,9 @@ def test_every_import_is_declared():
             if package == "lib" or package in sys.stdlib_module_names:
                 continue
             distribution = normal(DISTRIBUTION.get(package, package))
-            assert distribution in (plain if top else plain | {normal(r) for r in optional}), f"{module}: {package} is not in pyproject.toml"
+            assert distribution in (plain if top else plain | {normal(r) for r in optional}), (
+                f"{module}: {package} is not in pyproject.toml"
+            )
 
 
 def normal(requirement: str) -> str:
@@ -134,7 +163,8 @@ def test_environment_installs_this_repository_and_nothing_else():
 
 @pytest.mark.parametrize("module", [m for m, p in MODULES.items() if p.name != "__init__.py"])
 def test_every_module_has_its_tests(module):
-    """lib/engine/models.py -> tests/engine/test_models*.py, or the tests of its folder as a whole, tests/engine/test_engine.py."""
+    """lib/engine/models.py -> tests/engine/test_models*.py, or the tests of its folder as a whole,
+    tests/engine/test_engine.py."""
     *folders, name = module.split(".")[1:]
     room = ROOT.joinpath("tests", *folders)
     found = list(room.glob(f"test_{name}*.py"))
@@ -164,12 +194,19 @@ def test_modules_stay_readable():
 
 def files() -> list[Path]:
     """What git tracks or would track; in a copy without git, everything that .gitignore's folders do not hold."""
-    asked = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    asked = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     if asked.returncode == 0:
         found = [ROOT / name for name in asked.stdout.split("\0") if name]
     else:
         ignored = {".venv", ".git", "__pycache__", "cache", ".pytest_cache", ".ruff_cache", "build"}
-        found = [p for p in ROOT.rglob("*") if not ignored & set(p.relative_to(ROOT).parts) and ".egg-info" not in str(p)]
+        found = [
+            p for p in ROOT.rglob("*") if not ignored & set(p.relative_to(ROOT).parts) and ".egg-info" not in str(p)
+        ]
     found = [p for p in found if p.is_file()]
     assert {"pyproject.toml", "Makefile", "test_repo.py"} <= {p.name for p in found}
     return found
@@ -184,7 +221,9 @@ def test_no_machine_paths():
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:  # pictures and archives
             continue
-        found += [f"{path.relative_to(ROOT)}:{n}" for n, line in enumerate(text.splitlines(), 1) if machine.search(line)]
+        found += [
+            f"{path.relative_to(ROOT)}:{n}" for n, line in enumerate(text.splitlines(), 1) if machine.search(line)
+        ]
     assert not found, f"absolute paths of one machine: {found}"
 
 

@@ -1,4 +1,5 @@
-"""Online alignment as a contextual dueling bandit: which answers to compare (`duels`), the loop (`online`), exact worlds (`enumerated`)."""
+"""Online alignment as a contextual dueling bandit: which answers to compare (`duels`), the loop (`online`), exact
+worlds (`enumerated`)."""
 
 from lib.bandit.duels import (
     SPREADS,

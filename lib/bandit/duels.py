@@ -1,7 +1,8 @@
 """Contextual dueling bandits: which two answers of a prompt to have compared, and the ensemble whose spread says so.
 
-Rewards (K, B, N): K heads, B prompts, N answers each; a duel is two of the N. `kinds` (B, N) gives equal answers of a prompt equal
-numbers: a duel never holds one answer twice while two differ. Source: arXiv 2411.01493 (SEA) and its release; APL: arXiv 2402.08114.
+Rewards (K, B, N): K heads, B prompts, N answers each; a duel is two of the N. `kinds` (B, N) gives equal answers of a
+prompt equal numbers: a duel never holds one answer twice while two differ. Source: arXiv 2411.01493 (SEA) and its
+release; APL: arXiv 2402.08114.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ SPREADS = ("sigma", "logit")
 class Ensemble(nn.Module):
     """K reward heads of two hidden layers on frozen features, as one batched module: (B, ..., D) -> (K, B, ...).
 
-    All heads see the same pairs; they differ by where they start and, through the anchor, by where they are held. Each starts at truncated
-    normal weights of deviation 1 / (2 sqrt(fan in)), as in the release. worlds: that many ensembles side by side, each for its share of B.
+    All heads see the same pairs; they differ by where they start and, through the anchor, by where they are held. Each
+    starts at truncated normal weights of deviation 1 / (2 sqrt(fan in)), as in the release. worlds: that many ensembles
+    side by side, each for its share of B.
     """
 
     def __init__(self, heads: int, dim: int, hidden: int, *, generator: torch.Generator, worlds: int = 1):
@@ -29,7 +31,10 @@ class Ensemble(nn.Module):
             raise ValueError(f"heads, dim and hidden are at least 1, given {heads}, {dim} and {hidden}")
         sizes = [(dim, hidden), (hidden, hidden), (hidden, 1)]
         self.weights = nn.ParameterList(
-            nn.init.trunc_normal_(torch.empty(worlds * heads, i, o), std=0.5 / i**0.5, a=-1 / i**0.5, b=1 / i**0.5, generator=generator) for i, o in sizes
+            nn.init.trunc_normal_(
+                torch.empty(worlds * heads, i, o), std=0.5 / i**0.5, a=-1 / i**0.5, b=1 / i**0.5, generator=generator
+            )
+            for i, o in sizes
         )
         self.biases = nn.ParameterList(torch.zeros(worlds * heads, 1, o) for _, o in sizes)
         self.start = [p.detach().clone() for p in self.parameters()]
@@ -48,16 +53,18 @@ class Ensemble(nn.Module):
 
 
 def reward_loss(chosen: Tensor, rejected: Tensor, mask: Tensor | None = None) -> Tensor:
-    """-log sigma(r(y+) - r(y-)), mean over heads and pairs (K, B); a masked pair (0) counts in the mean's size. Eq. 5."""
+    """-log sigma(r(y+) - r(y-)), mean over heads and pairs (K, B); a masked pair (0) counts in the mean's size. Eq.
+    5."""
     losses = -F.logsigmoid(chosen - rejected)
     return (losses if mask is None else losses * mask).mean()
 
 
 def anchor(ensemble: Ensemble, *, weight: float, seen: int) -> Tensor:
-    """weight / seen times the mean over heads of the squared distance to their start: a Gaussian prior's share of one pair.
+    """weight / seen times the mean over heads of the squared distance to their start: a Gaussian prior's share of one
+    pair.
 
-    The paper prints the term with a minus (eq. 8), which would drive heads away; its release takes the mean over all parameters,
-    which makes the pull some million times weaker (`release_anchor`).
+    The paper prints the term with a minus (eq. 8), which would drive heads away; its release takes the mean over all
+    parameters, which makes the pull some million times weaker (`release_anchor`).
     """
     return weight / max(seen, 1) * ensemble.distance().mean()
 
@@ -82,7 +89,8 @@ def kinds_of(answers: Sequence[Sequence]) -> Tensor:
 def spread(rewards: Tensor, first: Tensor, kind: str) -> Tensor:
     """How much the heads disagree on answer `first` (B,) against every other, (B, N).
 
-    sigma: Var_k[sigma(r_k(first) - r_k(b))] over the members, the paper's; logit: unbiased Var_k[r_k(first) - r_k(b)], the release's.
+    sigma: Var_k[sigma(r_k(first) - r_k(b))] over the members, the paper's; logit: unbiased Var_k[r_k(first) - r_k(b)],
+    the release's.
     """
     if kind not in SPREADS:
         raise ValueError(f"spread is one of {', '.join(SPREADS)}, given {kind!r}")
@@ -91,14 +99,15 @@ def spread(rewards: Tensor, first: Tensor, kind: str) -> Tensor:
 
 
 def best_arm(rewards: Tensor, kinds: Tensor, heads: Tensor, *, kind: str = "sigma") -> Tensor:
-    """BAI: a drawn head's best answer (heads (B,)) against the one whose comparison with it is least certain. Algorithm 2."""
+    """BAI: a drawn head's best answer (heads (B,)) against the one whose comparison with it is least certain. Algorithm
+    2."""
     first = _of(rewards, heads).argmax(-1)
     return _pair(first, spread(rewards, first, kind), kinds)
 
 
 def double_thompson(rewards: Tensor, kinds: Tensor, order: Tensor) -> Tensor:
-    """E&E: the best answers of two drawn heads, redrawn in `order` (B, K) until they differ; if all agree, the last head's second
-    best. Algorithm 2."""
+    """E&E: the best answers of two drawn heads, redrawn in `order` (B, K) until they differ; if all agree, the last
+    head's second best. Algorithm 2."""
     picks = rewards.argmax(-1).T.gather(1, order)  # (B, K): each head's best answer, in the drawn order
     first = picks[:, 0]
     differs = kinds.gather(1, picks) != kinds.gather(1, first[:, None])
@@ -123,28 +132,36 @@ def two_of(kinds: Tensor, generator: torch.Generator) -> Tensor:
 
 def first_two(kinds: Tensor) -> Tensor:
     """Passive: the first sample and the next one that differs; with two samples, those two."""
-    return _pair(torch.zeros(len(kinds), dtype=torch.long), -torch.arange(kinds.shape[1], dtype=torch.float32).expand(kinds.shape), kinds)
+    return _pair(
+        torch.zeros(len(kinds), dtype=torch.long),
+        -torch.arange(kinds.shape[1], dtype=torch.float32).expand(kinds.shape),
+        kinds,
+    )
 
 
 def best_and_worst(rewards: Tensor, heads: Tensor) -> Tensor:
-    """The synthetic pair: the largest margin under a drawn head (B,), which labels it too: the first wins, no oracle is asked."""
+    """The synthetic pair: the largest margin under a drawn head (B,), which labels it too: the first wins, no oracle is
+    asked."""
     mine = _of(rewards, heads)
     return torch.stack([mine.argmax(-1), mine.argmin(-1)], 1)
 
 
 def widest(implicit: Tensor) -> tuple[Tensor, Tensor]:
-    """APL's certainty: the pair of the largest |r(i) - r(j)| of implicit rewards (B, N), the larger first, and that margin (B,)."""
+    """APL's certainty: the pair of the largest |r(i) - r(j)| of implicit rewards (B, N), the larger first, and that
+    margin (B,)."""
     pair = torch.stack([implicit.argmax(1), implicit.argmin(1)], 1)
     return pair, implicit.amax(1) - implicit.amin(1)
 
 
 def entropy(log_probs: Tensor) -> Tensor:
-    """APL's predictive entropy, -mean_n log pi(y_n | x): (B, N) -> (B,). APL keeps the largest; SEA's release the smallest."""
+    """APL's predictive entropy, -mean_n log pi(y_n | x): (B, N) -> (B,). APL keeps the largest; SEA's release the
+    smallest."""
     return -log_probs.mean(-1)
 
 
 def regret(true: Tensor, duels: Tensor) -> tuple[Tensor, Tensor]:
-    """(r(best) minus the duel's mean reward, P(best beats first) + P(best beats second) - 1), (B,), of true rewards (B, N)."""
+    """(r(best) minus the duel's mean reward, P(best beats first) + P(best beats second) - 1), (B,), of true rewards (B,
+    N)."""
     best, pair = true.amax(1, keepdim=True), true.gather(1, duels)
     return best[:, 0] - pair.mean(1), torch.sigmoid(best - pair).sum(1) - 1
 

@@ -1,4 +1,5 @@
-"""The exact worlds of `lib.bandit.online`: a few prompts, each with the same number of answers whose rewards are known."""
+"""The exact worlds of `lib.bandit.online`: a few prompts, each with the same number of answers whose rewards are
+known."""
 
 from __future__ import annotations
 
@@ -17,26 +18,42 @@ from lib.scoring.oracles import Oracle
 class Enumerated:
     """`worlds` independent worlds played side by side, P prompts each; regret and win rates are sums, not estimates.
 
-    Prompt p belongs to world p // P. Policy: softmax(start's logits + an MLP of the answer's features). coverage "easy": the start knows nothing; "hard": it prefers bad answers.
+    Prompt p belongs to world p // P. Policy: softmax(start's logits + an MLP of the answer's features). coverage
+    "easy": the start knows nothing; "hard": it prefers bad answers.
     """
 
-    def __init__(self, *, prompts: int, answers: int, dim: int, coverage: str, lr: float, generator: torch.Generator, worlds: int = 1):
+    def __init__(
+        self,
+        *,
+        prompts: int,
+        answers: int,
+        dim: int,
+        coverage: str,
+        lr: float,
+        generator: torch.Generator,
+        worlds: int = 1,
+    ):
         if coverage not in ("easy", "hard"):
             raise ValueError(f"coverage is easy or hard, given {coverage!r}")
         g = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
         self.dim, self.lr, self.generator, self.worlds, self.prompts = dim, lr, generator, worlds, prompts
         self.features = g(worlds * prompts, answers, dim)
-        raw = (torch.tanh(self.features.view(worlds, -1, dim) @ g(worlds, dim, dim) / dim**0.5) @ g(worlds, dim, 1)).view(-1, answers)
+        raw = (
+            torch.tanh(self.features.view(worlds, -1, dim) @ g(worlds, dim, dim) / dim**0.5) @ g(worlds, dim, 1)
+        ).view(-1, answers)
         self.rewards = 2 * (raw - raw.mean(1, keepdim=True)) / raw.std(1, keepdim=True)
         noise = g(worlds * prompts, answers)
         self.start = 0.5 * noise if coverage == "easy" else -0.75 * self.rewards + 0.5 * noise
         sizes = [(dim, 32), (32, 32), (32, 1)]
-        self.weights = [(g(worlds, i, o) / i**0.5 if o > 1 else torch.zeros(worlds, i, o)).requires_grad_() for i, o in sizes]
+        self.weights = [
+            (g(worlds, i, o) / i**0.5 if o > 1 else torch.zeros(worlds, i, o)).requires_grad_() for i, o in sizes
+        ]
         self.biases = [torch.zeros(worlds, 1, o, requires_grad=True) for _, o in sizes]
         self.optimizer = torch.optim.Adam([*self.weights, *self.biases], lr=lr)
 
     def logits(self, prompts: Sequence[int] | slice, answers: Tensor | None = None) -> Tensor:
-        """The policy's logits (B, A) of as many prompts of each world, world by world; of `answers` (B, n) only, if given."""
+        """The policy's logits (B, A) of as many prompts of each world, world by world; of `answers` (B, n) only, if
+        given."""
         features, start = self.features[prompts], self.start[prompts]
         if answers is not None:
             features, start = features.gather(1, answers[..., None].expand(-1, -1, self.dim)), start.gather(1, answers)
@@ -56,9 +73,15 @@ class Enumerated:
         """n answers a prompt from the policy or the start; "both": one of each, the policy's first."""
         own, start = self.logits(prompts).log_softmax(-1), self.start[prompts].log_softmax(-1)
         draw = lambda p, k: torch.multinomial(p.exp(), k, replacement=True, generator=self.generator)  # noqa: E731
-        picked = torch.cat([draw(own, 1), draw(start, 1)], 1) if source == "both" else draw(own if source == "policy" else start, n)
+        picked = (
+            torch.cat([draw(own, 1), draw(start, 1)], 1)
+            if source == "both"
+            else draw(own if source == "policy" else start, n)
+        )
         features = self.features[prompts].gather(1, picked[..., None].expand(-1, -1, self.dim))
-        return Candidates(prompts, picked.tolist(), features, own.gather(1, picked), start.gather(1, picked), [None] * len(prompts))
+        return Candidates(
+            prompts, picked.tolist(), features, own.gather(1, picked), start.gather(1, picked), [None] * len(prompts)
+        )
 
     def texts(self, c: Candidates, which: Tensor) -> list[tuple[int, int]]:
         """(prompt, answer) of one candidate of each prompt: what the oracle reads."""
@@ -72,7 +95,9 @@ class Enumerated:
         """One Adam step on the round's pairs, the chosen answer first."""
         answers = torch.tensor(c.answers)
         picked = answers.gather(1, duels)
-        if bonus is None:  # every loss sees the difference of a prompt's two answers, in which the sum over all of them cancels
+        if (
+            bonus is None
+        ):  # every loss sees the difference of a prompt's two answers, in which the sum over all of them cancels
             w, l = self.logits(c.prompts, picked).unbind(1)
         else:
             own = self.logits(c.prompts).log_softmax(-1)
@@ -95,13 +120,16 @@ class Enumerated:
         if pick is None:
             answer = own.argmax(-1)
         else:
-            picked = torch.multinomial((own if source == "policy" else start).exp(), n, replacement=True, generator=self.generator)
+            picked = torch.multinomial(
+                (own if source == "policy" else start).exp(), n, replacement=True, generator=self.generator
+            )
             features = self.features.gather(1, picked[..., None].expand(-1, -1, self.dim))
             answer = picked.gather(1, pick(features)[:, None])[:, 0]
         mine = self.rewards.gather(1, answer[:, None])
         beats = (mine > self.rewards).float() + 0.5 * (mine == self.rewards).float()
         return {
-            "win rate": (start.exp() * beats).sum(1), "expected reward": (own.exp() * self.rewards).sum(1), "reward": mine[:, 0],
+            "win rate": (start.exp() * beats).sum(1), "expected reward": (own.exp() * self.rewards).sum(1),
+            "reward": mine[:, 0],
             "KL to the start": (own.exp() * (own - start)).sum(1),
         }  # fmt: skip
 
@@ -110,15 +138,20 @@ class Enumerated:
         return scores.view(self.worlds, -1).mean(1)
 
     def regret(self, log: Sequence[tuple]) -> Tensor:
-        """Mean over each world's part of an oracle's log of r(best) minus the mean reward of the two answers compared, (worlds,)."""
+        """Mean over each world's part of an oracle's log of r(best) minus the mean reward of the two answers compared,
+        (worlds,)."""
         p, a, b = torch.tensor([(p, a, b) for (p, a), (_, b), *_ in log]).T
         each = self.rewards.amax(1)[p] - (self.rewards[p, a] + self.rewards[p, b]) / 2
-        sums, counts = (torch.zeros(self.worlds, dtype=each.dtype).index_add_(0, p // self.prompts, x) for x in (each, torch.ones_like(each)))
+        sums, counts = (
+            torch.zeros(self.worlds, dtype=each.dtype).index_add_(0, p // self.prompts, x)
+            for x in (each, torch.ones_like(each))
+        )
         return sums / counts
 
     def state(self) -> dict:
         return {
-            "parameters": [p.detach().clone() for p in (*self.weights, *self.biases)], "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "parameters": [p.detach().clone() for p in (*self.weights, *self.biases)],
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "generator": self.generator.get_state(),
         }  # fmt: skip
 
@@ -131,20 +164,36 @@ class Enumerated:
 
 
 def compete(arm: str, coverage: str, cfg, *, lr: float, seed: int, worlds: int) -> tuple[list[dict], dict[str, Tensor]]:
-    """One method in that many worlds at once: (one row a look, scores (worlds,)), the oracle's count checked against its log."""
+    """One method in that many worlds at once: (one row a look, scores (worlds,)), the oracle's count checked against
+    its log."""
     g = partial(seeding.torch_generator, seed)
-    known = Enumerated(prompts=8, answers=cfg.world_answers, dim=8, coverage=coverage, lr=lr, generator=g(f"{coverage} world"), worlds=worlds)
+    known = Enumerated(
+        prompts=8,
+        answers=cfg.world_answers,
+        dim=8,
+        coverage=coverage,
+        lr=lr,
+        generator=g(f"{coverage} world"),
+        worlds=worlds,
+    )
     oracle = Oracle(known.reward, labels=cfg.labels, flip=cfg.flip, generator=g(f"{coverage} oracle"))
     agent = Agent(known, METHODS[arm], oracle, cfg, generator=g(f"{coverage} agent"))
     rows, over, last = play(agent, budget=cfg.world_budget, every=max(1, cfg.world_budget // 8), desc=arm, quiet=True)
     if not oracle.queries == len(oracle.log) >= cfg.world_budget * worlds:
-        raise RuntimeError(f"{arm}: {oracle.queries} queries counted, {len(oracle.log)} logged, {cfg.world_budget * worlds} were the budget")
+        raise RuntimeError(
+            f"{arm}: {oracle.queries} queries counted, {len(oracle.log)} logged, {cfg.world_budget * worlds} "
+            "were the budget"
+        )
     scores = {k: known.by_world(v) for k, v in last.items()}
-    return rows, scores | {"win rate, whole run": known.by_world(over["win rate"]), "duel regret": known.regret(oracle.log)}
+    return rows, scores | {
+        "win rate, whole run": known.by_world(over["win rate"]),
+        "duel regret": known.regret(oracle.log),
+    }
 
 
 def tuned(arm: str, coverage: str, cfg) -> tuple[dict[float, float], dict[str, Tensor]]:
-    """One method at the rate that served it best in other worlds: (win rate over the run there, by rate; its scores (worlds,) here)."""
+    """One method at the rate that served it best in other worlds: (win rate over the run there, by rate; its scores
+    (worlds,) here)."""
     tried = {}
     for lr in map(float, cfg.items_of("world_lrs")):
         _, scores = compete(arm, coverage, cfg, lr=lr, seed=cfg.seed + 1000, worlds=cfg.tuning_worlds)

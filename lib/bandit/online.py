@@ -1,7 +1,9 @@
-"""Online alignment as a contextual dueling bandit: one loop for every method; a method is a row of a table, not a code path.
+"""Online alignment as a contextual dueling bandit: one loop for every method; a method is a row of a table, not a code
+path.
 
-Each round draws prompts, samples answers, picks two of each prompt to compare, has the oracle (or, for the synthetic share, a drawn
-reward head) say which is better, and takes one step of the policy and a few of the reward heads. arXiv 2411.01493, Algorithm 2.
+Each round draws prompts, samples answers, picks two of each prompt to compare, has the oracle (or, for the synthetic
+share, a drawn reward head) say which is better, and takes one step of the policy and a few of the reward heads. arXiv
+2411.01493, Algorithm 2.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class Method(NamedTuple):
     learn: str = "policy"  # policy, heads, or both
     synthetic: float = 0.0  # share of the pairs that a drawn head labels, after burn-in
     act: str = "policy"  # who is evaluated: policy, or the heads' best of N answers of policy or start: bon, bon-start
-    spread: str = "sigma"  # of which difference the variance over the heads is taken: sigma as the paper prints, logit as its release computes
+    # of which difference the variance over the heads is taken: sigma as the paper prints, logit as its release computes
+    spread: str = "sigma"
     bonus: str = "none"  # optimism on the start's answers: none, xpo, selm
     batch: float = 1.0  # of the prompts a round: fewer prompts a step mean more steps a query
     loss: str = ""  # policy loss; empty: the setting's
@@ -56,7 +59,10 @@ METHODS = {
     "apl-certainty": Method(explore="certainty"),
     "apl-entropy": Method(explore="entropy"),
     **{f"passive-{loss}": Method(loss=loss) for loss in ("slic", "ipo")},
-    **{f"sea-logit-{loss}": Method(explore="bai", learn="both", synthetic=0.3, spread="logit", loss=loss) for loss in ("slic", "ipo")},
+    **{
+        f"sea-logit-{loss}": Method(explore="bai", learn="both", synthetic=0.3, spread="logit", loss=loss)
+        for loss in ("slic", "ipo")
+    },
 }
 
 
@@ -73,20 +79,31 @@ class Candidates(NamedTuple):
     def rows(self, keep: Sequence[int]) -> Candidates:
         """The prompts of these rows."""
         at = torch.tensor(list(keep), dtype=torch.long)
-        return Candidates([self.prompts[i] for i in keep], [self.answers[i] for i in keep], self.features[at], self.log_probs[at], self.start[at], [self.held[i] for i in keep])
+        return Candidates(
+            [self.prompts[i] for i in keep],
+            [self.answers[i] for i in keep],
+            self.features[at],
+            self.log_probs[at],
+            self.start[at],
+            [self.held[i] for i in keep],
+        )
 
 
 class World(Protocol):
-    """What a method plays in: `lib.bandit.enumerated`, where everything is exact, and `lib.studies.sea.language`, a language model.
+    """What a method plays in: `lib.bandit.enumerated`, where everything is exact, and `lib.studies.sea.language`, a
+    language model.
 
-    Several worlds may be played side by side; a round then has each one's prompts, world by world, and no world sees another's.
+    Several worlds may be played side by side; a round then has each one's prompts, world by world, and no world sees
+    another's.
     """
 
     worlds: int
 
     def draw(self, n: int) -> list[int]: ...
     def propose(self, prompts: list[int], n: int, source: str) -> Candidates: ...
-    def step(self, c: Candidates, duels: Tensor, mask: Tensor, loss: Callable, bonus: tuple[float, int] | None) -> dict: ...
+    def step(
+        self, c: Candidates, duels: Tensor, mask: Tensor, loss: Callable, bonus: tuple[float, int] | None
+    ) -> dict: ...
     def texts(self, c: Candidates, which: Tensor) -> list: ...
     def evaluate(self, pick: Callable[[Tensor], Tensor] | None, source: str) -> dict[str, Tensor]: ...
     def state(self) -> dict: ...
@@ -94,7 +111,8 @@ class World(Protocol):
 
 
 def policy_loss(name: str, *, beta: float) -> Callable:
-    """loss(pi_w, pi_l, ref_w, ref_l, length_w, length_l) -> (B,): dpo, slic, ipo (summed log-probs) or ipo-mean (per token)."""
+    """loss(pi_w, pi_l, ref_w, ref_l, length_w, length_l) -> (B,): dpo, slic, ipo (summed log-probs) or ipo-mean (per
+    token)."""
     plain = {"dpo": losses.dpo, "slic": losses.hinge, "ipo": losses.ipo_sum}
     if name == "ipo-mean":
         return lambda w, l, rw, rl, n, m: losses.ipo_mean(w, l, rw, rl, beta=beta, length_w=n, length_l=m).loss
@@ -104,7 +122,8 @@ def policy_loss(name: str, *, beta: float) -> Callable:
 
 
 class Buffer:
-    """Features (2, D) of the chosen and rejected answers of real queries in every world; the oldest leave when it is full.
+    """Features (2, D) of the chosen and rejected answers of real queries in every world; the oldest leave when it is
+    full.
 
     A pair of equal answers keeps its place with mask 0, as in the release: it was asked for and teaches nothing.
     """
@@ -133,7 +152,10 @@ class Agent:
         self.world, self.method, self.oracle, self.cfg, self.generator = world, method, oracle, cfg, generator
         loss = method.loss or cfg.loss
         if not 0 <= method.synthetic <= 1 or not 0 < method.batch <= 1:
-            raise ValueError(f"the synthetic share lies in [0, 1] and the share of the prompts in (0, 1], given {method.synthetic} and {method.batch}")
+            raise ValueError(
+                "the synthetic share lies in [0, 1] and the share of the prompts in (0, 1], given "
+                f"{method.synthetic} and {method.batch}"
+            )
         self.loss = policy_loss(loss, beta={"slic": cfg.slic_beta, "ipo": cfg.ipo_beta}.get(loss, cfg.beta))
         self.heads = bandit.Ensemble(cfg.heads, world.dim, cfg.hidden, generator=generator, worlds=world.worlds)
         self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=cfg.heads_lr, weight_decay=0.0)
@@ -154,26 +176,38 @@ class Agent:
         kinds = bandit.kinds_of(c.answers)
         synthetic = torch.zeros(self.world.worlds, size, dtype=torch.bool)
         if m.synthetic and self.rounds >= cfg.burn_in:
-            synthetic.scatter_(1, torch.rand(synthetic.shape, generator=self.generator).argsort(1)[:, : int(m.synthetic * size)], True)
+            synthetic.scatter_(
+                1, torch.rand(synthetic.shape, generator=self.generator).argsort(1)[:, : int(m.synthetic * size)], True
+            )
         synthetic = synthetic.flatten()
         if synthetic.any():
             made = bandit.best_and_worst(rewards, self._heads(len(duels)))
             duels = torch.where(synthetic[:, None], made, duels)
         asked = (~synthetic).nonzero()[:, 0].tolist()
         real = c.rows(asked)
-        first = self.oracle.compare(self.world.texts(real, duels[asked][:, 0]), self.world.texts(real, duels[asked][:, 1]))
+        first = self.oracle.compare(
+            self.world.texts(real, duels[asked][:, 0]), self.world.texts(real, duels[asked][:, 1])
+        )
         wins = torch.ones(len(duels), dtype=torch.bool)
         wins[asked] = first
         duels = torch.where(wins[:, None], duels, duels.flip(1))
         differ = kinds.gather(1, duels[:, :1]) != kinds.gather(1, duels[:, 1:])
         mask = differ[:, 0].float()
-        out = {"queries": self.oracle.queries, "clashes": 1 - mask.mean().item(), "synthetic": synthetic.float().mean().item()}
+        out = {
+            "queries": self.oracle.queries,
+            "clashes": 1 - mask.mean().item(),
+            "synthetic": synthetic.float().mean().item(),
+        }
         out |= self._watch(c, duels, rewards, synthetic)
         if m.learn != "heads":
-            bonus = {"none": None, "xpo": (cfg.optimism, 1), "selm": (cfg.optimism * cfg.beta, 1)}[m.bonus]  # candidate 1 is the start's
+            bonus = {"none": None, "xpo": (cfg.optimism, 1), "selm": (cfg.optimism * cfg.beta, 1)}[
+                m.bonus
+            ]  # candidate 1 is the start's
             out |= self.world.step(c, duels, mask, self.loss, bonus)
         if m.learn != "policy":
-            self.buffer.add(real.features.gather(1, duels[asked][..., None].expand(-1, -1, c.features.shape[-1])), mask[asked])
+            self.buffer.add(
+                real.features.gather(1, duels[asked][..., None].expand(-1, -1, c.features.shape[-1])), mask[asked]
+            )
             out |= self._learn_heads()
         self.rounds += 1
         return out
@@ -183,7 +217,10 @@ class Agent:
         margin = bandit.widest(self._implicit(c))[1]
         score = margin if self.method.explore == "certainty" else bandit.entropy(c.log_probs)
         score = score.view(self.world.worlds, -1)
-        keep = score.argsort(dim=1, descending=True, stable=True)[:, :size] + score.shape[1] * torch.arange(len(score))[:, None]
+        keep = (
+            score.argsort(dim=1, descending=True, stable=True)[:, :size]
+            + score.shape[1] * torch.arange(len(score))[:, None]
+        )
         return c.rows(keep.flatten().tolist())
 
     def _implicit(self, c: Candidates) -> Tensor:
@@ -195,7 +232,9 @@ class Agent:
         kinds, rule, kind = bandit.kinds_of(c.answers), self.method.explore, self.method.spread
         if rule in ("certainty", "entropy"):
             duels, margin = bandit.widest(self._implicit(c))
-            return torch.where((margin == 0)[:, None], bandit.first_two(kinds), duels)  # the start: nothing to be certain about
+            return torch.where(
+                (margin == 0)[:, None], bandit.first_two(kinds), duels
+            )  # the start: nothing to be certain about
         if rule == "passive":
             return bandit.first_two(kinds)
         if rule == "random":
@@ -207,7 +246,9 @@ class Agent:
             return bandit.double_thompson(rewards, kinds, order)
         if rule == "uncertainty":
             return bandit.least_certain(rewards, kinds, kind=kind)
-        raise ValueError(f"explore is one of passive, random, bai, ets, uncertainty, certainty, entropy, given {rule!r}")
+        raise ValueError(
+            f"explore is one of passive, random, bai, ets, uncertainty, certainty, entropy, given {rule!r}"
+        )
 
     def _heads(self, n: int) -> Tensor:
         return torch.randint(self.cfg.heads, (n,), generator=self.generator)
@@ -218,21 +259,26 @@ class Agent:
             return {}
         for _ in range(self.cfg.heads_steps):
             pairs, mask = self.buffer.sample(self.cfg.heads_batch, self.generator)
-            loss = bandit.reward_loss(*self.heads(pairs).unbind(-1), mask) + bandit.anchor(self.heads, weight=self.cfg.anchor, seen=self.buffer.seen)
+            loss = bandit.reward_loss(*self.heads(pairs).unbind(-1), mask) + bandit.anchor(
+                self.heads, weight=self.cfg.anchor, seen=self.buffer.seen
+            )
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
         return {"heads' loss": loss.item()}
 
     def _watch(self, c: Candidates, duels: Tensor, rewards: Tensor, synthetic: Tensor) -> dict:
-        """For the record: how far the heads disagree, how often their mean agrees with the labels, how many synthetic labels are true,
-        and the policy's KL to the start on the answers it gave."""
+        """For the record: how far the heads disagree, how often their mean agrees with the labels, how many synthetic
+        labels are true, and the policy's KL to the start on the answers it gave."""
         mean = rewards.mean(0).gather(1, duels)
         made = c.rows(synthetic.nonzero()[:, 0].tolist())
         true = self.oracle.peek(*(self.world.texts(made, duels[synthetic][:, k]) for k in range(2)))
+        moved = (c.log_probs - c.start).mean().item() if self.method.source == "policy" else float("nan")
         return {
-            "heads agree with the label": (mean[:, 0] > mean[:, 1])[~synthetic].float().mean().item(), "spread of the heads": rewards.std(0).mean().item(),
-            "synthetic labels true": true.float().mean().item(), "KL to the start": (c.log_probs - c.start).mean().item() if self.method.source == "policy" else float("nan"),
+            "heads agree with the label": (mean[:, 0] > mean[:, 1])[~synthetic].float().mean().item(),
+            "spread of the heads": rewards.std(0).mean().item(),
+            "synthetic labels true": true.float().mean().item(),
+            "KL to the start": moved,
         }  # fmt: skip
 
     def evaluate(self) -> dict[str, Tensor]:
@@ -245,9 +291,16 @@ class Agent:
 
     def state(self) -> dict:
         """Everything that the next round depends on."""
-        parts = {"heads": self.heads.state_dict(), "start": self.heads.start, "optimizer": self.optimizer.state_dict(), "buffer": self.buffer.store, "mask": self.buffer.mask}
+        parts = {
+            "heads": self.heads.state_dict(),
+            "start": self.heads.start,
+            "optimizer": self.optimizer.state_dict(),
+            "buffer": self.buffer.store,
+            "mask": self.buffer.mask,
+        }
         return copy.deepcopy(parts) | {
-            "world": self.world.state(), "oracle": self.oracle.state(), "seen": self.buffer.seen, "rounds": self.rounds, "generator": self.generator.get_state(),
+            "world": self.world.state(), "oracle": self.oracle.state(), "seen": self.buffer.seen,
+            "rounds": self.rounds, "generator": self.generator.get_state(),
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
@@ -281,13 +334,16 @@ def play(
 ) -> tuple[list[dict], dict[str, Tensor], dict[str, Tensor]]:
     """Rounds until the oracle was asked `budget` times a world, looking at the start and about every `every` queries.
 
-    (one row a look: "step" is the number of queries, mean scores and what the round said; every held-out prompt's scores averaged over
-    the looks after the start; its last scores). keep: where a run that is stopped, by an oracle that fails or by hand, leaves all it
-    has; the next call with the same file goes on from there, and the file is gone once the run is done.
+    (one row a look: "step" is the number of queries, mean scores and what the round said; every held-out prompt's
+    scores averaged over the looks after the start; its last scores). keep: where a run that is stopped, by an oracle
+    that fails or by hand, leaves all it has; the next call with the same file goes on from there, and the file is gone
+    once the run is done.
     """
     size = max(1, round(agent.cfg.batch * agent.method.batch))
     if budget < size or every < 1:
-        raise ValueError(f"a budget holds at least one round of {size} queries and every is at least 1, given {budget} and {every}")
+        raise ValueError(
+            f"a budget holds at least one round of {size} queries and every is at least 1, given {budget} and {every}"
+        )
     if keep is not None and keep.exists():
         kept = checkpoint.load(keep)
         agent.restore(kept["agent"])

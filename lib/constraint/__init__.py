@@ -1,4 +1,5 @@
-"""Steering away from an attribute: the closest distribution that satisfies a constraint (`nado`), and the world in which it is exact (`tabular`)."""
+"""Steering away from an attribute: the closest distribution that satisfies a constraint (`nado`), and the world in
+which it is exact (`tabular`)."""
 
 from lib.constraint.nado import (
     DIRECTIONS,

@@ -1,8 +1,10 @@
-"""Steering away from an attribute: the closest distribution that satisfies a constraint, token by token, and the losses around it.
+"""Steering away from an attribute: the closest distribution that satisfies a constraint, token by token, and the losses
+around it.
 
-C(x, y) in {0, 1}: 1 if an answer is fine. R(prefix) = Pr[C = 1 | prefix] when the model goes on by itself, its success rate. A model of R for every
-next token (NADO, arXiv 2205.14219) turns the constraint E[C] >= delta into a target q for every next token, and the distance to q is a closed
-form over the vocabulary (arXiv 2410.05559). M positions, V vocabulary, B answers; logarithms throughout, `log_not` is log(1 - R).
+C(x, y) in {0, 1}: 1 if an answer is fine. R(prefix) = Pr[C = 1 | prefix] when the model goes on by itself, its success
+rate. A model of R for every next token (NADO, arXiv 2205.14219) turns the constraint E[C] >= delta into a target q for
+every next token, and the distance to q is a closed form over the vocabulary (arXiv 2410.05559). M positions, V
+vocabulary, B answers; logarithms throughout, `log_not` is log(1 - R).
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ ROWS = 8  # positions whose vocabulary fits into a core's cache
 
 
 def soft_weight(log_r: Tensor, log_not: Tensor, success: Tensor, *, delta: float, floor: float) -> Tensor:
-    """log w of every next token, (M, V): delta R / R(x) + (1 - delta) (1 - R) / (1 - R(x)); 0 where the prompt's R(x) = `success` (M,) is already delta.
+    """log w of every next token, (M, V): delta R / R(x) + (1 - delta) (1 - R) / (1 - R(x)); 0 where the prompt's R(x) =
+    `success` (M,) is already delta.
 
-    delta 1 is the hard constraint, R / R(x). R is kept above `floor`: where every token is hopeless, none is preferred. Section 1.5.
+    delta 1 is the hard constraint, R / R(x). R is kept above `floor`: where every token is hopeless, none is preferred.
+    Section 1.5.
     """
     if not 0 < delta <= 1:
         raise ValueError(f"delta lies in (0, 1], given {delta}")
@@ -32,18 +36,22 @@ def soft_weight(log_r: Tensor, log_not: Tensor, success: Tensor, *, delta: float
     r = log_r.clamp(min=math.log(floor)) if floor else log_r
     w = r - x.log()
     if delta < 1:
-        w = torch.logaddexp(w + math.log(delta), log_not - (1 - x).clamp(min=torch.finfo(log_r.dtype).eps).log() + math.log(1 - delta))
+        w = torch.logaddexp(
+            w + math.log(delta), log_not - (1 - x).clamp(min=torch.finfo(log_r.dtype).eps).log() + math.log(1 - delta)
+        )
     return w.masked_fill(x >= delta, 0.0) if delta < 1 else w
 
 
 def steered(log_p: Tensor, log_w: Tensor) -> Tensor:
-    """log q of every next token, (M, V): p w renormalised; p itself where every w is 0. With the exact R the normaliser is R(prefix). NADO."""
+    """log q of every next token, (M, V): p w renormalised; p itself where every w is 0. With the exact R the normaliser
+    is R(prefix). NADO."""
     z = log_p + log_w
     return torch.where(z.amax(-1, keepdim=True) == -torch.inf, log_p, z).log_softmax(-1)
 
 
 def constraint_kl(log_p: Tensor, log_w: Tensor, *, direction: str) -> Tensor:
-    """Distance (M,) of p to its closest distribution q that satisfies the constraint: KL(p || sg q), "reverse", the paper's, or KL(sg q || p), "forward".
+    """Distance (M,) of p to its closest distribution q that satisfies the constraint: KL(p || sg q), "reverse", the
+    paper's, or KL(sg q || p), "forward".
 
     q is a target: no gradient enters it, neither through R nor through the p inside it.
     """
@@ -54,7 +62,9 @@ def constraint_kl(log_p: Tensor, log_w: Tensor, *, direction: str) -> Tensor:
 
 def _distance(log_p: Tensor, log_q: Tensor, direction: str) -> Tensor:
     log_q, log_p = log_q.clamp(min=-1e4), log_p.clamp(min=-1e4)  # 0 log 0 is 0
-    return (log_p.exp() * (log_p - log_q)).sum(-1) if direction == "reverse" else (log_q.exp() * (log_q - log_p)).sum(-1)
+    return (
+        (log_p.exp() * (log_p - log_q)).sum(-1) if direction == "reverse" else (log_q.exp() * (log_q - log_p)).sum(-1)
+    )
 
 
 class _HeadKL(torch.autograd.Function):
@@ -67,7 +77,10 @@ class _HeadKL(torch.autograd.Function):
     def forward(ctx, hidden, weight, log_w, direction, chunk):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(len(hidden), dtype=wide, device=hidden.device)
-        jacobian, rows = torch.empty_like(hidden) if hidden.requires_grad else None, ROWS if hidden.device.type == "cpu" else chunk
+        jacobian, rows = (
+            torch.empty_like(hidden) if hidden.requires_grad else None,
+            ROWS if hidden.device.type == "cpu" else chunk,
+        )
         for i in range(0, len(hidden), chunk):
             s = slice(i, i + chunk)
             logits, w = hidden[s] @ weight.T, log_w(s)
@@ -78,7 +91,9 @@ class _HeadKL(torch.autograd.Function):
                 out[s][r] = kl = _distance(log_p, log_q, direction)
                 if jacobian is not None:
                     p = log_p.exp()
-                    logits[r] = p.mul_(log_p.sub_(log_q).sub_(kl[:, None])) if direction == "reverse" else p.sub_(log_q.exp_())
+                    logits[r] = (
+                        p.mul_(log_p.sub_(log_q).sub_(kl[:, None])) if direction == "reverse" else p.sub_(log_q.exp_())
+                    )
             if jacobian is not None:
                 jacobian[s] = logits.to(weight.dtype) @ weight
         ctx.save_for_backward(jacobian)
@@ -90,7 +105,9 @@ class _HeadKL(torch.autograd.Function):
         return (grad[:, None] * jacobian.to(grad.dtype)).to(jacobian.dtype), None, None, None, None
 
 
-def head_kl(hidden: Tensor, weight: Tensor, log_w: Callable[[slice], Tensor], *, direction: str, chunk: int = 128) -> Tensor:
+def head_kl(
+    hidden: Tensor, weight: Tensor, log_w: Callable[[slice], Tensor], *, direction: str, chunk: int = 128
+) -> Tensor:
     """`constraint_kl` (M,) of the next-token distributions of hidden states (M, D) under a frozen head (V, D).
 
     log_w gives (m, V) for a slice of M, or what gives a slice of those m rows when it is asked (`Nado.weights`).
@@ -109,9 +126,11 @@ def bernoulli_kl(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Nado(nn.Module):
-    """R of every next token from a model's hidden state: a few residual layers, then a product with the (frozen) token embeddings.
+    """R of every next token from a model's hidden state: a few residual layers, then a product with the (frozen) token
+    embeddings.
 
-    "nado": R = sigma(E f(h) + v(h)). "dinado": log R = log sigma(v(h)) + s - max s, s = log softmax(E f(h)), so that R never exceeds sigma(v).
+    "nado": R = sigma(E f(h) + v(h)). "dinado": log R = log sigma(v(h)) + s - max s, s = log softmax(E f(h)), so that R
+    never exceeds sigma(v).
     f and v start at zero: R = 1/2 everywhere and q = p. Sources: arXiv 2205.14219, 2306.11825 and their code.
     """
 
@@ -119,23 +138,29 @@ class Nado(nn.Module):
         super().__init__()
         if style not in STYLES:
             raise ValueError(f"style is one of {', '.join(STYLES)}, given {style!r}")
-        self.style, self.embeddings, dim = style, [embeddings], embeddings.shape[1]  # in a list: not a parameter of this module
+        self.style, self.embeddings, dim = (
+            style,
+            [embeddings],
+            embeddings.shape[1],
+        )  # in a list: not a parameter of this module
         self.up = nn.ParameterList(torch.randn(2 * dim, dim, generator=generator) / dim**0.5 for _ in range(layers))
         self.down = nn.ParameterList(torch.zeros(dim, 2 * dim) for _ in range(layers))
         self.out, self.value = nn.Parameter(torch.zeros(dim, dim)), nn.Parameter(torch.zeros(dim))
 
     def forward(self, hidden: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(log R, log(1 - R)) of every next token, (M, V), or of `target` (M,) only, from hidden states (M, D); at least float32."""
+        """(log R, log(1 - R)) of every next token, (M, V), or of `target` (M,) only, from hidden states (M, D); at
+        least float32."""
         (e,), (f, v) = self.embeddings, self._read(hidden)
         if self.style == "nado":
-            z = v + (self._logits(f).to(v.dtype) if target is None else (f * e[target].to(f.dtype)).sum(-1, keepdim=True))
+            z = v + (
+                self._logits(f).to(v.dtype) if target is None else (f * e[target].to(f.dtype)).sum(-1, keepdim=True)
+            )
             z = z if target is None else z[..., 0]
             return F.logsigmoid(z), F.logsigmoid(-z)
         s = self._logits(f).to(v.dtype).log_softmax(-1)
         log_r = F.logsigmoid(v) + s - s.amax(-1, keepdim=True)
         log_r = log_r if target is None else log_r.gather(-1, target[..., None])[..., 0]
         return log_r, torch.log(-torch.expm1(log_r.clamp(max=-1e-7)))
-
 
     def _read(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """f(h) (M, D) and v(h) (M, 1)."""
@@ -155,7 +180,8 @@ class Nado(nn.Module):
         return F.logsigmoid(self._logits(f).to(v.dtype).add_(v))
 
     def weights(self, hidden: Tensor, success: Tensor, *, delta: float, floor: float):
-        """`soft_weight` (M, V) of this R, for "nado" with rows that are computed when a slice of them is taken. No gradient."""
+        """`soft_weight` (M, V) of this R, for "nado" with rows that are computed when a slice of them is taken. No
+        gradient."""
         with torch.no_grad():
             if self.style != "nado":
                 return soft_weight(*self(hidden), success, delta=delta, floor=floor)
@@ -163,8 +189,8 @@ class Nado(nn.Module):
             return _Weights(self._logits(f), v, success.to(v.dtype)[:, None], delta, floor)
 
     def expected(self, hidden: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
-        """`expected_success` (M,) of this R under next-token log-probabilities (M, V), which carry no gradient; for "nado" without a logarithm of
-        every token: most of what training R costs."""
+        """`expected_success` (M,) of this R under next-token log-probabilities (M, V), which carry no gradient; for
+        "nado" without a logarithm of every token: most of what training R costs."""
         if self.style != "nado":
             return expected_success(log_p, self(hidden))
         f, v = self._read(hidden)
@@ -174,7 +200,8 @@ class Nado(nn.Module):
 
 
 class _Weights:
-    """Rows of `soft_weight` where R = sigma(z + v): log(a max(R, floor) + b (1 - R)), one logarithm a token in place of four."""
+    """Rows of `soft_weight` where R = sigma(z + v): log(a max(R, floor) + b (1 - R)), one logarithm a token in place of
+    four."""
 
     def __init__(self, z: Tensor, v: Tensor, x: Tensor, delta: float, floor: float):
         soft_weight(v, v, x[:, 0], delta=delta, floor=floor)  # the same complaints
@@ -191,7 +218,8 @@ class _Weights:
 
 
 class _Mixed(torch.autograd.Function):
-    """E = sum p sigma(z) and N = sum p sigma(-z) over the last dimension, (M,): dE/dz = p sigma(z) sigma(-z) = -dN/dz. A few rows at a time stay in cache."""
+    """E = sum p sigma(z) and N = sum p sigma(-z) over the last dimension, (M,): dE/dz = p sigma(z) sigma(-z) = -dN/dz.
+    A few rows at a time stay in cache."""
 
     @staticmethod
     def forward(ctx, z, log_p):
@@ -212,10 +240,14 @@ class _Mixed(torch.autograd.Function):
         return slope * (grad_e - grad_n)[:, None], None
 
 
-def prefix_bce(picked: tuple[Tensor, Tensor], branch: Tensor, labels: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """NADO's loss: cross-entropy of R(prefix) with the answer's label C (B,) at every one of its prefixes, mean over the M tokens.
+def prefix_bce(
+    picked: tuple[Tensor, Tensor], branch: Tensor, labels: Tensor, *, weight: Tensor | None = None
+) -> Tensor:
+    """NADO's loss: cross-entropy of R(prefix) with the answer's label C (B,) at every one of its prefixes, mean over
+    the M tokens.
 
-    picked: (log R, log(1 - R)) (M,) of the tokens that came; branch (M,): whose they are; weight (B,): of each answer (`importance`).
+    picked: (log R, log(1 - R)) (M,) of the tokens that came; branch (M,): whose they are; weight (B,): of each answer
+    (`importance`).
     """
     c = labels[branch].to(picked[0].dtype)
     each = -(c * picked[0] + (1 - c) * picked[1])
@@ -224,15 +256,17 @@ def prefix_bce(picked: tuple[Tensor, Tensor], branch: Tensor, labels: Tensor, *,
 
 
 def followers(branch: Tensor) -> Tensor:
-    """Positions (K,) whose token is not its answer's last: what R said of the prefix they end can be held against position + 1, which starts from it."""
+    """Positions (K,) whose token is not its answer's last: what R said of the prefix they end can be held against
+    position + 1, which starts from it."""
     return (branch[1:] == branch[:-1]).nonzero()[:, 0]
 
 
 def consistency(expected: tuple[Tensor, Tensor], said: tuple[Tensor, Tensor], *, direction: str = "expected") -> Tensor:
-    """Forward consistency: E = sum_v p(v | prefix) R(prefix, v) against r, what was said of that prefix one token earlier; mean KL of Bernoullis.
+    """Forward consistency: E = sum_v p(v | prefix) R(prefix, v) against r, what was said of that prefix one token
+    earlier; mean KL of Bernoullis.
 
-    expected: (log E, log(1 - E)) (K,) at `followers` + 1, said: (log r, log(1 - r)) (K,) at `followers`; 0 for K = 0. "expected": KL(E || r),
-    as in NADO's code, "said": KL(r || E). No gradient is stopped.
+    expected: (log E, log(1 - E)) (K,) at `followers` + 1, said: (log r, log(1 - r)) (K,) at `followers`; 0 for K = 0.
+    "expected": KL(E || r), as in NADO's code, "said": KL(r || E). No gradient is stopped.
     """
     if direction not in ("expected", "said"):
         raise ValueError(f"direction is expected or said, given {direction!r}")
@@ -246,7 +280,8 @@ def expected_success(log_p: Tensor, every: tuple[Tensor, Tensor]) -> tuple[Tenso
 
 
 def importance(log_p: Tensor, tau: float) -> Tensor:
-    """Weights (B,) of answers drawn from p^tau, for expectations under p: softmax of (1 - tau) log p(y) over the batch. tau 1: all equal."""
+    """Weights (B,) of answers drawn from p^tau, for expectations under p: softmax of (1 - tau) log p(y) over the batch.
+    tau 1: all equal."""
     if not 0 < tau <= 1:
         raise ValueError(f"tau lies in (0, 1], given {tau}")
     return ((1 - tau) * log_p).softmax(0)
@@ -256,9 +291,11 @@ def importance(log_p: Tensor, tau: float) -> Tensor:
 
 
 def policy_gradient(log_p: Tensor, reward: Tensor, start: Tensor, *, beta: float, then: Tensor | None = None) -> Tensor:
-    """REINFORCE with the batch mean as baseline on reward (B,) minus beta (log p - log start): surrogate (B,) whose gradient is the policy's.
+    """REINFORCE with the batch mean as baseline on reward (B,) minus beta (log p - log start): surrogate (B,) whose
+    gradient is the policy's.
 
-    then: log p (B,) when the answers were drawn, where that is past; each is weighted by p / p then, and so is the baseline.
+    then: log p (B,) when the answers were drawn, where that is past; each is weighted by p / p then, and so is the
+    baseline.
     """
     gain = (reward - beta * (log_p - start)).detach()
     if then is None:
@@ -268,7 +305,8 @@ def policy_gradient(log_p: Tensor, reward: Tensor, start: Tensor, *, beta: float
 
 
 def subtrajectory_balance(log_reward: Tensor, log_token: Tensor, log_stop: Tensor, mask: Tensor) -> Tensor:
-    """GFlowNet: mean of (log [R(z_1:i) prod q(z_k) q(stop | z_1:j)] - log [R(z_1:j) q(stop | z_1:i)])^2 over all i < j of every answer.
+    """GFlowNet: mean of (log [R(z_1:i) prod q(z_k) q(stop | z_1:j)] - log [R(z_1:j) q(stop | z_1:i)])^2 over all i < j
+    of every answer.
 
     log_reward, log_stop, mask (B, T + 1): of every prefix, ended there; log_token (B, T). arXiv 2310.04363, lambda 1.
     """

@@ -1,7 +1,8 @@
 """The exact world of attribute control: a language model small enough to write down every answer it can give.
 
-An answer is T tokens of a vocabulary of V; token 0 ends it, and nothing follows. A prefix of i tokens is a number below V^i in base V, so every
-probability is a table: log p(v | prefix) (V^i, V) for i = 0 .. T - 1. Everything in `lib.constraint.nado` can be held against sums over all answers.
+An answer is T tokens of a vocabulary of V; token 0 ends it, and nothing follows. A prefix of i tokens is a number below
+V^i in base V, so every probability is a table: log p(v | prefix) (V^i, V) for i = 0 .. T - 1. Everything in
+`lib.constraint.nado` can be held against sums over all answers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ Tables = Sequence[Tensor]  # one (V^i, V) for each length of a prefix
 
 
 class World(NamedTuple):
-    """tokens (N, T) of all N = V^T answers, fine (N,) C of each in {0, 1}, start: the model before training, corpus (N,): what it is trained on."""
+    """tokens (N, T) of all N = V^T answers, fine (N,) C of each in {0, 1}, start: the model before training, corpus
+    (N,): what it is trained on."""
 
     tokens: Tensor
     fine: Tensor
@@ -29,7 +31,8 @@ class World(NamedTuple):
 
 
 def world(*, vocabulary: int, length: int, share: float, seed: int) -> World:
-    """A random model and a corpus like it, of which `share` of the mass is not fine: it holds the last token, or 1 and later 2."""
+    """A random model and a corpus like it, of which `share` of the mass is not fine: it holds the last token, or 1 and
+    later 2."""
     if not 0 < share < 1:
         raise ValueError(f"share lies in (0, 1), given {share}")
     g = torch.Generator().manual_seed(seed)
@@ -78,7 +81,12 @@ def success(tables: Tables, fine: Tensor) -> list[Tensor]:
 def weights(tables: Tables, r: Sequence[Tensor], *, delta: float, floor: float = 0.0) -> list[Tensor]:
     """log w of every next token from the R of every prefix: what turns p into q."""
     x = r[0]
-    return [soft_weight(r[i + 1].view_as(t).log(), (-r[i + 1].view_as(t)).log1p(), x.expand(len(t)), delta=delta, floor=floor) for i, t in enumerate(tables)]
+    return [
+        soft_weight(
+            r[i + 1].view_as(t).log(), (-r[i + 1].view_as(t)).log1p(), x.expand(len(t)), delta=delta, floor=floor
+        )
+        for i, t in enumerate(tables)
+    ]
 
 
 def closest(log_p: Tensor, fine: Tensor, *, delta: float) -> Tensor:
@@ -90,11 +98,23 @@ def closest(log_p: Tensor, fine: Tensor, *, delta: float) -> Tensor:
     return log_p + torch.where(fine.bool(), delta / r, bad).log()
 
 
-def train(w: World, *, lam: float, direction: str, delta: float, over: str, steps: int = 1500, lr: float = 0.05, floor: float = 1e-4, lag: int = 0) -> list[Tensor]:
-    """Logits trained on corpus cross-entropy + lam KL, with the exact R of the model as it is (or as it was `lag` steps ago).
+def train(
+    w: World,
+    *,
+    lam: float,
+    direction: str,
+    delta: float,
+    over: str,
+    steps: int = 1500,
+    lr: float = 0.05,
+    floor: float = 1e-4,
+    lag: int = 0,
+) -> list[Tensor]:
+    """Logits trained on corpus cross-entropy + lam KL, with the exact R of the model as it is (or as it was `lag` steps
+    ago).
 
-    over: "answers", the KL between distributions over whole answers; "corpus" or "own", the KL token by token on the corpus' prefixes, as in
-    practice, or on the model's own.
+    over: "answers", the KL between distributions over whole answers; "corpus" or "own", the KL token by token on the
+    corpus' prefixes, as in practice, or on the model's own.
     """
     if over not in ("answers", "corpus", "own"):
         raise ValueError(f"over is one of answers, corpus, own, given {over!r}")
@@ -112,11 +132,16 @@ def train(w: World, *, lam: float, direction: str, delta: float, over: str, step
         past = past[-1 - lag :]
         if lam and over == "answers":
             q = closest(answers(of), w.fine, delta=delta)
-            loss = loss + lam * constraint_kl(log_p[None], (q - log_p.detach()).nan_to_num(0.0)[None], direction=direction)[0]
+            loss = (
+                loss
+                + lam * constraint_kl(log_p[None], (q - log_p.detach()).nan_to_num(0.0)[None], direction=direction)[0]
+            )
         elif lam:
             w_log = weights(of, success(of, w.fine), delta=delta, floor=floor)
             mass = prefixes(w.corpus if over == "corpus" else log_p.detach().exp(), tables)
-            loss = loss + lam * sum((m * constraint_kl(t, x, direction=direction)).sum() for m, t, x in zip(mass, tables, w_log))
+            loss = loss + lam * sum(
+                (m * constraint_kl(t, x, direction=direction)).sum() for m, t, x in zip(mass, tables, w_log)
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -130,7 +155,8 @@ def bad_mass(logits: Tables, fine: Tensor) -> float:
 
 
 def predicted(share: float, *, lam: float, direction: str, delta: float) -> float:
-    """Where `train` over answers must end: bad mass t of a corpus with bad mass d. Forward, hard: t = d / (1 + lam); reverse:
+    """Where `train` over answers must end: bad mass t of a corpus with bad mass d. Forward, hard: t = d / (1 + lam);
+    reverse:
     (t - d) / (t (1 - t)) + lam (logit t - logit(1 - delta)) = 0. Section 1.7."""
     if direction == "forward":
         return max(share / (1 + lam), 0.0)
@@ -142,8 +168,11 @@ def predicted(share: float, *, lam: float, direction: str, delta: float) -> floa
     return t
 
 
-def learned(w: World, tables: Tables, *, samples: int, weight: float, seed: int, steps: int = 400, lr: float = 0.1) -> list[Tensor]:
-    """R of every prefix, fitted to labelled samples of the model by `prefix_bce` and `weight` times `consistency`; (V^i,) for i = 0 .. T as in `success`.
+def learned(
+    w: World, tables: Tables, *, samples: int, weight: float, seed: int, steps: int = 400, lr: float = 0.1
+) -> list[Tensor]:
+    """R of every prefix, fitted to labelled samples of the model by `prefix_bce` and `weight` times `consistency`;
+    (V^i,) for i = 0 .. T as in `success`.
 
     One free number a prefix: what a network generalises, a table cannot.
     """
@@ -165,7 +194,9 @@ def learned(w: World, tables: Tables, *, samples: int, weight: float, seed: int,
         loss = constraint.prefix_bce(picked, branch, labels)
         if weight:
             expected = expected_success(log_p, every)
-            loss = loss + weight * constraint.consistency(tuple(x[at_one + 1] for x in expected), tuple(x[at_one] for x in picked))
+            loss = loss + weight * constraint.consistency(
+                tuple(x[at_one + 1] for x in expected), tuple(x[at_one] for x in picked)
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -181,21 +212,29 @@ def steered_tables(tables: Tables, r: Sequence[Tensor], *, delta: float, floor: 
 def error(r: Sequence[Tensor], true: Sequence[Tensor], tables: Tables) -> float:
     """Root mean square of R - true R over the prefixes of one token and more, as often as the model writes them."""
     mass = prefixes(answers(tables).exp(), [*tables, answers(tables)[:, None]])[1:]
-    return (sum((m * (a - b).square()).sum() for m, a, b in zip(mass, r[1:], true[1:])) / sum(m.sum() for m in mass)).sqrt().item()
+    return (
+        (sum((m * (a - b).square()).sum() for m, a, b in zip(mass, r[1:], true[1:])) / sum(m.sum() for m in mass))
+        .sqrt()
+        .item()
+    )
 
 
 def reinforced(w: World, *, beta: float) -> Tensor:
-    """log of the optimum (N,) of reward C with beta KL to the start: start exp(C / beta), renormalised; beta to 0 gives the hard q* of the start."""
+    """log of the optimum (N,) of reward C with beta KL to the start: start exp(C / beta), renormalised; beta to 0 gives
+    the hard q* of the start."""
     return (answers(log_tables(w.start)) + w.fine / beta).log_softmax(0)
 
 
 def amortised(w: World, *, floor: float, steps: int = 1500, lr: float = 0.05) -> list[Tensor]:
-    """Logits of a GFlowNet whose reward is start(answer) max(C, floor): sub-trajectory balance over all answers; its optimum is q*."""
+    """Logits of a GFlowNet whose reward is start(answer) max(C, floor): sub-trajectory balance over all answers; its
+    optimum is q*."""
     logits = [t.clone().requires_grad_() for t in w.start]
     start = log_tables(w.start)
     v, length = start[0].shape[1], len(start)
-    stop_at = [torch.arange(v**i) * v ** (length - i) for i in range(length + 1)]  # the answer that ends after this prefix
-    reward = (answers(start) + w.fine.clamp(min=floor).log())
+    stop_at = [
+        torch.arange(v**i) * v ** (length - i) for i in range(length + 1)
+    ]  # the answer that ends after this prefix
+    reward = answers(start) + w.fine.clamp(min=floor).log()
     n = len(w.tokens)
     at = [torch.arange(n) // v ** (length - i) for i in range(length + 1)]
     log_reward = torch.stack([reward[stop_at[i][at[i]]] for i in range(length + 1)], 1)
@@ -222,5 +261,7 @@ def divergence(log_a: Tensor, log_b: Tensor) -> float:
 
 def bernoulli(a: float, b: float) -> float:
     """KL(Bern(a) || Bern(b))."""
-    both = [(torch.tensor(x, dtype=torch.float64).log(), torch.tensor(1 - x, dtype=torch.float64).log()) for x in (a, b)]
+    both = [
+        (torch.tensor(x, dtype=torch.float64).log(), torch.tensor(1 - x, dtype=torch.float64).log()) for x in (a, b)
+    ]
     return bernoulli_kl(*both).item()

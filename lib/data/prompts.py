@@ -46,7 +46,9 @@ def load_prompts(path: Path | str, split: str | None = None) -> list[Prompt]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no prompt file at {path}; give a JSON-lines file with a 'prompt' or 'turns' field a line")
+        raise FileNotFoundError(
+            f"no prompt file at {path}; give a JSON-lines file with a 'prompt' or 'turns' field a line"
+        )
     if split is not None and split not in SPLITS:
         raise ValueError(f"split is one of {', '.join(SPLITS)}, given {split!r}")
     prompts = []
@@ -87,9 +89,12 @@ def sample(prompts: Sequence[Prompt], n: int, rng: np.random.Generator) -> list[
 
 
 def chat(tokenizer, turns: Sequence[dict[str, str]]) -> list[int]:
-    """Token ids of turns {"role", "content"} in the model's chat template, up to where the answer starts; a base model without one gets LAB's tags as text."""
+    """Token ids of turns {"role", "content"} in the model's chat template, up to where the answer starts; a base model
+    without one gets LAB's tags as text."""
     if tokenizer.chat_template is None:
-        return list(tokenizer("".join(f"<|{t['role']}|>\n{t['content']}\n" for t in turns) + "<|assistant|>\n").input_ids)
+        return list(
+            tokenizer("".join(f"<|{t['role']}|>\n{t['content']}\n" for t in turns) + "<|assistant|>\n").input_ids
+        )
     return list(tokenizer.apply_chat_template(list(turns), add_generation_prompt=True, return_dict=False))
 
 
@@ -117,7 +122,8 @@ def first_divergence(a: Sequence[int], b: Sequence[int]) -> int | None:
 def pairs(
     prompts: Sequence[Prompt], ids: Sequence[list[int]], chosen: Sequence[list[int]], rejected: Sequence[list[int]]
 ) -> list[Pair]:
-    """Pairs of differing answers; equal ones carry no gradient and are dropped (count them: len(prompts) - len(pairs))."""
+    """Pairs of differing answers; equal ones carry no gradient and are dropped (count them: len(prompts) -
+    len(pairs))."""
     out = []
     for p, x, w, l in zip(prompts, ids, chosen, rejected, strict=True):
         tau = first_divergence(w, l)
@@ -126,7 +132,9 @@ def pairs(
     return out
 
 
-def calibration(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, n: int, batch: int) -> list[tuple[Tensor, Tensor]]:
+def calibration(
+    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, n: int, batch: int
+) -> list[tuple[Tensor, Tensor]]:
     """[(ids (B, T), mask (B, T)), ...]: n prompts followed by their answers, right-padded, for AWQ and GPTQ.
 
     The n are spread evenly over the rows, which files sort by category: the first n would be of one kind.

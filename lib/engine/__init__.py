@@ -1,1 +1,2 @@
-"""What loads, runs and trains a language model: one fast path for log-probabilities, sampling and optimisation, used by every study."""
+"""What loads, runs and trains a language model: one fast path for log-probabilities, sampling and optimisation, used by
+every study."""

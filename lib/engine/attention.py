@@ -1,8 +1,8 @@
 """Grouped-query attention without repeating keys and values: the one attention every model here runs.
 
-transformers' `sdpa` copies keys and values once per query head of a group as soon as there is a mask, which is most of the
-memory traffic of decoding. Here the query heads of a group become extra query positions of their shared key-value head, so
-the fused kernels of torch read each key once, on CPU and on CUDA alike. Same numbers up to rounding.
+transformers' `sdpa` copies keys and values once per query head of a group as soon as there is a mask, which is most of
+the memory traffic of decoding. Here the query heads of a group become extra query positions of their shared key-value
+head, so the fused kernels of torch read each key once, on CPU and on CUDA alike. Same numbers up to rounding.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NAME = "plumbline"
-SHORT = 192  # keys up to which a CPU's gradient takes plain products: half the time of the fused one at 100 keys, equal at 250
+# keys up to which a CPU's gradient takes plain products: half the time of the fused one at 100 keys, equal at 250
+SHORT = 192
 
 
 class _Short(torch.autograd.Function):
-    """The fused forward, so that values are those of scoring; the gradient through plain products, with scores formed anew.
+    """The fused forward, so that values are those of scoring; the gradient through plain products, with scores formed
+    anew.
 
-    With P = softmax(q k^T scale + mask) and O = P v: dS = P (dO v^T - rowsum(dO O)), dq = dS k scale, dk = dS^T q scale, dv = P^T dO.
+    With P = softmax(q k^T scale + mask) and O = P v: dS = P (dO v^T - rowsum(dO O)), dq = dS k scale, dk = dS^T q
+    scale, dv = P^T dO.
     """
 
     @staticmethod
@@ -40,7 +43,9 @@ class _Short(torch.autograd.Function):
         return (ds @ key).mul_(ctx.scale), ds.transpose(-1, -2) @ scaled, p.transpose(-1, -2) @ grad, None, None
 
 
-def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool, scale: float | None) -> Tensor:
+def grouped_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool, scale: float | None
+) -> Tensor:
     """softmax(q k^T scale + mask) v, query (B, H, Q, D), key and value (B, H/G, K, D) -> (B, H, Q, D).
 
     mask (B or 1, 1, Q, K), bool (True: allowed) or additive; `causal` (Q = K) only without one.
@@ -62,13 +67,24 @@ def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | 
     return out.view(b, h, q, d)
 
 
-def _forward(module, query, key, value, attention_mask, dropout=0.0, scaling=None, is_causal=None, position_bias=None, **kwargs):
+def _forward(
+    module, query, key, value, attention_mask, dropout=0.0, scaling=None, is_causal=None, position_bias=None, **kwargs
+):
     """The form transformers calls."""
     if dropout or position_bias is not None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, is_causal, position_bias=position_bias, **kwargs
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout,
+            scaling,
+            is_causal,
+            position_bias=position_bias,
+            **kwargs,
         )
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     causal = bool(causal) and attention_mask is None and query.shape[2] > 1

@@ -15,7 +15,8 @@ TENSOR = "__tensor__"
 
 
 def save(path: Path, state: Any) -> None:
-    """Write dicts, lists and tuples of tensors, numbers, texts and None; dict keys that are not texts keep their type."""
+    """Write dicts, lists and tuples of tensors, numbers, texts and None; dict keys that are not texts keep their
+    type."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_pack(state, tensors))
     path.parent.mkdir(parents=True, exist_ok=True)

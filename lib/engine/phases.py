@@ -1,6 +1,8 @@
-"""Tuning in phases, each with its data, its replay of earlier phases and its schedule (LAB, arXiv 2403.01081, section 3.3).
+"""Tuning in phases, each with its data, its replay of earlier phases and its schedule (LAB, arXiv 2403.01081, section
+3.3).
 
-The loss of a step is a mean over the loss tokens of its whole batch: micro-batches and packing change the time alone. T phases, S sequences.
+The loss of a step is a mean over the loss tokens of its whole batch: micro-batches and packing change the time alone. T
+phases, S sequences.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ CHOICES = {"decay": ("constant", "cosine"), "optimizer": ("restart", "carry"), "
 
 
 class Phase(NamedTuple):
-    """`steps` steps of `batch` rows at the peak rate `lr`: linear warm-up over a share of the steps, then constant or a cosine to 0.
+    """`steps` steps of `batch` rows at the peak rate `lr`: linear warm-up over a share of the steps, then constant or a
+    cosine to 0.
 
-    replay: earlier phases' rows in each batch: a share (0.25) or number (12) drawn from all of their rows alike, {phase: share or number},
-    or "all": they join this phase's rows, each once an epoch, as in the paper.
-    optimizer: fresh moments (the paper starts a new run), or those of the phase before. keep: the last weights; of the checks every `every` steps the
-    best (highest) one, or the earliest within `slack` of it. What the phase began with is no candidate: on what it does not teach that would win.
+    replay: earlier phases' rows in each batch: a share (0.25) or number (12) drawn from all of their rows alike,
+    {phase: share or number}, or "all": they join this phase's rows, each once an epoch, as in the paper.
+    optimizer: fresh moments (the paper starts a new run), or those of the phase before. keep: the last weights; of the
+    checks every `every` steps the best (highest) one, or the earliest within `slack` of it. What the phase began with
+    is no candidate: on what it does not teach that would win.
     """
 
     name: str
@@ -52,7 +56,8 @@ class Phase(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A finished phase: one dict a step (loss per token, rate, tokens, replayed rows), the step that was kept, what `evaluate` gave after it."""
+    """A finished phase: one dict a step (loss per token, rate, tokens, replayed rows), the step that was kept, what
+    `evaluate` gave after it."""
 
     name: str
     curve: list[dict]
@@ -60,30 +65,52 @@ class Done(NamedTuple):
     scores: list[float]
 
 
-def mix(sources: Mapping[str, Sequence], amounts: Mapping[str, float], *, generator: torch.Generator, total: int = 0, replacement: bool = False) -> list:
-    """A shuffled recipe of rows: counts (whole numbers), or with a `total` shares of it that sum to 1, exact to the row by largest remainders.
+def mix(
+    sources: Mapping[str, Sequence],
+    amounts: Mapping[str, float],
+    *,
+    generator: torch.Generator,
+    total: int = 0,
+    replacement: bool = False,
+) -> list:
+    """A shuffled recipe of rows: counts (whole numbers), or with a `total` shares of it that sum to 1, exact to the row
+    by largest remainders.
 
     Without replacement no row comes twice: ValueError if a source is too small or two chosen rows are equal.
     """
     if unknown := amounts.keys() - sources.keys():
         raise ValueError(f"amounts are of {', '.join(sources)}, given {sorted(unknown)[0]!r}")
     counts = _counts(amounts, total)
-    if short := [n for n, c in counts.items() if c > (0 if not sources[n] else math.inf if replacement else len(sources[n]))]:
-        raise ValueError(f"{short[0]} has {len(sources[short[0]])} rows, {counts[short[0]]} are asked for: take fewer, or draw with replacement")
+    if short := [
+        n for n, c in counts.items() if c > (0 if not sources[n] else math.inf if replacement else len(sources[n]))
+    ]:
+        raise ValueError(
+            f"{short[0]} has {len(sources[short[0]])} rows, {counts[short[0]]} are asked for: take fewer, or "
+            "draw with replacement"
+        )
     rows = []
     for name, c in counts.items():
         n = len(sources[name])
-        picks = torch.randint(n, (c,), generator=generator) if replacement and c else torch.randperm(n, generator=generator)[:c]
+        picks = (
+            torch.randint(n, (c,), generator=generator)
+            if replacement and c
+            else torch.randperm(n, generator=generator)[:c]
+        )
         rows += [sources[name][i] for i in picks.tolist()]
     if not replacement and len(set(rows)) < len(rows):
-        raise ValueError(f"{len(rows) - len(set(rows))} of {len(rows)} rows are repeats: remove them from the sources, or draw with replacement")
+        raise ValueError(
+            f"{len(rows) - len(set(rows))} of {len(rows)} rows are repeats: remove them from the sources, or "
+            "draw with replacement"
+        )
     return [rows[i] for i in torch.randperm(len(rows), generator=generator).tolist()]
 
 
 def _counts(amounts: Mapping[str, int | float], total: int) -> dict[str, int]:
     if not total:
         if bad := [n for n, a in amounts.items() if isinstance(a, bool) or not isinstance(a, int) or a < 0]:
-            raise ValueError(f"without a total, amounts are whole numbers of at least 0, given {amounts[bad[0]]} of {bad[0]}")
+            raise ValueError(
+                f"without a total, amounts are whole numbers of at least 0, given {amounts[bad[0]]} of {bad[0]}"
+            )
         return dict(amounts)
     if not math.isclose(sum(amounts.values()), 1, abs_tol=1e-9) or min(amounts.values()) < 0:
         raise ValueError(f"with a total, amounts are shares of at least 0 that sum to 1, given {dict(amounts)}")
@@ -97,8 +124,8 @@ def _counts(amounts: Mapping[str, int | float], total: int) -> dict[str, int]:
 def batches(phases: Sequence[Phase], at: int, seed: int) -> Iterator[tuple[list[Row], int]]:
     """(rows, how many of them are replayed) of each step of phase `at`.
 
-    Each source is a stream of its own, every row once an epoch of it. Where a share of a batch is not whole, steps take a row more or less, so
-    that the sum over steps stays right.
+    Each source is a stream of its own, every row once an epoch of it. Where a share of a batch is not whole, steps take
+    a row more or less, so that the sum over steps stays right.
     """
     phase, earlier = phases[at], phases[:at]
     stream = lambda rows, name: _stream(rows, seeding.torch_generator(seed, f"phase {at} {phase.name}: {name}"))  # noqa: E731
@@ -108,7 +135,10 @@ def batches(phases: Sequence[Phase], at: int, seed: int) -> Iterator[tuple[list[
             taken = [next(pool) for _ in range(phase.batch)]
             yield [r for r, _ in taken], sum(old for _, old in taken)
         return
-    shares, rows = _shares(phase, earlier), {p.name: p.rows for p in earlier} | {"": [r for p in earlier for r in p.rows]}
+    shares, rows = (
+        _shares(phase, earlier),
+        {p.name: p.rows for p in earlier} | {"": [r for p in earlier for r in p.rows]},
+    )
     streams = [*(stream(rows[n], f"replay {n}") for n in shares), stream(phase.rows, "own")]
     quota = phase.batch * np.array([*shares.values(), 1 - sum(shares.values())])
     owed = np.zeros(len(quota))
@@ -131,22 +161,33 @@ def _shares(phase: Phase, earlier: Sequence[Phase]) -> dict[str, float]:
     names = [p.name for p in earlier]
     given = phase.replay if isinstance(phase.replay, Mapping) else {"": phase.replay} if phase.replay else {}
     if strange := [n for n in given if n and n not in names]:
-        raise ValueError(f"{phase.name} replays phases before it ({', '.join(names) or 'there is none'}), given {strange[0]!r}")
+        raise ValueError(
+            f"{phase.name} replays phases before it ({', '.join(names) or 'there is none'}), given {strange[0]!r}"
+        )
     if given and not names:
         raise ValueError(f"{phase.name} is the first phase and has nothing to replay, given {phase.replay}")
     for x in given.values():
         if isinstance(x, (bool, str)) or x < 0 or (isinstance(x, float) and x >= 1):
-            raise ValueError(f"{phase.name}: replay is a share of at least 0 and below 1, a whole number of rows, or all, given {x!r}")
+            raise ValueError(
+                f"{phase.name}: replay is a share of at least 0 and below 1, a whole number of rows, or all, "
+                f"given {x!r}"
+            )
     shares = {n: x / phase.batch if isinstance(x, int) else x for n, x in given.items()}
     if sum(shares.values()) >= 1:
-        raise ValueError(f"{phase.name}: replay leaves none of {phase.batch} rows for its own data, given {phase.replay}")
+        raise ValueError(
+            f"{phase.name}: replay leaves none of {phase.batch} rows for its own data, given {phase.replay}"
+        )
     return shares
 
 
 def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Rows by number, together at most `capacity` tokens a bin: longest first, each into the first bin with room. ValueError if one does not fit."""
+    """Rows by number, together at most `capacity` tokens a bin: longest first, each into the first bin with room.
+    ValueError if one does not fit."""
     if max(lengths) > capacity:
-        raise ValueError(f"a sequence of {capacity} tokens cannot hold a row of {max(lengths)}: raise the capacity or shorten the row")
+        raise ValueError(
+            f"a sequence of {capacity} tokens cannot hold a row of {max(lengths)}: raise the capacity or shorten "
+            "the row"
+        )
     out, room = [], []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         k = next((k for k, r in enumerate(room) if r >= lengths[i]), len(out))
@@ -158,10 +199,14 @@ def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def pack_rows(sequences: Sequence[Sequence[Row]]) -> Packed:
-    """Rows one after another in each of S sequences; each starts at position 0 and sees itself alone. Alone it is padded as usual."""
+    """Rows one after another in each of S sequences; each starts at position 0 and sees itself alone. Alone it is
+    padded as usual."""
     length = max(sum(len(p) + len(a) for p, a in rows) for rows in sequences)
     ids = torch.zeros(len(sequences), length, dtype=torch.long)
-    positions, segment = torch.zeros_like(ids), torch.full_like(ids, -1)  # -1: padding, which sees padding, so that no softmax is empty
+    positions, segment = (
+        torch.zeros_like(ids),
+        torch.full_like(ids, -1),
+    )  # -1: padding, which sees padding, so that no softmax is empty
     row, source, target, branch, n = [], [], [], [], 0
     for s, rows in enumerate(sequences):
         at = 0
@@ -188,13 +233,16 @@ def nll(model) -> Loss:
     return loss
 
 
-def run(latent: Latent, loss: Loss, phases: Sequence[Phase], *, seed: int, clip: float = 1.0, betas: tuple[float, float] = BETAS, micro: int = 8,
-        capacity: int | None = None, evaluate: Callable[[], Sequence[float]] | None = None, journal: Path | None = None) -> list[Done]:  # fmt: skip
+def run(latent: Latent, loss: Loss, phases: Sequence[Phase], *, seed: int, clip: float = 1.0,
+    betas: tuple[float, float] = BETAS, micro: int = 8,
+        capacity: int | None = None, evaluate: Callable[[], Sequence[float]] | None = None,
+        journal: Path | None = None) -> list[Done]:  # fmt: skip
     """Tune through all phases; the latents end at what the last phase kept.
 
-    micro: sequences a forward; capacity: tokens of a sequence that holds several rows (None: one row each, shortest first). evaluate: the scores of
-    every group of tasks, asked after each phase. journal: a folder that holds each finished phase under the digest of all that led to it; a run
-    finds there what it, or another run with the same beginning, has done, and goes on from that. One folder serves one model, loss, scores and evaluation.
+    micro: sequences a forward; capacity: tokens of a sequence that holds several rows (None: one row each, shortest
+    first). evaluate: the scores of every group of tasks, asked after each phase. journal: a folder that holds each
+    finished phase under the digest of all that led to it; a run finds there what it, or another run with the same
+    beginning, has done, and goes on from that. One folder serves one model, loss, scores and evaluation.
     """
     check(phases)
     if micro < 1:
@@ -205,10 +253,18 @@ def run(latent: Latent, loss: Loss, phases: Sequence[Phase], *, seed: int, clip:
     out, stepper = [], None
     for at, phase in enumerate(phases):
         carried = at + 1 < len(phases) and phases[at + 1].optimizer == "carry"
-        digest = _digest(digest, [carried, *(x for k, x in phase._asdict().items() if k not in ("rows", "score"))], phase.rows) if journal else ""
+        digest = (
+            _digest(
+                digest, [carried, *(x for k, x in phase._asdict().items() if k not in ("rows", "score"))], phase.rows
+            )
+            if journal
+            else ""
+        )
         path = journal / f"{at} {phase.name.replace('/', '-')} {digest[:16]}.safetensors" if journal else None
         if stepper is None or phase.optimizer == "restart":
-            stepper = Stepper(latent, lr=phase.lr, warmup=0, clip=clip)  # its own schedule is off: the phase sets the rate
+            stepper = Stepper(
+                latent, lr=phase.lr, warmup=0, clip=clip
+            )  # its own schedule is off: the phase sets the rate
             for group in stepper.optimizer.param_groups:
                 group["betas"] = betas
         if path and path.exists():
@@ -216,7 +272,9 @@ def run(latent: Latent, loss: Loss, phases: Sequence[Phase], *, seed: int, clip:
             stepper.restore(state) if carried else latent.restore(state["latents"])
             out.append(Done(*done))
             continue
-        curve, kept, state = _tune(stepper, loss, phase, batches(phases, at, seed), micro=micro, capacity=capacity, carried=carried)
+        curve, kept, state = _tune(
+            stepper, loss, phase, batches(phases, at, seed), micro=micro, capacity=capacity, carried=carried
+        )
         out.append(Done(phase.name, curve, kept, [float(x) for x in evaluate()] if evaluate else []))
         if path:
             checkpoint.save(path, [list(out[-1]), state])
@@ -237,14 +295,21 @@ def check(phases: Sequence[Phase]) -> None:
         if bad := [i for i, (prompt, answer) in enumerate(p.rows) if not len(prompt) or not len(answer)]:
             raise ValueError(f"{p.name}: row {bad[0]} has an empty prompt or an empty answer")
         if p.keep != "last" and (p.score is None or not 1 <= p.every <= p.steps):
-            raise ValueError(f"{p.name}: keep {p.keep} needs a score, asked every 1 to {p.steps} steps, given {p.score} and {p.every}")
+            raise ValueError(
+                f"{p.name}: keep {p.keep} needs a score, asked every 1 to {p.steps} steps, given {p.score} and "
+                f"{p.every}"
+            )
         if p.slack < 0 or (p.slack > 0) != (p.keep == "early"):
-            raise ValueError(f"{p.name}: a slack above 0 goes with keep early and with no other, given {p.slack} with {p.keep}")
+            raise ValueError(
+                f"{p.name}: a slack above 0 goes with keep early and with no other, given {p.slack} with {p.keep}"
+            )
         if p.replay != "all":
             _shares(p, phases[:at])
 
 
-def _tune(stepper: Stepper, loss: Loss, phase: Phase, stream, *, micro: int, capacity: int | None, carried: bool) -> tuple[list[dict], int, dict]:
+def _tune(
+    stepper: Stepper, loss: Loss, phase: Phase, stream, *, micro: int, capacity: int | None, carried: bool
+) -> tuple[list[dict], int, dict]:
     """One phase: (curve, the step kept, its state); the latents are as in that state."""
     take = stepper.state if carried else lambda: {"latents": stepper.latent.snapshot()}
     warmup, horizon = round(phase.warmup * phase.steps), phase.steps if phase.decay == "cosine" else None
@@ -274,7 +339,8 @@ def _tune(stepper: Stepper, loss: Loss, phase: Phase, stream, *, micro: int, cap
 
 
 def pick(scores: Sequence[float], slack: float = 0.0) -> int:
-    """Which of several checks is kept: the first within `slack` of the highest score; with no slack that is keep="best", else "early"."""
+    """Which of several checks is kept: the first within `slack` of the highest score; with no slack that is
+    keep="best", else "early"."""
     return next(k for k, x in enumerate(scores) if x >= max(scores) - slack)
 
 
@@ -298,8 +364,11 @@ class Memory(NamedTuple):
 
 
 def memory(r: Sequence[Sequence[float]]) -> Memory:
-    """What R (T + 1, T + 1) says; R[i][j]: score on group j after phase i. Row 0 is the start model and group 0 what it can do already."""
+    """What R (T + 1, T + 1) says; R[i][j]: score on group j after phase i. Row 0 is the start model and group 0 what it
+    can do already."""
     r = np.asarray(r, float)
     if r.ndim != 2 or r.shape[0] != r.shape[1] or len(r) < 2:
         raise ValueError(f"R has a row for the start and for each phase and as many groups, given shape {r.shape}")
-    return Memory(*map(float, (r[-1].mean(), (r.max(0) - r[-1])[:-1].mean(), (r[-1] - r.diagonal())[:-1].mean(), r[-1, -1])))
+    return Memory(
+        *map(float, (r[-1].mean(), (r.max(0) - r[-1])[:-1].mean(), (r[-1] - r.diagonal())[:-1].mean(), r[-1, -1]))
+    )

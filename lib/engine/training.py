@@ -37,9 +37,12 @@ class Full:
 
 
 class LoRA:
-    """Q(W + (alpha / r) B A): the adapter sits before the quantizer, W stays frozen. B starts at 0, A as in arXiv 2106.09685."""
+    """Q(W + (alpha / r) B A): the adapter sits before the quantizer, W stays frozen. B starts at 0, A as in arXiv
+    2106.09685."""
 
-    def __init__(self, weight: Tensor, quantizer: Quantizer | None, *, rank: int, alpha: float, generator: torch.Generator):
+    def __init__(
+        self, weight: Tensor, quantizer: Quantizer | None, *, rank: int, alpha: float, generator: torch.Generator
+    ):
         self.quantizer, self.scale = quantizer, alpha / rank
         self.base = weight.detach().float().clone() if quantizer else dithered(weight)
         out_features, in_features = weight.shape
@@ -55,11 +58,13 @@ class LoRA:
 
 @torch.no_grad()
 def dithered(weight: Tensor) -> Tensor:
-    """float32 masters, each at a random place of the interval that rounds to its weight, so that rounding gives `weight` back.
+    """float32 masters, each at a random place of the interval that rounds to its weight, so that rounding gives
+    `weight` back.
 
-    Masters copied from bfloat16 weights lie in the middle of that interval: steps of a small learning rate then change no compute
-    weight at all until many of them have added up (120 steps at 1e-6 for a weight of 0.05). From a random place a fitting share of
-    the weights moves in every step, and their mean moves as it should. Float32 weights come back as they are.
+    Masters copied from bfloat16 weights lie in the middle of that interval: steps of a small learning rate then change
+    no compute weight at all until many of them have added up (120 steps at 1e-6 for a weight of 0.05). From a random
+    place a fitting share of the weights moves in every step, and their mean moves as it should. Float32 weights come
+    back as they are.
     """
     master = weight.detach().float().clone()
     if weight.dtype not in (torch.bfloat16, torch.float16):
@@ -77,7 +82,9 @@ class Latent:
     latent = Latent(block_linears(model), lambda w: Full(w, quantizer)); `sync` writes the compute weights.
     """
 
-    def __init__(self, linears: dict[str, nn.Linear], make: Callable[[Tensor], Any], sources: dict[str, Tensor] | None = None):
+    def __init__(
+        self, linears: dict[str, nn.Linear], make: Callable[[Tensor], Any], sources: dict[str, Tensor] | None = None
+    ):
         self.linears = linears
         self.latents = {name: make((sources or {}).get(name, m.weight)) for name, m in linears.items()}
         self.parameters = [p for latent in self.latents.values() for p in latent.parameters]
@@ -91,12 +98,14 @@ class Latent:
             m.weight.copy_(self.latents[name].weight())
 
     def _gather(self, name: str, weight: Tensor) -> None:
-        """Move a micro-batch's gradient into its float32 sum as soon as it is there: bf16 sums would lose the small ones."""
+        """Move a micro-batch's gradient into its float32 sum as soon as it is there: bf16 sums would lose the small
+        ones."""
         g, weight.grad = weight.grad, None
         self.gradients[name] = g.float() if self.gradients[name] is None else self.gradients[name].add_(g)
 
     def backward(self) -> None:
-        """From the gathered gradients to the latents: the identity for Full (straight-through), the chain rule for LoRA."""
+        """From the gathered gradients to the latents: the identity for Full (straight-through), the chain rule for
+        LoRA."""
         for name, latent in self.latents.items():
             g, self.gradients[name] = self.gradients[name], None
             if g is None:
@@ -118,7 +127,8 @@ class Latent:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Inside, every backward pass adds its gradients to the float32 sums; `backward` then takes them to the latents."""
+        """Inside, every backward pass adds its gradients to the float32 sums; `backward` then takes them to the
+        latents."""
         hooks = []
         for name, m in self.linears.items():
             m.weight.requires_grad_(True)
@@ -133,7 +143,8 @@ class Latent:
 
 
 def schedule(step: int, warmup: int, horizon: int | None = None, floor: float = 0.1) -> float:
-    """Share of the peak rate: linear warm-up, (step + 1) / warmup, at most 1, then constant; with a horizon a cosine down to `floor` there."""
+    """Share of the peak rate: linear warm-up, (step + 1) / warmup, at most 1, then constant; with a horizon a cosine
+    down to `floor` there."""
     rise = min(1.0, (step + 1) / max(1, warmup))
     if horizon is None or step < warmup:
         return rise
@@ -141,10 +152,13 @@ def schedule(step: int, warmup: int, horizon: int | None = None, floor: float = 
     return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
 
 
-def epochs(n: int, batch: int, generator: torch.Generator, *, lengths: Sequence[int] | None = None) -> Iterator[list[int]]:
+def epochs(
+    n: int, batch: int, generator: torch.Generator, *, lengths: Sequence[int] | None = None
+) -> Iterator[list[int]]:
     """Endless batches of `batch` indices below n; each epoch a fresh permutation, the remainder opens the next epoch.
 
-    With `lengths` a batch is handed out shortest first: the same batch, but its micro-batches hold rows of similar length.
+    With `lengths` a batch is handed out shortest first: the same batch, but its micro-batches hold rows of similar
+    length.
     """
     queue: list[int] = []
     while True:
@@ -161,14 +175,24 @@ class Stepper:
         self.latent, self.lr, self.warmup, self.clip, self.horizon, self.done = latent, lr, warmup, clip, horizon, 0
         self.optimizer = torch.optim.AdamW(latent.parameters, lr=lr, weight_decay=0.0, fused=True)
 
-    def step(self, indices: Sequence[int], loss: Callable[[Sequence[int]], tuple[Tensor, dict[str, float]]], *, micro: int, desc: str = "train") -> dict:
-        """One optimizer step on the mean over `indices` of `loss`, which gives sums over a micro-batch; the logged means."""
+    def step(
+        self,
+        indices: Sequence[int],
+        loss: Callable[[Sequence[int]], tuple[Tensor, dict[str, float]]],
+        *,
+        micro: int,
+        desc: str = "train",
+    ) -> dict:
+        """One optimizer step on the mean over `indices` of `loss`, which gives sums over a micro-batch; the logged
+        means."""
         sums: dict[str, float] = {}
         with self.latent.training():
             for i in range(0, len(indices), micro):
                 total, logged = loss(indices[i : i + micro])
                 if not torch.isfinite(total):
-                    raise FloatingPointError(f"{desc}: the loss is {total.item()} at step {self.done + 1}; lower the learning rate")
+                    raise FloatingPointError(
+                        f"{desc}: the loss is {total.item()} at step {self.done + 1}; lower the learning rate"
+                    )
                 (total / len(indices)).backward()
                 for k, v in {"loss": total.item(), **logged}.items():
                     sums[k] = sums.get(k, 0.0) + v
@@ -184,7 +208,11 @@ class Stepper:
 
     def state(self) -> dict:
         """Latents, moments and the number of steps done."""
-        return {"latents": self.latent.snapshot(), "optimizer": copy.deepcopy(self.optimizer.state_dict()), "done": self.done}
+        return {
+            "latents": self.latent.snapshot(),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "done": self.done,
+        }
 
     def restore(self, state: dict) -> None:
         """Continue from `state`."""
@@ -211,9 +239,10 @@ def fit(
 ) -> list[dict]:
     """Train the latents with AdamW (no weight decay) and return the curve: one dict a step.
 
-    `loss(indices)` gives the *summed* loss over those examples and logged sums; `fit` divides once by the batch size, so
-    micro-batching cannot change the result. With `validate` and `select`, the latents with the smallest selected value
-    (step 0 included) are kept: no arm can end worse than it began on the validation prompts. `stop(curve)` ends early.
+    `loss(indices)` gives the *summed* loss over those examples and logged sums; `fit` divides once by the batch size,
+    so micro-batching cannot change the result. With `validate` and `select`, the latents with the smallest selected
+    value (step 0 included) are kept: no arm can end worse than it began on the validation prompts. `stop(curve)` ends
+    early.
     """
     if steps < 0 or lr <= 0 or micro < 1:
         raise ValueError(f"steps >= 0, lr > 0 and micro >= 1 are needed, got {steps}, {lr} and {micro}")

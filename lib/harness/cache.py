@@ -21,7 +21,8 @@ from lib.harness import paths
 
 
 def cached(kind: str, key: dict, compute: Callable[[], dict | list]) -> Any:
-    """`compute()`, or what it gave before for the same `key`; a hit and a miss return equal values (both out of JSON)."""
+    """`compute()`, or what it gave before for the same `key`; a hit and a miss return equal values (both out of
+    JSON)."""
     target = location(kind, key)
     if os.environ.get("PLUMBLINE_NO_CACHE", "").strip() not in ("", "0"):
         return json.loads(_text(compute(), f"the value computed for cache kind {kind!r}"))

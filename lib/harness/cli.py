@@ -17,7 +17,12 @@ import typer
 
 from lib.harness import index, notebooks, paths, presets, results, runner
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Five alignment papers, rerun end to end.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Five alignment papers, rerun end to end.",
+)
 books = typer.Typer(no_args_is_help=True, help="Clean, check and show notebooks.")
 app.add_typer(books, name="notebooks")
 curriculum = typer.Typer(no_args_is_help=True, help="Check a taxonomy of qna.yaml files.")
@@ -132,7 +137,18 @@ def sweep(
     for point, seed in itertools.product(points, numbers(seeds)):
         runner.validate(paper, preset, seed, overrides(paper, point))
     commands = [
-        [sys.executable, "-m", "lib.harness.cli", "run", paper, "--preset", preset, "--seed", str(s), *(x for k, v in p for x in ("--set", f"{k}={v}"))]
+        [
+            sys.executable,
+            "-m",
+            "lib.harness.cli",
+            "run",
+            paper,
+            "--preset",
+            preset,
+            "--seed",
+            str(s),
+            *(x for k, v in p for x in ("--set", f"{k}={v}")),
+        ]
         for p, s in itertools.product(points, numbers(seeds))
     ]
     typer.echo(f"{len(commands)} runs, {jobs} at a time")
@@ -175,12 +191,17 @@ def doctor() -> None:
     cuda = torch.cuda.is_available()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     video = torch.cuda.get_device_properties(0).total_memory / 2**30 if cuda else 0
-    typer.echo(f"device {torch.cuda.get_device_name(0) if cuda else 'cpu'}, {os.cpu_count()} cores, {memory:.0f} GB memory, {video:.0f} GB on the GPU")
+    typer.echo(
+        f"device {torch.cuda.get_device_name(0) if cuda else 'cpu'}, {os.cpu_count()} cores, {memory:.0f} GB "
+        f"memory, {video:.0f} GB on the GPU"
+    )
     embedded = (paths.CACHE / "models" / "smollm2-135m-instruct" / "plumbline.json").exists()
     typer.echo(f"embedded model: {'in data/cache' if embedded else 'not fetched yet (93 MB, once)'}")
     for preset, need in NEED_GB.items():
         fits = video >= need if preset == "paper" else memory >= need
-        typer.echo(f"preset {preset}: {'fits' if fits else f'needs {need} GB' + (' on a GPU' if preset == 'paper' else '')}")
+        typer.echo(
+            f"preset {preset}: {'fits' if fits else f'needs {need} GB' + (' on a GPU' if preset == 'paper' else '')}"
+        )
     raise typer.Exit(bad)
 
 
@@ -215,7 +236,10 @@ def show(files: Annotated[list[Path], typer.Argument()]) -> None:
 
 @curriculum.command("check")
 @one_sentence
-def check_taxonomy(path: Annotated[Path, typer.Argument(help="the folder that holds knowledge/ and the skills")] = paths.DATA / "taxonomy") -> None:
+def check_taxonomy(
+    path: Annotated[Path, typer.Argument(help="the folder that holds knowledge/ and the skills")] = paths.DATA
+    / "taxonomy",
+) -> None:
     """Say what is wrong with a taxonomy, or show it."""
     from lib import taxonomy
 

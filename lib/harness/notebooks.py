@@ -1,4 +1,5 @@
-"""Notebooks as files: find, clean, check against the house form, read their parameters, copy executed ones for readers."""
+"""Notebooks as files: find, clean, check against the house form, read their parameters, copy executed ones for
+readers."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import nbformat
 from lib.harness import paths, presets
 from lib.harness.presets.base import nearest
 
-HEADINGS = ["# ", "## 0 Setup", "## 1 The idea", "## 2 Data", "## 3 Models", "## 4 Run", "## 5 Evaluate", "## 6 Results",
+HEADINGS = ["# ", "## 0 Setup", "## 1 The idea", "## 2 Data", "## 3 Models", "## 4 Run", "## 5 Evaluate",
+    "## 6 Results",
             "## 7 What differs from the paper", "## References"]  # fmt: skip
 MOST_CELLS, MOST_LINES, MOST_BYTES = 25, 25, 1_000_000
 PARAMETER = re.compile(r"^([A-Z][A-Z0-9_]*) = ([^=]+?)  # [^=]+$")
@@ -81,7 +83,9 @@ def check(path: Path) -> list[str]:
 
 
 def _paper_form(path: Path, nb, code) -> list[str]:
-    lines = [line for c in nb.cells if c.cell_type == "markdown" for line in c.source.splitlines() if re.match(r"##? ", line)]
+    lines = [
+        line for c in nb.cells if c.cell_type == "markdown" for line in c.source.splitlines() if re.match(r"##? ", line)
+    ]
     bad = []
     if len(lines) != len(HEADINGS) or any(not got.startswith(want) for got, want in zip(lines, HEADINGS)):
         bad.append(f"headings are {lines}, they should be {HEADINGS}")
@@ -112,10 +116,14 @@ def executed_copy(source: Path, target: Path) -> None:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
             seen = [o for o in cell.outputs if o.output_type == "display_data" and "image/png" in o.data]
-            cell.outputs = [o for o in cell.outputs if not (seen and o.output_type == "execute_result" and "image/png" in o.data)]  # a figure that is its cell's value
+            cell.outputs = [
+                o for o in cell.outputs if not (seen and o.output_type == "execute_result" and "image/png" in o.data)
+            ]  # a figure that is its cell's value
             for o in cell.outputs:
                 o.get("metadata", {}).clear()
     text = nbformat.writes(nb).replace(str(paths.ROOT) + "/", "")
     if len(text) > MOST_BYTES:
-        raise ValueError(f"{target.name} would be {len(text)} bytes, at most {MOST_BYTES}: draw fewer or smaller figures")
+        raise ValueError(
+            f"{target.name} would be {len(text)} bytes, at most {MOST_BYTES}: draw fewer or smaller figures"
+        )
     target.write_text(text)

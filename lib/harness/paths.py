@@ -1,7 +1,7 @@
 """Where everything lies, computed from this file's own place and never from the working directory.
 
-Write `paths.RESULTS`, not `from lib.harness.paths import RESULTS`: the folders that the environment can move are looked up
-at each use, so that a test or a second run can point them elsewhere.
+Write `paths.RESULTS`, not `from lib.harness.paths import RESULTS`: the folders that the environment can move are looked
+up at each use, so that a test or a second run can point them elsewhere.
 
     PLUMBLINE_RESULTS   another folder in place of results/ (runs, tables, figures, published numbers)
     PLUMBLINE_CACHE     another folder in place of data/cache/ (fetched assets, converted weights, cached generations)
@@ -41,7 +41,8 @@ def __getattr__(name: str) -> Path:
 
 
 def check_writable(folder: Path | str) -> Path:
-    """Make `folder` where missing and prove that a file can be written there; PermissionError in one sentence if not."""
+    """Make `folder` where missing and prove that a file can be written there; PermissionError in one sentence if
+    not."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

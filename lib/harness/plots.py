@@ -13,10 +13,13 @@ from lib.harness import claims
 
 SIZE = (7.0, 3.6)
 COLOURS = {
-    "fp": "#444444", "rtn": "#b0b0b0", "awq": "#8c6d31", "gptq": "#bd9e39", "nf4": "#e7ba52", "sft": "#9467bd", "kd": "#1f77b4",
-    "tskd": "#6baed6", "qdpo": "#d62728", "qdpo-r2": "#e6550d", "soft-qdpo": "#fd8d3c", "qdpo-dpop": "#e377c2", "qdpo-lora": "#7f2704",
+    "fp": "#444444", "rtn": "#b0b0b0", "awq": "#8c6d31", "gptq": "#bd9e39", "nf4": "#e7ba52", "sft": "#9467bd",
+    "kd": "#1f77b4",
+    "tskd": "#6baed6", "qdpo": "#d62728", "qdpo-r2": "#e6550d", "soft-qdpo": "#fd8d3c", "qdpo-dpop": "#e377c2",
+    "qdpo-lora": "#7f2704",
     "qdpo-round2": "#17becf",
-    "base": "#b0b0b0", "dpo": "#1f77b4", "single": "#6baed6", "multi-dpo": "#9467bd", "mrpo": "#d62728", "geometric": "#2ca02c", "arithmetic": "#98df8a",
+    "base": "#b0b0b0", "dpo": "#1f77b4", "single": "#6baed6", "multi-dpo": "#9467bd", "mrpo": "#d62728",
+    "geometric": "#2ca02c", "arithmetic": "#98df8a",
 }  # fmt: skip
 LABELS = {
     "flips": "flipped tokens (share)",
@@ -28,7 +31,9 @@ GLOSSARY = {
     "loss": "loss: mean over the batch; log 2 means no preference yet",
     "margin": "margin: beta times how much more the policy raised the chosen answer than the rejected one, nats",
     "reward accuracy": "reward accuracy: share of pairs with a positive margin",
-    "validation kl": "validation KL: how far the quantized model's next-token distribution lies from full precision's, on held-out "
+    "validation kl": "validation KL: how far the quantized model's next-token distribution lies from full "
+    "precision's, on "
+    "held-out "
     "prompts; 0 is a perfect repair. The checkpoint with the smallest value is kept",
 }
 
@@ -61,7 +66,14 @@ def curves(by_arm: dict[str, list[dict]], name: str):
         at = -np.inf
         for y, x, arm in ends:
             at = max(y, at + gap)
-            axes.annotate(arm, (x, y), xytext=(max(e[1] for e in ends) * 1.03, at), color=COLOURS.get(arm), fontsize=8, va="center")
+            axes.annotate(
+                arm,
+                (x, y),
+                xytext=(max(e[1] for e in ends) * 1.03, at),
+                color=COLOURS.get(arm),
+                fontsize=8,
+                va="center",
+            )
     axes.set(xlabel="optimizer step", ylabel=LABELS.get(name, name))
     return figure
 
@@ -75,13 +87,18 @@ def arms(runs: Sequence, metric: str, dataset: str = "test prompts"):
     for k, arm in enumerate(names):
         i = pool.rate(dataset, arm, metric)
         axes.barh(k, i.value, color=COLOURS.get(arm), alpha=0.75, height=0.7)
-        axes.errorbar(i.value, k, xerr=[[max(0, i.value - i.low)], [max(0, i.high - i.value)]], color="black", capsize=2, lw=1)
+        axes.errorbar(
+            i.value, k, xerr=[[max(0, i.value - i.low)], [max(0, i.high - i.value)]], color="black", capsize=2, lw=1
+        )
         for _, rows in chosen[chosen.arm == arm].groupby("seed"):
             axes.plot(np.average(rows.value, weights=rows.weight.fillna(1.0)), k, "o", color="black", markersize=2.5)
     size = pool.metrics[pool.metrics.metric == "bits per weight"].groupby("arm").value.mean()
     axes.set_yticks(range(len(names)), [f"{a}, {size[a]:.1f} bit" if a in size else a for a in names])
     axes.invert_yaxis()
-    axes.set_xlabel(f"{LABELS.get(metric, metric)}; {len(pool.seeds)} seed(s), 95 % interval over {chosen.prompt_id.nunique()} prompts")
+    axes.set_xlabel(
+        f"{LABELS.get(metric, metric)}; {len(pool.seeds)} seed(s), 95 % interval over "
+        f"{chosen.prompt_id.nunique()} prompts"
+    )
     return figure
 
 
@@ -93,7 +110,12 @@ def margin_deciles(runs: Sequence):
         m = m[m.metric.str.startswith("flip rate, margin decile")]
         k = m.metric.str.split().str[-1].astype(int)
         axes.plot(k, m.value, marker="o", color=COLOURS["rtn"], markeredgecolor="black", markersize=4)
-    axes.set(xlabel="decile of the margin p(top 1) - p(top 2) under full precision", ylabel="flipped tokens (share)", xticks=range(1, 11), ylim=(0, None))
+    axes.set(
+        xlabel="decile of the margin p(top 1) - p(top 2) under full precision",
+        ylabel="flipped tokens (share)",
+        xticks=range(1, 11),
+        ylim=(0, None),
+    )
     return figure
 
 
@@ -105,7 +127,9 @@ def breakdown(runs: Sequence):
     for k, name in enumerate(names):
         i = pool.rate("first divergence", name, "agreement")
         axes.barh(k, i.value, color="#4c78a8", alpha=0.8, height=0.6)
-        axes.errorbar(i.value, k, xerr=[[max(0, i.value - i.low)], [max(0, i.high - i.value)]], color="black", capsize=2, lw=1)
+        axes.errorbar(
+            i.value, k, xerr=[[max(0, i.value - i.low)], [max(0, i.high - i.value)]], color="black", capsize=2, lw=1
+        )
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set(xlabel="tokens equal to full precision's continuation (share)", xlim=(0, 1))
@@ -138,7 +162,9 @@ def by_queries(runs: Sequence, dataset: str):
     for k, (arm, rows) in enumerate(curves.groupby("arm", sort=False)):
         at = rows.assign(look=rows.groupby("seed").cumcount()).groupby("look")
         x, y, e = at.step.mean(), at.value.mean(), at.value.sem().fillna(0)
-        axes.plot(x, y, label=arm.removeprefix(f"{dataset}: "), color=plt.cm.tab20(k % 20), lw=1.5, ls="-" if k < 20 else "--")
+        axes.plot(
+            x, y, label=arm.removeprefix(f"{dataset}: "), color=plt.cm.tab20(k % 20), lw=1.5, ls="-" if k < 20 else "--"
+        )
         axes.fill_between(x, y - e, y + e, color=plt.cm.tab20(k % 20), alpha=0.15)
     axes.axhline(0.5, color="gray", ls="--", lw=1)
     axes.set(xlabel="oracle queries", ylabel="win rate against the start model")
@@ -147,18 +173,35 @@ def by_queries(runs: Sequence, dataset: str):
 
 
 def pareto(runs: Sequence, dataset: str = "written forum"):
-    """Expected maximum toxicity against the surprise at clean forum text, means over seeds: a line through the lambdas of ours and the weights of RL."""
+    """Expected maximum toxicity against the surprise at clean forum text, means over seeds: a line through the lambdas
+    of ours and the weights of RL."""
     pool = claims.Pool(runs)
     i = pool.items
     y = i[(i.dataset == dataset) & (i.metric == "expected maximum, oracle")].groupby("arm", sort=False).value.mean()
     x = i[(i.dataset == "text clean forum") & (i.metric == "surprise")].groupby("arm").value.mean()
     settings, figure, axes = runs[0].manifest["settings"], *_axes((6.0, 3.6))
-    strength = {a: float(a.rpartition(" ")[2]) for a in y.index if a.startswith(("ours, lambda", "rl, weight"))} | {"sft": 0.0, "ours": settings["lam"], "rl": settings["rl_weight"]}
+    strength = {a: float(a.rpartition(" ")[2]) for a in y.index if a.startswith(("ours, lambda", "rl, weight"))} | {
+        "sft": 0.0,
+        "ours": settings["lam"],
+        "rl": settings["rl_weight"],
+    }
     for family, color in (("ours", "#d62728"), ("rl", "#1f77b4")):
-        path = sorted((a for a in y.index if a == "sft" or a == family or a.startswith(f"{family}, ")), key=strength.get)
-        axes.plot(x[path], y[path], "-o", color=color, markersize=4, lw=1.5, label={"ours": "ours, by lambda", "rl": "RL, by weight"}[family])
+        path = sorted(
+            (a for a in y.index if a == "sft" or a == family or a.startswith(f"{family}, ")), key=strength.get
+        )
+        axes.plot(
+            x[path],
+            y[path],
+            "-o",
+            color=color,
+            markersize=4,
+            lw=1.5,
+            label={"ours": "ours, by lambda", "rl": "RL, by weight"}[family],
+        )
         for a in path:
-            axes.annotate(f"{strength[a]:g}", (x[a], y[a]), textcoords="offset points", xytext=(4, 4), fontsize=7, color=color)
+            axes.annotate(
+                f"{strength[a]:g}", (x[a], y[a]), textcoords="offset points", xytext=(4, 4), fontsize=7, color=color
+            )
     if "base" in y:  # far to the right, with its decoding: it has not learned the corpus
         axes.set_title(f"untrained: {x['base']:.2f}, {y['base']:.2f}, outside", fontsize=8, loc="right")
     for k, a in enumerate(a for a in y.index if a not in strength and not a.endswith("base")):
@@ -169,14 +212,25 @@ def pareto(runs: Sequence, dataset: str = "written forum"):
 
 
 def by_lambda(runs: Sequence, dataset: str = "written forum"):
-    """Share of toxic answers by lambda, one dot a seed, with the fixed point that theory gives for each seed's plain fine-tuning."""
+    """Share of toxic answers by lambda, one dot a seed, with the fixed point that theory gives for each seed's plain
+    fine-tuning."""
     figure, axes, metric = *_axes((6.0, 3.2)), "share above one half, oracle"
     for k, r in enumerate(runs):
         i, m = r.items(), r.metrics()
         y = i[(i.dataset == dataset) & (i.metric == metric)].groupby("arm").value.mean()
-        at = {a: float(a.rpartition(" ")[2]) for a in y.index if a.startswith("ours, lambda")} | {a: v for a, v in (("sft", 0.0), ("ours", r.manifest["settings"]["lam"])) if a in y}
+        at = {a: float(a.rpartition(" ")[2]) for a in y.index if a.startswith("ours, lambda")} | {
+            a: v for a, v in (("sft", 0.0), ("ours", r.manifest["settings"]["lam"])) if a in y
+        }
         path = sorted(at, key=at.get)
-        axes.plot([at[a] for a in path], y[path], "-o", color="#d62728", markersize=4, lw=1, label="measured, a seed each" if not k else None)
+        axes.plot(
+            [at[a] for a in path],
+            y[path],
+            "-o",
+            color="#d62728",
+            markersize=4,
+            lw=1,
+            label="measured, a seed each" if not k else None,
+        )
         p = m[m.exhibit == "prediction"]
         if len(p) and "sft" in y:
             x = [0.0, *p.arm.astype(float)]
@@ -187,7 +241,8 @@ def by_lambda(runs: Sequence, dataset: str = "written forum"):
 
 
 def by_phase(runs: Sequence, names: Sequence[str] = ("phased", "replay-3%", "replay-30%", "replay-all", "reversed")):
-    """Score on each part of the curriculum after each phase, means over seeds: where a line falls, something is forgotten. Dashed: all at once, in the end."""
+    """Score on each part of the curriculum after each phase, means over seeds: where a line falls, something is
+    forgotten. Dashed: all at once, in the end."""
     m = pd.concat([r.metrics() for r in runs])
     m = m[m.exhibit == "after phase"]
     m = m.assign(phase=m.dataset.str.split().str[0].astype(int))
@@ -208,11 +263,14 @@ def by_phase(runs: Sequence, names: Sequence[str] = ("phased", "replay-3%", "rep
 
 
 def covered(runs: Sequence):
-    """Effective leaves of each sampler's questions, by teacher: a dot a repetition, a bar their mean. Dashed: all leaves alike."""
+    """Effective leaves of each sampler's questions, by teacher: a dot a repetition, a bar their mean. Dashed: all
+    leaves alike."""
     i = pd.concat([r.items() for r in runs])
     i = i[i.dataset.str.startswith("coverage, ") & (i.metric == "effective leaves")]
     teachers = list(dict.fromkeys(i.dataset))
-    figure, panels = plt.subplots(1, len(teachers), figsize=(2.8 * len(teachers), 2.4), layout="constrained", squeeze=False, sharex=True)
+    figure, panels = plt.subplots(
+        1, len(teachers), figsize=(2.8 * len(teachers), 2.4), layout="constrained", squeeze=False, sharex=True
+    )
     for axes, teacher in zip(panels[0], teachers):
         axes.spines[["top", "right"]].set_visible(False)
         of = i[i.dataset == teacher].groupby("arm", sort=False).value
@@ -227,12 +285,16 @@ def covered(runs: Sequence):
 
 
 INDEX = {  # paper -> its figures in results/
-    "qdpo": {"flips": lambda r: arms(r, "flips"), "kl": lambda r: arms(r, "kl"), "prefix": lambda r: arms(r, "agreement prefix"),
+    "qdpo": {"flips": lambda r: arms(r, "flips"), "kl": lambda r: arms(r, "kl"),
+        "prefix": lambda r: arms(r, "agreement prefix"),
              "margins": margin_deciles, "breakdown": breakdown, "formats": formats},
-    "attribute_control": {"toxicity": lambda r: arms(r, "expected maximum, oracle", "written forum"), "pareto": pareto, "lambda": by_lambda},
-    "lab": {"coverage": covered, "phases": by_phase, "exam": lambda r: arms(r, "accuracy", "exam"), "forgetting": lambda r: arms(r, "forgotten", "forgetting")},
+    "attribute_control": {"toxicity": lambda r: arms(r, "expected maximum, oracle", "written forum"), "pareto": pareto,
+        "lambda": by_lambda},
+    "lab": {"coverage": covered, "phases": by_phase, "exam": lambda r: arms(r, "accuracy", "exam"),
+        "forgetting": lambda r: arms(r, "forgotten", "forgetting")},
     "sea": {"queries": lambda r: by_queries(r, "language"), "hard": lambda r: by_queries(r, "exact hard")},
-    "mrpo": {"plain": _accuracy("plain"), "direct": _accuracy("direct"), "varied": _accuracy("varied"), "abundant": _accuracy("plain+varied")},
+    "mrpo": {"plain": _accuracy("plain"), "direct": _accuracy("direct"), "varied": _accuracy("varied"),
+        "abundant": _accuracy("plain+varied")},
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Progress that a person can follow in JupyterLab, in a terminal and in the log of a headless run.
 
-    PLUMBLINE_HEADLESS=1   a plain line at most every ten seconds, on stderr (a bar's every refresh would be stored as output)
-    TQDM_DISABLE=1         nothing at all
+PLUMBLINE_HEADLESS=1   a plain line at most every ten seconds, on stderr (a bar's every refresh would be stored as
+output) TQDM_DISABLE=1         nothing at all
 """
 
 import os
@@ -28,7 +28,9 @@ def track(iterable: Iterable[Item], desc: str, total: int | None = None) -> Iter
     elif _plain or _on("PLUMBLINE_HEADLESS"):
         yield from _lines(iterable, desc, total)
     else:
-        yield from tqdm(iterable, desc=desc, total=total, file=_screen(), mininterval=0.5, dynamic_ncols=True, disable=False)
+        yield from tqdm(
+            iterable, desc=desc, total=total, file=_screen(), mininterval=0.5, dynamic_ncols=True, disable=False
+        )
 
 
 def lines_only() -> None:
@@ -78,7 +80,8 @@ def _on(variable: str) -> bool:
 
 
 def peak_memory() -> float:
-    """Largest resident memory of this process so far, GB. Not getrusage's on Linux: a child inherits there what its parent had."""
+    """Largest resident memory of this process so far, GB. Not getrusage's on Linux: a child inherits there what its
+    parent had."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**20

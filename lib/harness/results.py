@@ -1,8 +1,9 @@
 """What a run leaves behind: manifest, metrics, per-prompt items, curves, samples; and the index built from them.
 
-A run folder is results/runs/<paper>-<preset>-s<seed>-<date>-<commit7>. Everything is written atomically as it is known, so
-a crash leaves what was computed and a manifest that says where it stopped. A run is *cited* (counted in the index) if it is
-done, of preset small or paper, from committed code, and with no setting overridden; the newest per paper, preset and seed.
+A run folder is results/runs/<paper>-<preset>-s<seed>-<date>-<commit7>. Everything is written atomically as it is known,
+so a crash leaves what was computed and a manifest that says where it stopped. A run is *cited* (counted in the index)
+if it is done, of preset small or paper, from committed code, and with no setting overridden; the newest per paper,
+preset and seed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,21 @@ import pandas as pd
 from lib.harness import assets, cache, paths
 from lib.harness.progress import peak_memory
 
-METRIC_COLUMNS = ["paper", "exhibit", "dataset", "arm", "metric", "value", "low", "high", "n", "seed", "preset", "device", "run_id"]
+METRIC_COLUMNS = [
+    "paper",
+    "exhibit",
+    "dataset",
+    "arm",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "n",
+    "seed",
+    "preset",
+    "device",
+    "run_id",
+]
 ITEM_COLUMNS = ["dataset", "arm", "metric", "prompt_id", "value", "weight"]
 PACKAGES = ["torch", "transformers", "peft", "bitsandbytes", "lm-eval", "papermill", "numpy", "pandas"]
 CODE = ["lib", "notebooks", "data", "pyproject.toml"]  # what a run's numbers can depend on; results/ is not among them
@@ -34,7 +49,8 @@ NO_VALUE = float("nan")
 
 
 def _packed(rows: Sequence[tuple]) -> bytes:
-    """Rows of items as one member of a gzip file: members follow each other, so that what is there is not compressed again."""
+    """Rows of items as one member of a gzip file: members follow each other, so that what is there is not compressed
+    again."""
     return gzip.compress(pd.DataFrame(rows).to_csv(index=False, header=False, float_format="%.6g").encode(), mtime=0)
 
 
@@ -48,7 +64,9 @@ def git_state() -> tuple[str, bool]:
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=paths.ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *arguments], cwd=paths.ROOT, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def new_run_dir(paper: str, preset: str, seed: int) -> Path:
@@ -78,12 +96,19 @@ class Run:
 
     def __init__(self, folder: Path, cfg, notebook: str):
         commit, dirty = git_state()
-        self.dir, self.began, self._memory = folder, time.perf_counter(), 0.0  # the largest process that worked for it, GB
+        self.dir, self.began, self._memory = (
+            folder,
+            time.perf_counter(),
+            0.0,
+        )  # the largest process that worked for it, GB
         self._metrics, self._items, self._curves, self._apart = [], _packed([ITEM_COLUMNS]), [], False
         self.manifest = {
-            "schema": 1, "run_id": folder.name, "paper": cfg.paper, "notebook": notebook, "preset": cfg.preset, "seed": cfg.seed,
-            "status": "running", "settings": cfg.as_dict(), "overrides": list(cfg.overrides), "fingerprint": cfg.fingerprint(),
-            "commit": commit, "dirty": dirty, "start": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "stages": {},
+            "schema": 1, "run_id": folder.name, "paper": cfg.paper, "notebook": notebook, "preset": cfg.preset,
+            "seed": cfg.seed,
+            "status": "running", "settings": cfg.as_dict(), "overrides": list(cfg.overrides),
+            "fingerprint": cfg.fingerprint(),
+            "commit": commit, "dirty": dirty, "start": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "stages": {},
             "versions": {p: _version(p) for p in PACKAGES} | {"python": platform.python_version()},
             "machine": {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()},
             "device": cfg.get("device", "cpu"), "dtype": cfg.get("dtype", ""), "threads": _threads(),
@@ -109,14 +134,29 @@ class Run:
         m = self.manifest
         if not math.isfinite(float(value)):
             raise ValueError(f"{arm}, {metric} on {dataset} is {value}, which is no measurement")
-        row = (m["paper"], exhibit, dataset, arm, metric, float(value), low, high, n, m["seed"], m["preset"], m["device"], m["run_id"])
+        row = (
+            m["paper"],
+            exhibit,
+            dataset,
+            arm,
+            metric,
+            float(value),
+            low,
+            high,
+            n,
+            m["seed"],
+            m["preset"],
+            m["device"],
+            m["run_id"],
+        )
         if any(r[1:5] == row[1:5] for r in self._metrics):
             raise ValueError(f"{arm}, {metric} on {dataset} ({exhibit}) is already recorded")
         self._metrics.append(row)
         self._write_tables("metrics")
 
     def items(self, dataset, arm, metric, ids: Sequence, values: Sequence, weights: Sequence | None = None) -> None:
-        """Per-prompt scores, from which intervals are computed. A weight (tokens) makes the mean over prompts a rate."""
+        """Per-prompt scores, from which intervals are computed. A weight (tokens) makes the mean over prompts a
+        rate."""
         weights = [NO_VALUE] * len(values) if weights is None else weights
         rows = zip(ids, map(float, values), map(float, weights), strict=True)
         self._items += _packed([(dataset, arm, metric, str(i), v, w) for i, v, w in rows])
@@ -132,24 +172,38 @@ class Run:
         _write(self.dir / "samples.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode())
 
     def apart(self) -> None:
-        """In a forked process: from now on record for `notes` only and leave the folder to the process it belongs to."""
+        """In a forked process: from now on record for `notes` only and leave the folder to the process it belongs
+        to."""
         self._metrics, self._items, self._curves, self._apart = [], b"", [], True
         self.manifest = self.manifest | {"stages": {}}
 
     def notes(self) -> dict:
         """What was recorded `apart`."""
         marks = {k: self.manifest[k] for k in ("stages", "failed stage") if k in self.manifest}
-        return {"metrics": self._metrics, "items": self._items, "curves": self._curves, "marks": marks, "memory": peak_memory()}
+        return {
+            "metrics": self._metrics,
+            "items": self._items,
+            "curves": self._curves,
+            "marks": marks,
+            "memory": peak_memory(),
+        }
 
     def take(self, notes: dict) -> None:
-        """Record what another process noted. Raises ValueError, and records nothing, if one of its metrics is already there."""
+        """Record what another process noted. Raises ValueError, and records nothing, if one of its metrics is already
+        there."""
         known = {r[1:5] for r in self._metrics}
         if twice := [r[1:5] for r in notes["metrics"] if r[1:5] in known]:
             raise ValueError(f"already recorded: {twice[0]}")
         self._metrics += notes["metrics"]
         self._items += notes["items"]
         self._curves += notes["curves"]
-        self._write_tables(*(name for name, new in (("metrics", notes["metrics"]), ("items", notes["items"]), ("curve", notes["curves"])) if new))
+        self._write_tables(
+            *(
+                name
+                for name, new in (("metrics", notes["metrics"]), ("items", notes["items"]), ("curve", notes["curves"]))
+                if new
+            )
+        )
         stages = self.manifest["stages"] | notes["marks"].pop("stages")
         self.manifest |= notes["marks"] | {"stages": stages}
         self._memory = max(self._memory, notes["memory"])
@@ -171,7 +225,11 @@ class Run:
 
     def finish(self, **extra) -> None:
         """Mark the run done; `extra` (model, data, judge) goes into the manifest."""
-        self.manifest |= extra | {"seconds": round(time.perf_counter() - self.began, 1), "peak memory GB": round(max(self._memory, peak_memory()), 2), "status": "done"}
+        self.manifest |= extra | {
+            "seconds": round(time.perf_counter() - self.began, 1),
+            "peak memory GB": round(max(self._memory, peak_memory()), 2),
+            "status": "done",
+        }
         self._save()
 
     def _save(self) -> None:
@@ -221,8 +279,8 @@ def load_runs(paper: str | None = None, preset: str | None = None) -> list[RunRe
 
 
 def cited(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs that count as evidence, sorted by paper, preset and seed: of each the newest, and only runs that share the settings
-    of the newest run of their paper and preset, so that no table mixes two experiments."""
+    """The runs that count as evidence, sorted by paper, preset and seed: of each the newest, and only runs that share
+    the settings of the newest run of their paper and preset, so that no table mixes two experiments."""
     newest, settings = {}, {}
     for r in sorted(runs, key=lambda r: r.manifest.get("start", "")):
         m = r.manifest
@@ -270,7 +328,10 @@ def _processor() -> str:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or platform.machine()
-    name = next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")), platform.machine())
+    name = next(
+        (line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")),
+        platform.machine(),
+    )
     units = [u for u in ("amx_bf16", "avx512_bf16") if u in text]
     return f"{name}, {units[0] if units else 'no bf16 units'}"
 

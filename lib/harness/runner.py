@@ -18,8 +18,10 @@ from lib.harness.progress import duration
 TIME_LIMIT = {"smoke": 900, "small": 3 * 3600, "paper": None}  # seconds a run
 BUDGET = {"smoke": 60, "small": 15 * 60, "paper": 24 * 3600}  # first guess of a run's length
 SPEED = {  # environment of the kernel, unless the user has set it: time only, never a result
-    "GOMP_SPINCOUNT": "10000",  # threads wait awake for a moment: a third faster at decoding than asleep, and than awake for long at training
-    # keep freed memory: large tensors otherwise return to the system and are paged in anew, a quarter of a training step
+    # threads wait awake for a moment: a third faster at decoding than asleep, and than awake for long at training
+    "GOMP_SPINCOUNT": "10000",
+    # keep freed memory: large tensors otherwise return to the system and are paged in anew, a quarter of a training
+    # step
     "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184",
 }
 BUSY = {"OMP_WAIT_POLICY": "passive"}  # beside other work, threads that wait awake make both several times slower
@@ -45,13 +47,25 @@ def finished(cfg) -> results.RunRecord | None:
     commit, dirty = results.git_state()
     for r in reversed(results.load_runs(cfg.paper, cfg.preset)):
         m = r.manifest
-        if not dirty and m.get("status") == "done" and m["commit"] == commit and not m["dirty"] and m["fingerprint"] == cfg.fingerprint():
+        if (
+            not dirty
+            and m.get("status") == "done"
+            and m["commit"] == commit
+            and not m["dirty"]
+            and m["fingerprint"] == cfg.fingerprint()
+        ):
             return r
     return None
 
 
 def run(
-    paper: str, *, preset: str, seed: int, overrides: dict | None = None, force: bool = False, timeout: float | None = None
+    paper: str,
+    *,
+    preset: str,
+    seed: int,
+    overrides: dict | None = None,
+    force: bool = False,
+    timeout: float | None = None,
 ) -> RunResult:
     """Execute a paper's notebook in a run folder of its own. Bad input raises; everything later ends in a RunResult."""
     overrides = overrides or {}
@@ -107,13 +121,22 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
         def create_kernel_manager(self):
             manager = super().create_kernel_manager()
             if sys.platform != "win32":
-                manager.transport, manager.ip = "ipc", os.path.join(sockets.name, "kernel")  # the default name is the same for all
+                manager.transport, manager.ip = (
+                    "ipc",
+                    os.path.join(sockets.name, "kernel"),
+                )  # the default name is the same for all
             state["kernel"] = manager
             return manager
 
         def process_message(self, msg, cell, cell_index):
             if msg["msg_type"] == "stream" and msg["content"].get("name") == "stderr":
-                sys.stderr.write("".join(f"    {line}\n" for line in msg["content"]["text"].splitlines() if " left" in line or " in " in line))
+                sys.stderr.write(
+                    "".join(
+                        f"    {line}\n"
+                        for line in msg["content"]["text"].splitlines()
+                        if " left" in line or " in " in line
+                    )
+                )
             return super().process_message(msg, cell, cell_index)
 
     class Engine(NBClientEngine):
@@ -129,7 +152,9 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
                 return start(cell, cell_index, **more)
 
             nb_man.cell_start = cell_start
-            Client(nb_man, start_timeout=300, startup_timeout=300, kernel_name=kernel_name, execution_timeout=None).execute()
+            Client(
+                nb_man, start_timeout=300, startup_timeout=300, kernel_name=kernel_name, execution_timeout=None
+            ).execute()
 
     papermill_engines.register("plumbline", Engine)
 
@@ -145,17 +170,25 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
     try:
         papermill.execute_notebook(
             str(path).replace("{", "{{").replace("}", "}}"), str(output).replace("{", "{{").replace("}", "}}"),
-            parameters=parameters, engine_name="plumbline", kernel_name="python3", progress_bar=False, cwd=str(path.parent),
+            parameters=parameters, engine_name="plumbline", kernel_name="python3", progress_bar=False,
+            cwd=str(path.parent),
             log_output=False,
         )  # fmt: skip
         return OK, "", "", ""
     except PapermillExecutionError as error:
-        tail = "\n".join(error.traceback[-1:] if isinstance(error.traceback, list) else str(error.traceback).splitlines())[-2000:]
+        tail = "\n".join(
+            error.traceback[-1:] if isinstance(error.traceback, list) else str(error.traceback).splitlines()
+        )[-2000:]
         return FAILED, f"{error.ename}: {error.evalue}", state["cell"], tail
     except DeadKernelError:
         if state["expired"]:
             return TIMEOUT, f"time limit of {duration(limit)} reached", state["cell"], ""
-        return DIED, "the kernel died, most often for lack of memory: use a smaller batch, micro or model", state["cell"], ""
+        return (
+            DIED,
+            "the kernel died, most often for lack of memory: use a smaller batch, micro or model",
+            state["cell"],
+            "",
+        )
     except KeyboardInterrupt:
         return INTERRUPTED, "interrupted", state["cell"], ""
     finally:
@@ -180,7 +213,9 @@ def reproduce(which: Sequence[str], preset: str, seeds: Sequence[int], force: bo
         fresh = [results.RunRecord(r.dir) for (p, _), r in outcome.items() if p == paper and r.code == OK]
         if fresh:
             _say(f"\n{paper}: this run alone ({len(fresh)} seed(s))")
-            print(index.claims_text(claims.card(paper, fresh)) if paper in claims.PAPERS else index.speed_markdown(fresh))
+            print(
+                index.claims_text(claims.card(paper, fresh)) if paper in claims.PAPERS else index.speed_markdown(fresh)
+            )
     if preset != "smoke":
         _publish(which)
     for (paper, seed), r in failed.items():
@@ -191,7 +226,9 @@ def reproduce(which: Sequence[str], preset: str, seeds: Sequence[int], force: bo
 def _publish(which: Sequence[str]) -> None:
     for paper in which:
         mine = results.cited(results.load_runs(paper, "small"))
-        newest = max((r for r in mine if (r.dir / "notebook.ipynb").exists()), key=lambda r: r.manifest["start"], default=None)
+        newest = max(
+            (r for r in mine if (r.dir / "notebook.ipynb").exists()), key=lambda r: r.manifest["start"], default=None
+        )
         if newest:
             index.copy_notebook(newest)
     written = index.write()
@@ -203,9 +240,14 @@ def _publish(which: Sequence[str]) -> None:
 
 
 def _expected(cfg) -> float:
-    """Seconds of the newest finished run of this paper and preset with the same settings overridden, else the budget."""
+    """Seconds of the newest finished run of this paper and preset with the same settings overridden, else the
+    budget."""
     runs = results.load_runs(cfg.paper, cfg.preset)
-    done = [r for r in runs if r.manifest.get("status") == "done" and sorted(r.manifest["overrides"]) == sorted(cfg.overrides)]
+    done = [
+        r
+        for r in runs
+        if r.manifest.get("status") == "done" and sorted(r.manifest["overrides"]) == sorted(cfg.overrides)
+    ]
     return float(done[-1].manifest["seconds"]) if done else BUDGET[cfg.preset]
 
 

@@ -1,7 +1,7 @@
 """Randomness with names: one integer SEED, and a stream of its own for each purpose.
 
-Drawing from one shared generator makes every number depend on everything drawn before it; here the data order, the sampler
-and the bootstrap each have a stream, so that adding an arm or a plot leaves the others' draws as they were.
+Drawing from one shared generator makes every number depend on everything drawn before it; here the data order, the
+sampler and the bootstrap each have a stream, so that adding an arm or a plot leaves the others' draws as they were.
 """
 
 import hashlib

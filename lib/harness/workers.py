@@ -1,8 +1,9 @@
-"""Independent pieces of a run side by side: each in a forked process of its own, as many at a time as there are threads.
+"""Independent pieces of a run side by side: each in a forked process of its own, as many at a time as there are
+threads.
 
-Small matrices keep one thread busy and a second one mostly waiting, so two arms at once take little longer than one. A fork sees
-everything that was loaded before it, copies nothing until it writes, and leaves no trace in the others: an arm starts from the same
-state whatever ran beside it.
+Small matrices keep one thread busy and a second one mostly waiting, so two arms at once take little longer than one. A
+fork sees everything that was loaded before it, copies nothing until it writes, and leaves no trace in the others: an
+arm starts from the same state whatever ran beside it.
 
     OMP_NUM_THREADS=1         one piece at a time, one thread
     PLUMBLINE_PROCESSES=1     one piece at a time, in this process, with all threads
@@ -35,7 +36,8 @@ def forks() -> bool:
 
 
 def count(jobs: int) -> int:
-    """How many processes for that many jobs: one a thread, fewer where memory is short, one where a fork is not safe."""
+    """How many processes for that many jobs: one a thread, fewer where memory is short, one where a fork is not
+    safe."""
     import torch
 
     if not forks():
@@ -49,8 +51,9 @@ def count(jobs: int) -> int:
 def each(jobs: Mapping[str, Callable[[], Any]], *, run=None, desc: str) -> Iterator[tuple[str, Any]]:
     """Call every job, side by side; yield (name, what it returned) in the order given.
 
-    Each is a stage of `run` ("desc: name", or the name where desc is empty), and what it records is recorded here, in that order too. When
-    one raises, those that run are finished and recorded, no other is begun, and the error is raised here.
+    Each is a stage of `run` ("desc: name", or the name where desc is empty), and what it records is recorded here, in
+    that order too. When one raises, those that run are finished and recorded, no other is begun, and the error is
+    raised here.
     """
     processes = count(len(jobs))
     stages = {name: f"{desc}: {name}" if desc else name for name in jobs}
@@ -98,7 +101,9 @@ def _start(name: str, job: Callable[[], Any], run, stage: str, processes: int):
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(there, job, run, stage, processes), name=name, daemon=True)
-    with warnings.catch_warnings():  # from Python 3.12 on a fork beside threads warns; these here hold no lock that a job takes
+    with (
+        warnings.catch_warnings()
+    ):  # from Python 3.12 on a fork beside threads warns; these here hold no lock that a job takes
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         process.start()
     there.close()
@@ -109,7 +114,9 @@ def _work(pipe, job: Callable[[], Any], run, stage: str, processes: int) -> None
     """In the fork: what the job returns, what it recorded and how it failed, through the pipe."""
     import torch
 
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))  # also keeps the fork away from its parent's thread pool
+    torch.set_num_threads(
+        max(1, torch.get_num_threads() // processes)
+    )  # also keeps the fork away from its parent's thread pool
     progress.lines_only()
     if run is not None:
         run.apart()
@@ -134,7 +141,14 @@ def _hear(pipe, process) -> tuple[Any, Any, BaseException | None]:
         said = pickle.loads(pipe.recv_bytes())
     except EOFError:
         process.join()
-        said = None, None, RuntimeError(f"the process of {process.name!r} has died with exit status {process.exitcode}; its messages stand above, if it left any")
+        said = (
+            None,
+            None,
+            RuntimeError(
+                f"the process of {process.name!r} has died with exit status {process.exitcode}; its messages "
+                "stand above, if it left any"
+            ),
+        )
     process.join()
     return said
 

@@ -23,11 +23,13 @@ class LabelMargin(NamedTuple):
     delta: Tensor
 
 
-def dpo(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float, label_smoothing: float = 0.0) -> Preference:
+def dpo(
+    pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float, label_smoothing: float = 0.0
+) -> Preference:
     """-(1-e) log sigma(h) - e log sigma(-h), h = beta [(pi_w - ref_w) - (pi_l - ref_l)]; all (B,) summed log-probs.
 
-    Eq. 7 of arXiv 2305.18290; e > 0 is conservative DPO. QDPO (arXiv 2407.03051) is this loss with w from the full-precision
-    model, l from the quantized one, and pi the network with weights Q(W).
+    Eq. 7 of arXiv 2305.18290; e > 0 is conservative DPO. QDPO (arXiv 2407.03051) is this loss with w from the
+    full-precision model, l from the quantized one, and pi the network with weights Q(W).
     """
     r_w, r_l = beta * (pi_w - ref_w), beta * (pi_l - ref_l)
     h = r_w - r_l
@@ -48,8 +50,8 @@ def soft_dpo(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: 
 def dpop(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float, penalty: float) -> Preference:
     """-log sigma(beta [(pi_w - ref_w) - (pi_l - ref_l) - penalty max(0, ref_w - pi_w)]).
 
-    DPO-Positive, arXiv 2402.13228: the chosen answer may not become less likely than under the reference, which DPO does
-    to pairs that share a long prefix, as QDPO's do.
+    DPO-Positive, arXiv 2402.13228: the chosen answer may not become less likely than under the reference, which DPO
+    does to pairs that share a long prefix, as QDPO's do.
     """
     r_w, r_l = beta * (pi_w - ref_w), beta * (pi_l - ref_l)
     h = r_w - r_l - beta * penalty * torch.relu(ref_w - pi_w)
@@ -59,7 +61,8 @@ def dpop(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: floa
 def label_margin(fp_w: Tensor, fp_l: Tensor, q_w: Tensor, q_l: Tensor) -> LabelMargin:
     """delta = [fp_w - fp_l] + [q_l - q_w]: with target pi_fp and reference pi_q, r_w - r_l = beta delta.
 
-    Each bracket is >= 0 if y_w is pi_fp's most likely answer and y_l is pi_q's; re-derived, the paper's wording not seen.
+    Each bracket is >= 0 if y_w is pi_fp's most likely answer and y_l is pi_q's; re-derived, the paper's wording not
+    seen.
     """
     fp, q = fp_w - fp_l, q_l - q_w
     return LabelMargin(fp, q, fp + q)

@@ -1,7 +1,7 @@
 """Pairwise losses other than DPO against a reference: what TRL's DPOTrainer offers, IPO in both conventions, MinorDPO.
 
-All take summed log-probs (B,) of policy and reference. u_w = pi_w - ref_w, u_l = pi_l - ref_l, d = u_w - u_l; implicit rewards are
-beta u. Sources: the paper named in each line; formulas as in TRL 1.16, against which a test holds them.
+All take summed log-probs (B,) of policy and reference. u_w = pi_w - ref_w, u_l = pi_l - ref_l, d = u_w - u_l; implicit
+rewards are beta u. Sources: the paper named in each line; formulas as in TRL 1.16, against which a test holds them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,18 @@ def _rewards(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, beta: flo
     return beta * (pi_w - ref_w), beta * (pi_l - ref_l)
 
 
-def robust(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float, label_smoothing: float) -> Preference:
-    """[-(1-e) log sigma(beta d) + e log sigma(-beta d)] / (1 - 2e), 0 <= e < 1/2: unbiased under flipped labels. arXiv 2403.00409."""
+def robust(
+    pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float, label_smoothing: float
+) -> Preference:
+    """[-(1-e) log sigma(beta d) + e log sigma(-beta d)] / (1 - 2e), 0 <= e < 1/2: unbiased under flipped labels. arXiv
+    2403.00409."""
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"robust DPO takes a flip rate in [0, 0.5), given {label_smoothing}")
     r_w, r_l = _rewards(pi_w, pi_l, ref_w, ref_l, beta)
     clean, flipped = F.logsigmoid(r_w - r_l), F.logsigmoid(r_l - r_w)
-    return _preference(((label_smoothing - 1) * clean + label_smoothing * flipped) / (1 - 2 * label_smoothing), r_w, r_l)
+    return _preference(
+        ((label_smoothing - 1) * clean + label_smoothing * flipped) / (1 - 2 * label_smoothing), r_w, r_l
+    )
 
 
 def hinge(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float) -> Preference:
@@ -39,7 +44,8 @@ def hinge(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: flo
 
 
 def ipo_sum(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float) -> Preference:
-    """(d - 1 / (2 beta))^2 of summed log-probs: eq. 17 of arXiv 2310.12036 as printed; the original DPO repository's convention."""
+    """(d - 1 / (2 beta))^2 of summed log-probs: eq. 17 of arXiv 2310.12036 as printed; the original DPO repository's
+    convention."""
     r_w, r_l = _rewards(pi_w, pi_l, ref_w, ref_l, beta)
     return _preference(((r_w - r_l) / beta - 1 / (2 * beta)) ** 2, r_w, r_l)
 
@@ -54,7 +60,8 @@ def ipo_mean(
 
 
 def exo(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float, label_smoothing: float) -> Preference:
-    """q log(q / (1-e)) + (1-q) log((1-q) / e), q = sigma(beta d), e > 0: reverse KL to smoothed labels. Eq. 16, arXiv 2402.00856."""
+    """q log(q / (1-e)) + (1-q) log((1-q) / e), q = sigma(beta d), e > 0: reverse KL to smoothed labels. Eq. 16, arXiv
+    2402.00856."""
     if not 0 < label_smoothing < 1:
         raise ValueError(f"EXO takes a label smoothing in (0, 1), given {label_smoothing}")
     r_w, r_l = _rewards(pi_w, pi_l, ref_w, ref_l, beta)
@@ -70,7 +77,8 @@ def nca(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float
 
 
 def bco(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float, shift: float | Tensor) -> Preference:
-    """-log sigma(beta u_w - shift) - log sigma(-(beta u_l - shift)). arXiv 2404.04656, where shift is a running mean of the rewards; TRL today: 0."""
+    """-log sigma(beta u_w - shift) - log sigma(-(beta u_l - shift)). arXiv 2404.04656, where shift is a running mean of
+    the rewards; TRL today: 0."""
     r_w, r_l = _rewards(pi_w, pi_l, ref_w, ref_l, beta)
     return _preference(-F.logsigmoid(r_w - shift) - F.logsigmoid(shift - r_l), r_w, r_l)
 
@@ -88,7 +96,8 @@ def apo_zero(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: 
 
 
 def apo_down(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float) -> Preference:
-    """sigma(beta u_w) + 1 - sigma(beta d): chosen answers worse than the policy's own, so both are pushed down. Eq. 8, arXiv 2408.06266."""
+    """sigma(beta u_w) + 1 - sigma(beta d): chosen answers worse than the policy's own, so both are pushed down. Eq. 8,
+    arXiv 2408.06266."""
     r_w, r_l = _rewards(pi_w, pi_l, ref_w, ref_l, beta)
     return _preference(r_w.sigmoid() + 1 - (r_w - r_l).sigmoid(), r_w, r_l)
 
@@ -103,11 +112,16 @@ def aot(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float
     Not a function of one pair: do not split such a batch into micro-batches.
     """
     r_w, r_l = _rewards(pi_w, pi_l, ref_w, ref_l, beta)
-    return _preference(_smoothed(beta * ((pi_w - pi_l).sort().values - (ref_w - ref_l).sort().values), label_smoothing), r_w, r_l)
+    return _preference(
+        _smoothed(beta * ((pi_w - pi_l).sort().values - (ref_w - ref_l).sort().values), label_smoothing), r_w, r_l
+    )
 
 
-def aot_unpaired(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float, label_smoothing: float) -> Preference:
-    """-log sigma(beta [sort(u_w) - sort(u_l)]), sorted over the batch. arXiv 2406.05882, unpaired. Not to be split either."""
+def aot_unpaired(
+    pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float, label_smoothing: float
+) -> Preference:
+    """-log sigma(beta [sort(u_w) - sort(u_l)]), sorted over the batch. arXiv 2406.05882, unpaired. Not to be split
+    either."""
     r_w, r_l = _rewards(pi_w, pi_l, ref_w, ref_l, beta)
     return _preference(_smoothed(r_w.sort().values - r_l.sort().values, label_smoothing), r_w, r_l)
 
@@ -129,7 +143,8 @@ def sigmoid_norm(
 
 
 def minor_dpo(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: float) -> Preference:
-    """-log sigma(beta u_w - beta max(0, u_l)): the rejected answer is pushed only while it is likelier than under the reference.
+    """-log sigma(beta u_w - beta max(0, u_l)): the rejected answer is pushed only while it is likelier than under the
+    reference.
 
     arXiv 2408.09834; the formula is from memory and consistent with the summaries that could be read.
     """
@@ -150,7 +165,9 @@ def f_score(log_ratio: Tensor, kind: str, *, alpha: float | None = None) -> Tens
         return F.logsigmoid(log_ratio)
     if kind == "alpha" and alpha is not None:
         return log_ratio if alpha == 1 else ((alpha - 1) * log_ratio).exp() / (alpha - 1)
-    raise ValueError(f"an f-divergence is one of reverse_kl, forward_kl, js, alpha (which needs alpha), given {kind!r} and {alpha}")
+    raise ValueError(
+        f"an f-divergence is one of reverse_kl, forward_kl, js, alpha (which needs alpha), given {kind!r} and {alpha}"
+    )
 
 
 def f_dpo(

@@ -10,19 +10,22 @@ from lib.losses.dpo import Preference
 
 
 def simpo(pi_w: Tensor, pi_l: Tensor, *, beta: float, gamma: float, length_w: Tensor, length_l: Tensor) -> Preference:
-    """-log sigma(beta [pi_w / |y_w| - pi_l / |y_l|] - gamma); pi summed (B,), gamma a target margin. arXiv 2405.14734."""
+    """-log sigma(beta [pi_w / |y_w| - pi_l / |y_l|] - gamma); pi summed (B,), gamma a target margin. arXiv
+    2405.14734."""
     r_w, r_l = beta * pi_w / length_w, beta * pi_l / length_l
     return Preference(-F.logsigmoid(r_w - r_l - gamma), r_w.detach(), r_l.detach())
 
 
 def cpo(pi_w: Tensor, pi_l: Tensor, *, beta: float, nll_weight: float, length_w: Tensor) -> Preference:
-    """-log sigma(beta (pi_w - pi_l)) - nll_weight pi_w / |y_w|. Eq. 3, arXiv 2401.08417 (TRL weighs the NLL by the batch's tokens)."""
+    """-log sigma(beta (pi_w - pi_l)) - nll_weight pi_w / |y_w|. Eq. 3, arXiv 2401.08417 (TRL weighs the NLL by the
+    batch's tokens)."""
     r_w, r_l = beta * pi_w, beta * pi_l
     return Preference(-F.logsigmoid(r_w - r_l) - nll_weight * pi_w / length_w, r_w.detach(), r_l.detach())
 
 
 def orpo(pi_w: Tensor, pi_l: Tensor, *, beta: float, length_w: Tensor, length_l: Tensor) -> Preference:
-    """-a_w - beta log sigma(o), o = log[odds(a_w) / odds(a_l)], a = pi / |y| per token, odds = e^a / (1 - e^a). Eqs. 4-7, arXiv 2403.07691."""
+    """-a_w - beta log sigma(o), o = log[odds(a_w) / odds(a_l)], a = pi / |y| per token, odds = e^a / (1 - e^a). Eqs.
+    4-7, arXiv 2403.07691."""
     a_w, a_l = pi_w / length_w, pi_l / length_l
     log_odds = (a_w - a_l) - (_log1mexp(a_w) - _log1mexp(a_l))
     return Preference(-a_w - beta * F.logsigmoid(log_odds), (beta * a_w).detach(), (beta * a_l).detach())

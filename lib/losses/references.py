@@ -1,8 +1,9 @@
 """Several frozen reference models as one: MRPO's virtual reference, its clipping, and the weights of the references.
 
-Axes: K references (the primary, which the policy starts from, is row 0), B pairs. l_k = log pi_k(y|x), summed over the answer's
-tokens or, length-normalised, divided by reference k's own token count; a_k >= 0 with sum_k a_k = 1 are the weights. Everything
-stays in log space. Source: arXiv 2405.16388 and its release; the follow-up's weights: arXiv 2512.10040.
+Axes: K references (the primary, which the policy starts from, is row 0), B pairs. l_k = log pi_k(y|x), summed over the
+answer's tokens or, length-normalised, divided by reference k's own token count; a_k >= 0 with sum_k a_k = 1 are the
+weights. Everything stays in log space. Source: arXiv 2405.16388 and its release; the follow-up's weights: arXiv
+2512.10040.
 """
 
 from __future__ import annotations
@@ -38,14 +39,17 @@ class Table(NamedTuple):
 def table(references: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], *, names: Sequence[str]) -> Table:
     """Stack (chosen, rejected, chosen_tokens, rejected_tokens), each (N,), of every reference, in float32 or wider.
 
-    ValueError naming the reference: none given, other row counts than the first, missing or non-finite log-probs, no tokens.
+    ValueError naming the reference: none given, other row counts than the first, missing or non-finite log-probs, no
+    tokens.
     """
     if not references:
         raise ValueError("no reference given; at least the primary, from which the policy starts, is needed")
     n = len(references[0][0])
     for name, (chosen, rejected, *tokens) in zip(names, references, strict=True):
         if {len(chosen), len(rejected), *map(len, tokens)} != {n}:
-            raise ValueError(f"reference {name!r} scored {len(chosen)} chosen and {len(rejected)} rejected answers, {names[0]!r} {n}")
+            raise ValueError(
+                f"reference {name!r} scored {len(chosen)} chosen and {len(rejected)} rejected answers, {names[0]!r} {n}"
+            )
         for side, values in (("chosen", chosen), ("rejected", rejected)):
             bad = (~torch.isfinite(values)).nonzero()[:, 0].tolist()
             if bad:
@@ -60,15 +64,20 @@ def check_weights(weights: Tensor) -> Tensor:
     """`weights` (K,) or (K, B) as given; ValueError unless they are >= 0 and sum to one over the references."""
     total = weights.sum(0)
     if (weights < 0).any() or not torch.allclose(total, torch.ones_like(total), atol=1e-4):
-        raise ValueError(f"weights of the references are >= 0 and sum to one, given a smallest of {weights.min():.4g} and sums of {total.min():.4g} to {total.max():.4g}")
+        raise ValueError(
+            f"weights of the references are >= 0 and sum to one, given a smallest of {weights.min():.4g} and "
+            f"sums of {total.min():.4g} to {total.max():.4g}"
+        )
     return weights
 
 
 def virtual(log_probs: Tensor, weights: Tensor, *, mean: str) -> Tensor:
     """log of the weighted mean of the references' probabilities, (K, B) -> (B,); weights (K,) or (K, B).
 
-    harmonic: -logsumexp_k(log a_k - l_k), MRPO's; geometric: sum_k a_k l_k, the exact solution for reverse KL (arXiv 2502.01203);
-    arithmetic: logsumexp_k(log a_k + l_k). harmonic <= geometric <= arithmetic. A weight of exactly 0 leaves its reference out.
+    harmonic: -logsumexp_k(log a_k - l_k), MRPO's; geometric: sum_k a_k l_k, the exact solution for reverse KL (arXiv
+    2502.01203);
+    arithmetic: logsumexp_k(log a_k + l_k). harmonic <= geometric <= arithmetic. A weight of exactly 0 leaves its
+    reference out.
     """
     if mean not in MEANS:
         raise ValueError(f"the mean of references is one of {', '.join(MEANS)}, given {mean!r}")
@@ -81,14 +90,18 @@ def virtual(log_probs: Tensor, weights: Tensor, *, mean: str) -> Tensor:
 
 
 def clip(log_probs: Tensor, epsilon: Tensor | float) -> Tensor:
-    """CTRO: every l_k, k > 0, into [(1+e) l_0, (1-e) l_0]; (K, B), epsilon a number or (B,). e = 0 leaves the primary alone."""
+    """CTRO: every l_k, k > 0, into [(1+e) l_0, (1-e) l_0]; (K, B), epsilon a number or (B,). e = 0 leaves the primary
+    alone."""
     primary = log_probs[0]
-    bounds = torch.stack([(1 + epsilon) * primary, (1 - epsilon) * primary]).sort(0).values  # l_0 < 0, but a test may not know
+    bounds = (
+        torch.stack([(1 + epsilon) * primary, (1 - epsilon) * primary]).sort(0).values
+    )  # l_0 < 0, but a test may not know
     return torch.cat([log_probs[:1], log_probs[1:].clamp(bounds[0], bounds[1])])
 
 
 def adaptive_epsilon(chosen: Tensor, rejected: Tensor, *, largest: float) -> tuple[Tensor, Tensor]:
-    """(e_w, e_l) (B,): e_w = largest |m_w| / (|m_w| + |m_l|), e_l = largest - e_w, m the mean of the unclipped l_k over all K.
+    """(e_w, e_l) (B,): e_w = largest |m_w| / (|m_w| + |m_l|), e_l = largest - e_w, m the mean of the unclipped l_k over
+    all K.
 
     The less likely answer gets the wider window. Release code (there K = 2 and called eta).
     """
@@ -98,11 +111,20 @@ def adaptive_epsilon(chosen: Tensor, rejected: Tensor, *, largest: float) -> tup
 
 
 def combine(
-    chosen: Tensor, rejected: Tensor, weights: Tensor, *, mean: str, epsilon: float | None, adaptive: bool, swap_weights: bool = False
+    chosen: Tensor,
+    rejected: Tensor,
+    weights: Tensor,
+    *,
+    mean: str,
+    epsilon: float | None,
+    adaptive: bool,
+    swap_weights: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(ref_w, ref_l) (B,) of the virtual reference, to hand to any pairwise loss; MRPO: mean harmonic, epsilon 0.1, adaptive.
+    """(ref_w, ref_l) (B,) of the virtual reference, to hand to any pairwise loss; MRPO: mean harmonic, epsilon 0.1,
+    adaptive.
 
-    epsilon None: no clipping. swap_weights imitates the release, whose MRPO branch gives each of two references the other's weight.
+    epsilon None: no clipping. swap_weights imitates the release, whose MRPO branch gives each of two references the
+    other's weight.
     """
     if swap_weights:
         if len(chosen) != 2:
@@ -122,8 +144,11 @@ def clipped(chosen: Tensor, rejected: Tensor, *, epsilon: float | None, adaptive
     return clip(chosen, e_w), clip(rejected, e_l)
 
 
-def multi_dpo(pi_w: Tensor, pi_l: Tensor, chosen: Tensor, rejected: Tensor, weights: Tensor, *, beta: float) -> Preference:
-    """sum_k a_k (-log sigma(beta [(pi_w - l_k(y_w)) - (pi_l - l_k(y_l))])): the baseline; rewards against the primary."""
+def multi_dpo(
+    pi_w: Tensor, pi_l: Tensor, chosen: Tensor, rejected: Tensor, weights: Tensor, *, beta: float
+) -> Preference:
+    """sum_k a_k (-log sigma(beta [(pi_w - l_k(y_w)) - (pi_l - l_k(y_l))])): the baseline; rewards against the
+    primary."""
     a = check_weights(weights if weights.ndim == 2 else weights[:, None])
     losses = torch.stack([dpo(pi_w, pi_l, w, l, beta=beta).loss for w, l in zip(chosen, rejected)])
     first = dpo(pi_w, pi_l, chosen[0], rejected[0], beta=beta)
@@ -148,7 +173,8 @@ def share(second: float, k: int) -> Tensor:
 
 
 def arwc(margins: Tensor) -> Tensor:
-    """|D_k| / sum_j |D_j| of each pair, (K, B): trust the reference that separates the pair most; 1 / K where none does."""
+    """|D_k| / sum_j |D_j| of each pair, (K, B): trust the reference that separates the pair most; 1 / K where none
+    does."""
     size = margins.abs()
     total = size.sum(0)
     return torch.where(total > 0, size / total.clamp(min=torch.finfo(size.dtype).tiny), 1 / len(size))
@@ -165,10 +191,11 @@ def vaw(validation: Tensor) -> Tensor:
 
 
 def swcw(previous: Tensor | None, k: int, *, one_hot: bool) -> Tensor:
-    """Sliding window: weights of a batch from the margins (K, B) of the one before, never from its own; uniform at first.
+    """Sliding window: weights of a batch from the margins (K, B) of the one before, never from its own; uniform at
+    first.
 
-    one_hot: the whole weight, (K,), on argmax_k mean_i |D_k(i)|, on the primary at first. Otherwise |D| / sum |D| by row position as in
-    the release of arXiv 2512.10040, (K, B).
+    one_hot: the whole weight, (K,), on argmax_k mean_i |D_k(i)|, on the primary at first. Otherwise |D| / sum |D| by
+    row position as in the release of arXiv 2512.10040, (K, B).
     """
     if one_hot:
         best = 0 if previous is None else int(previous.abs().mean(1).argmax())
@@ -177,7 +204,8 @@ def swcw(previous: Tensor | None, k: int, *, one_hot: bool) -> Tensor:
 
 
 class Thompson:
-    """TSW: Beta(a_k, b_k) a reference; each step draws one, a DPO step is taken against it, and validation accuracy says if it paid.
+    """TSW: Beta(a_k, b_k) a reference; each step draws one, a DPO step is taken against it, and validation accuracy
+    says if it paid.
 
     arXiv 2512.10040: prior a = b in {5, 10}; reward 1 only if the accuracy rose strictly.
     """

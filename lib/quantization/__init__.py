@@ -1,7 +1,7 @@
 """Weight quantization: RTN, AWQ, GPTQ and NF4, training through the rounding, and quantized weights on disk.
 
-A *quantizer* is a callable w (out, in) -> w_hat of the same shape, e.g. functools.partial(rtn.fake_quant, bits=4, group=64,
-symmetric=False). Every apply_* changes the model in place: deep-copy it first to keep the original.
+A *quantizer* is a callable w (out, in) -> w_hat of the same shape, e.g. functools.partial(rtn.fake_quant, bits=4,
+group=64, symmetric=False). Every apply_* changes the model in place: deep-copy it first to keep the original.
 """
 
 from lib.quantization import awq, gptq, nf4, rtn

@@ -1,7 +1,8 @@
 """AWQ (arXiv 2306.00978): scale salient input channels up before rounding, undo it in the operation before; then clip.
 
-Source of the procedure: llm-awq (auto_scale, auto_clip). Deviations, all repairs of reported defects: "no scaling" is always a
-candidate, the grid reaches ratio 1, a loss that is not finite stops the search, and every block is checked to be unchanged.
+Source of the procedure: llm-awq (auto_scale, auto_clip). Deviations, all repairs of reported defects: "no scaling" is
+always a candidate, the grid reaches ratio 1, a loss that is not finite stops the search, and every block is checked to
+be unchanged.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,8 +15,9 @@ from lib.quantization.blocks import ROWS, BlockStream, block_linears, first, lin
 from lib.quantization.format import Quantized, check_format
 from lib.quantization.rtn import apply_rtn, fake_quant
 
-# (operation before, layers that read its output, module whose output is compared). A GPT-NeoX block's dense_4h_to_h reads an
-# activation that cannot take the scale without a new module, so it is only clipped; so is an o_proj behind grouped heads.
+# (operation before, layers that read its output, module whose output is compared). A GPT-NeoX block's dense_4h_to_h
+# reads an activation that cannot take the scale without a new module, so it is only clipped; so is an o_proj behind
+# grouped heads.
 MAPPINGS = (
     ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "self_attn"),
     ("self_attn.v_proj", ("self_attn.o_proj",), "self_attn.o_proj"),
@@ -30,7 +32,8 @@ SCALINGS = ("activation", "duo")
 
 @dataclass(frozen=True)
 class Choice:
-    """What the search chose for one mapping; ratio None is no scaling; losses are mean squared errors of the parent's output."""
+    """What the search chose for one mapping; ratio None is no scaling; losses are mean squared errors of the parent's
+    output."""
 
     block: str
     layers: tuple[str, ...]
@@ -48,7 +51,8 @@ class Search:
 
 
 def mappings(block: nn.Module) -> list[tuple[str, tuple[str, ...], str]]:
-    """The rows of MAPPINGS this block has; ValueError if there are none. v -> o needs equal shapes (no grouped queries)."""
+    """The rows of MAPPINGS this block has; ValueError if there are none. v -> o needs equal shapes (no grouped
+    queries)."""
     modules = dict(block.named_modules())
     found = []
     for before, layers, parent in MAPPINGS:
@@ -59,13 +63,15 @@ def mappings(block: nn.Module) -> list[tuple[str, tuple[str, ...], str]]:
         found.append((before, layers, parent))
     if not found:
         raise ValueError(
-            f"AWQ knows Llama-like and GPT-NeoX-like blocks; {type(block).__name__} has neither's layer names. Use RTN or GPTQ"
+            f"AWQ knows Llama-like and GPT-NeoX-like blocks; {type(block).__name__} has neither's layer names. "
+            "Use RTN or GPTQ"
         )
     return found
 
 
 def scale_(before: nn.Module, layers: Iterable[nn.Linear], s: Tensor) -> None:
-    """W <- W diag(s) in the layers, and weight and bias <- / s in the operation before: the function stays the same. s (in,)."""
+    """W <- W diag(s) in the layers, and weight and bias <- / s in the operation before: the function stays the same. s
+    (in,)."""
     before.weight.div_(s[:, None] if before.weight.ndim == 2 else s)
     if getattr(before, "bias", None) is not None:
         before.bias.div_(s)
@@ -76,7 +82,8 @@ def scale_(before: nn.Module, layers: Iterable[nn.Linear], s: Tensor) -> None:
 def candidates(x_mean: Tensor, w_mean: Tensor, *, scaling: str, grid: int) -> list[tuple[float | None, Tensor]]:
     """(ratio, s) to try, the identity first. x_mean = mean |x|, w_mean = mean of |w| / max|w| of its group, both (in,).
 
-    activation: s = max(x_mean^r, 1e-4); duo: s = x_mean^r / (w_mean^(1-r) + 1e-4); then s / sqrt(max s min s); r = 0, 1/grid .. 1.
+    activation: s = max(x_mean^r, 1e-4); duo: s = x_mean^r / (w_mean^(1-r) + 1e-4); then s / sqrt(max s min s); r = 0,
+    1/grid .. 1.
     """
     result: list[tuple[float | None, Tensor]] = [(None, torch.ones_like(x_mean))]
     for k in range(grid + 1):
@@ -92,7 +99,8 @@ def candidates(x_mean: Tensor, w_mean: Tensor, *, scaling: str, grid: int) -> li
 def best_scale(
     layers: list[nn.Linear], objective: Callable[[], float], tries: list[tuple[float | None, Tensor]], quantizer
 ) -> tuple[float | None, Tensor, float, float]:
-    """argmin over s of objective() with W' = Q(W diag(s)) diag(s)^-1 in the layers; returns (ratio, s, loss, loss of the first).
+    """argmin over s of objective() with W' = Q(W diag(s)) diag(s)^-1 in the layers; returns (ratio, s, loss, loss of
+    the first).
 
     The weights are as before on return. Ties go to the earlier candidate. RuntimeError if a loss is not finite.
     """
@@ -119,7 +127,8 @@ def best_limits(
 ) -> Tensor:
     """Per row and group, the M_i = max|w| (1 - i/grid), i/grid < max_shrink, that minimises the group's output error.
 
-    error = mean over tokens of (x_g . (Q(clamp(w, -M_i, M_i)) - w))^2 = d' G d, with gram G = sum x_g x_g' (in/g, g, g).
+    error = mean over tokens of (x_g . (Q(clamp(w, -M_i, M_i)) - w))^2 = d' G d, with gram G = sum x_g x_g' (in/g, g,
+    g).
     w (out, in) -> (out, in/g).
     """
     groups = w.view(w.shape[0], gram.shape[0], gram.shape[1])
@@ -155,9 +164,10 @@ def search(
 ) -> Search:
     """s* = argmin || Q(W diag(s)) diag(s)^-1 X - W X || of the parent's output, for every mapping of every block.
 
-    Scales the model in place without changing its function (keep it in float32: the scales are lost in part in bfloat16) and
-    rounds nothing. calibration: pairs (input_ids (B, T), attention_mask (B, T)); mean |x| and clip errors use all its tokens,
-    the losses its first `tokens`, rounded up to chunks of 512. Blocks are fed by the unquantized blocks before them.
+    Scales the model in place without changing its function (keep it in float32: the scales are lost in part in
+    bfloat16) and rounds nothing. calibration: pairs (input_ids (B, T), attention_mask (B, T)); mean |x| and clip errors
+    use all its tokens, the losses its first `tokens`, rounded up to chunks of 512. Blocks are fed by the unquantized
+    blocks before them.
     """
     if scaling not in SCALINGS:
         raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}")

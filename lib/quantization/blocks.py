@@ -1,4 +1,5 @@
-"""A decoder as quantizers see it: its blocks in order, the linear layers inside them, and what flows from block to block."""
+"""A decoder as quantizers see it: its blocks in order, the linear layers inside them, and what flows from block to
+block."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +13,8 @@ ROWS = 512  # tokens that go through a block at once; bounds memory, not results
 
 
 def decoder_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """The decoder's blocks by name, in order: the first ModuleList (outermost) whose every item holds a linear layer."""
+    """The decoder's blocks by name, in order: the first ModuleList (outermost) whose every item holds a linear
+    layer."""
     for prefix, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) and all(map(_has_linear, module)):
             return {f"{prefix}.{i}": block for i, block in enumerate(module)}
@@ -31,7 +33,8 @@ def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def check_model(model: nn.Module, *, bits: Iterable[int], groups: Iterable[int | None]) -> None:
-    """ValueError if a block's linear layer cannot be quantized in one of these formats: asked before anything is computed."""
+    """ValueError if a block's linear layer cannot be quantized in one of these formats: asked before anything is
+    computed."""
     bits, groups = list(bits), list(groups)
     for name, layer in block_linears(model).items():
         for b, g in itertools.product(bits, groups):
@@ -57,7 +60,8 @@ class _Stop(Exception):
 class BlockStream:
     """Hidden states on their way through the blocks, one block at a time; the rest of the model is never held twice.
 
-    calibration: pairs (input_ids (B, T), attention_mask (B, T)). `keep[c]` marks the real tokens of chunk c, (B*T,) bool.
+    calibration: pairs (input_ids (B, T), attention_mask (B, T)). `keep[c]` marks the real tokens of chunk c, (B*T,)
+    bool.
     """
 
     def __init__(self, model: nn.Module, calibration: Iterable[tuple[Tensor, Tensor]]):
@@ -103,7 +107,8 @@ class BlockStream:
             raise _Stop
 
     def forward(self, index: int, chunks: Sequence[int] | None = None) -> list[Tensor]:
-        """Outputs (B, T, hidden) of block `index` for the chunks named, or all, from the hidden states that now stand before it."""
+        """Outputs (B, T, hidden) of block `index` for the chunks named, or all, from the hidden states that now stand
+        before it."""
         block = self.blocks[index][1]
         outputs = []
         for c in range(len(self.hidden)) if chunks is None else chunks:
@@ -112,7 +117,8 @@ class BlockStream:
         return outputs
 
     def watch(self, index: int, reduce: Callable[[Tensor], Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Outputs of block `index` and, for each of its linear layers, the sum over chunks of reduce(x), x its real inputs (n, in).
+        """Outputs of block `index` and, for each of its linear layers, the sum over chunks of reduce(x), x its real
+        inputs (n, in).
 
         Layers fed by one and the same tensor (q, k, v; gate, up) share one result object.
         """

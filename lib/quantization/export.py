@@ -13,7 +13,8 @@ FORMAT = "plumbline-quantized-1"
 
 
 def save_quantized(path: str | Path, weights: dict[str, Quantized], extra: dict) -> None:
-    """Write codes (up to 4 bits: two to a byte, the first in the low half), scales and zero-points; extra: JSON values beside them.
+    """Write codes (up to 4 bits: two to a byte, the first in the low half), scales and zero-points; extra: JSON values
+    beside them.
 
     The file appears whole or not at all. TypeError for weights of another kind or extra values JSON cannot hold.
     """
@@ -39,7 +40,8 @@ def save_quantized(path: str | Path, weights: dict[str, Quantized], extra: dict)
 
 
 def load_quantized(path: str | Path) -> tuple[dict[str, Quantized], dict]:
-    """What `save_quantized` was given: (weights by name, extra). FileNotFoundError, or ValueError for a file of another kind."""
+    """What `save_quantized` was given: (weights by name, extra). FileNotFoundError, or ValueError for a file of another
+    kind."""
     from safetensors import safe_open
 
     if not Path(path).is_file():

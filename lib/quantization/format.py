@@ -12,7 +12,8 @@ BITS = range(2, 9)
 class Quantized:
     """w_hat = (codes - zero) * scale, group by group.
 
-    codes (out, in) uint8, or int8 if symmetric; scale and zero (out, in/group), zero None if symmetric; group in weights.
+    codes (out, in) uint8, or int8 if symmetric; scale and zero (out, in/group), zero None if symmetric; group in
+    weights.
     """
 
     codes: Tensor

@@ -25,8 +25,9 @@ def quantize_layer(
     """q_i = Q(w_i); e = (w_i - q_i) / U_ii; W[:, i:] -= e U[i, i:], U the upper Cholesky factor of H^-1; algorithm 1.
 
     w (out, in), hessian H = (2/n) sum x x' (in, in), of any scale. Inputs that were always zero get weight 0; H gets
-    damp * mean(diag H) on its diagonal. Each group's grid is RTN's, fitted to the weights as they stand when its first column
-    comes up; act_order takes columns by falling diag H and fits all grids beforehand. block bounds work, not results.
+    damp * mean(diag H) on its diagonal. Each group's grid is RTN's, fitted to the weights as they stand when its first
+    column comes up; act_order takes columns by falling diag H and fits all grids beforehand. block bounds work, not
+    results.
     ValueError for a bad format or shape, RuntimeError if H stays indefinite.
     """
     rows, columns = w.shape
@@ -116,8 +117,8 @@ def apply_gptq(
 ) -> dict[str, Quantized]:
     """GPTQ on the decoder blocks in order, each calibrated on what the already quantized blocks before it put out.
 
-    calibration: pairs (input_ids (B, T), attention_mask (B, T)), padding left out. The model then holds the dequantized weights
-    in its own dtype. Layers that read the same input share one Hessian.
+    calibration: pairs (input_ids (B, T), attention_mask (B, T)), padding left out. The model then holds the dequantized
+    weights in its own dtype. Layers that read the same input share one Hessian.
     """
     for layer in block_linears(model).values():
         check_format(bits, group, layer.in_features)

@@ -1,4 +1,5 @@
-"""NF4 (arXiv 2305.14314): 16 levels at the quantiles of a normal distribution, one absolute maximum per block of weights."""
+"""NF4 (arXiv 2305.14314): 16 levels at the quantiles of a normal distribution, one absolute maximum per block of
+weights."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -16,7 +17,8 @@ OFFSET = 0.9677083  # the outermost probability: keeps the end levels finite; fr
 
 
 def nf4_table() -> Tensor:
-    """The 16 levels, float32, rising from -1 to 1: 8 positive and 7 negative normal quantiles and 0, divided by the largest.
+    """The 16 levels, float32, rising from -1 to 1: 8 positive and 7 negative normal quantiles and 0, divided by the
+    largest.
 
     positive: ppf(linspace(OFFSET, 1/2, 9)) without the last; negative: -ppf(linspace(OFFSET, 1/2, 8)) without the last.
     """
@@ -28,7 +30,8 @@ def nf4_table() -> Tensor:
 
 @dataclass(frozen=True)
 class NF4:
-    """A weight as bitsandbytes stores it: packed (two codes a byte, the first in the high nibble), state (its scales)."""
+    """A weight as bitsandbytes stores it: packed (two codes a byte, the first in the high nibble), state (its
+    scales)."""
 
     packed: Tensor
     state: Any = field(repr=False)
@@ -62,8 +65,8 @@ def quantize(w: Tensor, *, block: int, double_quant: bool) -> NF4:
         raise ValueError(f"a weight is a matrix (out, in), not of shape {tuple(w.shape)}")
     if block not in (32, 64, 128, 256, 512, 1024):
         raise ValueError(f"block must be a power of two from 32 to 1024, not {block!r}")
-    # flat: the CPU kernel of bitsandbytes 0.50 reads the wrong absmax where a row is no multiple of the block; even: it compiles
-    # a fallback for odd numbers, and for blocks over 1024, which takes a C++ compiler and many seconds
+    # flat: the CPU kernel of bitsandbytes 0.50 reads the wrong absmax where a row is no multiple of the block; even: it
+    # compiles a fallback for odd numbers, and for blocks over 1024, which takes a C++ compiler and many seconds
     flat = nn.functional.pad(w.detach().float().flatten(), (0, w.numel() % 2))
     packed, state = _bitsandbytes().quantize_4bit(
         flat, blocksize=block, compress_statistics=double_quant, quant_type="nf4"
@@ -84,7 +87,8 @@ def apply_nf4(
     double_quant: bool = True,
     track: Callable[[Iterable, str], Iterable] = lambda it, desc: it,
 ) -> dict[str, NF4]:
-    """NF4 on every linear layer inside the decoder blocks; the model then holds the dequantized weights in its own dtype."""
+    """NF4 on every linear layer inside the decoder blocks; the model then holds the dequantized weights in its own
+    dtype."""
     result = {}
     for name, linear in track(block_linears(model).items(), "NF4"):
         result[name] = quantize(linear.weight, block=block, double_quant=double_quant)

@@ -1,7 +1,7 @@
 """Round to nearest (RTN): each group of consecutive input channels of one output row gets its own uniform grid.
 
-Equal to GPTQ's grid rather than AWQ's: the range is stretched to hold zero. Without that, an all-positive group clamps its
-zero-point and loses its values altogether.
+Equal to GPTQ's grid rather than AWQ's: the range is stretched to hold zero. Without that, an all-positive group clamps
+its zero-point and loses its values altogether.
 """
 
 from collections.abc import Callable, Iterable
@@ -56,10 +56,12 @@ def _grouped(w: Tensor, bits: int, group: int | None) -> Tensor:
 
 
 def quantize(w: Tensor, *, bits: int, group: int | None, symmetric: bool) -> Quantized:
-    """q = clamp(round(w / s) + z, 0, 2^b - 1), s and z per group as in `grid`: w (out, in) -> codes, scales, zero-points.
+    """q = clamp(round(w / s) + z, 0, 2^b - 1), s and z per group as in `grid`: w (out, in) -> codes, scales,
+    zero-points.
 
-    group: consecutive input channels that share a scale, None or -1 for the whole row. ValueError if bits is not 2..8, if
-    group does not divide the input channels, or if w is not finite. Sources: arXiv 2210.17323 (grid), 2306.00978 (groups).
+    group: consecutive input channels that share a scale, None or -1 for the whole row. ValueError if bits is not 2..8,
+    if group does not divide the input channels, or if w is not finite. Sources: arXiv 2210.17323 (grid), 2306.00978
+    (groups).
     """
     groups = _grouped(w, bits, group)
     scale, zero = grid(groups, bits=bits, symmetric=symmetric)
@@ -78,8 +80,8 @@ def pack(codes: Tensor, scale: Tensor, zero: Tensor | None, *, bits: int) -> Qua
 def fake_quant(w: Tensor, *, bits: int, group: int | None, symmetric: bool) -> Tensor:
     """w_hat = (q - z) s as floating point (out, in), bit-identical to quantize(...).dequantize() but without the codes.
 
-    Meant for every training step: six in-place passes after the two that find each group's range. Carries no gradient; see
-    `ste.straight_through`. Errors as `quantize`, except that values which are not finite are passed on.
+    Meant for every training step: six in-place passes after the two that find each group's range. Carries no gradient;
+    see `ste.straight_through`. Errors as `quantize`, except that values which are not finite are passed on.
     """
     groups = _grouped(w, bits, group)
     scale, zero = grid(groups, bits=bits, symmetric=symmetric)
@@ -95,7 +97,8 @@ def apply_rtn(
     symmetric: bool,
     track: Callable[[Iterable, str], Iterable] = lambda it, desc: it,
 ) -> dict[str, Quantized]:
-    """RTN on every linear layer inside the decoder blocks; the model then holds the dequantized weights in its own dtype."""
+    """RTN on every linear layer inside the decoder blocks; the model then holds the dequantized weights in its own
+    dtype."""
     linears = block_linears(model)
     for linear in linears.values():
         check_format(bits, group, linear.in_features)

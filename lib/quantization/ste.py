@@ -19,7 +19,8 @@ class _StraightThrough(torch.autograd.Function):
 def straight_through(w: Tensor, quantizer: Callable[[Tensor], Tensor]) -> Tensor:
     """w_q = Q(w) forward, dL/dw = dL/dw_q backward; scales and zero-points follow w and carry no gradient.
 
-    w of any shape that Q takes. The forward is Q(w) bit for bit for every Q; in floating point w + stopgrad(Q(w) - w) is not.
+    w of any shape that Q takes. The forward is Q(w) bit for bit for every Q; in floating point w + stopgrad(Q(w) - w)
+    is not.
     Unlike LLM-QAT nothing is zeroed where |w| >= 2. Source: AsymWeightQuantizer of the TSLD release.
     """
     return _StraightThrough.apply(w, quantizer)

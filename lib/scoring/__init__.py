@@ -1,4 +1,5 @@
-"""What an answer or a model is worth: log-likelihoods and pairwise judges, task accuracy, metrics of text and of distributions, rewards."""
+"""What an answer or a model is worth: log-likelihoods and pairwise judges, task accuracy, metrics of text and of
+distributions, rewards."""
 
 from lib.scoring.likelihood import (
     Likelihood,

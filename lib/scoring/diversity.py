@@ -1,7 +1,9 @@
 """How much of a space a set of texts covers. Pure: counts, words and similarity matrices, no models.
 
-Every measure but the shares of leaves grows with the number of texts and with garbage: compare valid texts, equally many of them.
-Axes: n texts, m others, L leaves of a taxonomy. Sources: Vendi score arXiv 2210.02410, self-BLEU arXiv 1802.01886, ROUGE-L's F.
+Every measure but the shares of leaves grows with the number of texts and with garbage: compare valid texts, equally
+many of them.
+Axes: n texts, m others, L leaves of a taxonomy. Sources: Vendi score arXiv 2210.02410, self-BLEU arXiv 1802.01886,
+ROUGE-L's F.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def words(text: str) -> list[str]:
 
 
 def leaf_counts(labels: Sequence[str], leaves: Sequence[str]) -> np.ndarray:
-    """Texts of each of the L leaves, (L,), zeros included. ValueError for a label that is no leaf, or a leaf listed twice."""
+    """Texts of each of the L leaves, (L,), zeros included. ValueError for a label that is no leaf, or a leaf listed
+    twice."""
     if len(set(leaves)) < len(leaves):
         raise ValueError(f"each leaf is listed once, given {len(leaves)} of which {len(set(leaves))} differ")
     found = Counter(labels)
@@ -49,7 +52,8 @@ def leaf_entropy(counts: np.ndarray) -> float:
 
 
 def leaf_measures(counts: np.ndarray, m: int = 1) -> dict[str, float]:
-    """coverage_m, e^H ("effective leaves", L if uniform), H / log L (1 if there is one leaf) and the fewest texts of a leaf."""
+    """coverage_m, e^H ("effective leaves", L if uniform), H / log L (1 if there is one leaf) and the fewest texts of a
+    leaf."""
     h, n = leaf_entropy(counts), len(counts)
     return {
         f"coverage at {m}": coverage(counts, m),
@@ -70,11 +74,13 @@ def _checked(counts: np.ndarray) -> np.ndarray:
 
 
 def self_bleu(texts: Sequence[str], order: int = 4) -> np.ndarray:
-    """BLEU of each text with all others as references, in [0, 1], (n,); less is more diverse. ValueError for fewer than two texts.
+    """BLEU of each text with all others as references, in [0, 1], (n,); less is more diverse. ValueError for fewer than
+    two texts.
 
-    BLEU = min(1, e^(1 - r / c)) (prod_k p_k)^(1/order): c words, r words of the reference nearest in length (the shorter of two), p_k the k-grams
-    found, each at most as often as in one reference. As in sacrebleu's sentence BLEU, the j-th order without a match counts 2^-j of one, orders
-    longer than the text are left out, and a text that shares no word is 0.
+    BLEU = min(1, e^(1 - r / c)) (prod_k p_k)^(1/order): c words, r words of the reference nearest in length (the
+    shorter of two), p_k the k-grams found, each at most as often as in one reference. As in sacrebleu's sentence BLEU,
+    the j-th order without a match counts 2^-j of one, orders longer than the text are left out, and a text that shares
+    no word is 0.
     """
     _several(texts)
     tokens = [words(t) for t in texts]
@@ -92,7 +98,10 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> np.ndarray:
                     first[gram], second[gram] = (times, at), most
                 elif times > second[gram]:
                     second[gram] = times
-        matches[k] = [sum(min(c, second[g] if first[g][1] == at else first[g][0]) for g, c in found.items()) for at, found in enumerate(grams)]
+        matches[k] = [
+            sum(min(c, second[g] if first[g][1] == at else first[g][0]) for g, c in found.items())
+            for at, found in enumerate(grams)
+        ]
     return np.array([_bleu(matches[:, i], totals[:, i], lengths[i], _nearest(lengths, i)) for i in range(len(texts))])
 
 
@@ -114,7 +123,8 @@ def _bleu(matches: np.ndarray, totals: np.ndarray, length: int, reference: int) 
 
 
 def rouge_matrix(rows: Sequence[str], columns: Sequence[str]) -> np.ndarray:
-    """ROUGE-L F = 2 P R / (P + R) = 2 LCS / (words + words) of every pair, (n, m): what `metrics.rouge_l` gives, a thousand times as fast."""
+    """ROUGE-L F = 2 P R / (P + R) = 2 LCS / (words + words) of every pair, (n, m): what `metrics.rouge_l` gives, a
+    thousand times as fast."""
     a, b = ([_rouge_words(t) for t in texts] for texts in (rows, columns))
     out = np.zeros((len(a), len(b)))
     for i, x in enumerate(a):
@@ -128,7 +138,8 @@ def rouge_matrix(rows: Sequence[str], columns: Sequence[str]) -> np.ndarray:
 
 
 def _lcs(where: dict[str, int], length: int, y: Sequence[str]) -> int:
-    """Length of the longest common subsequence by whole rows of bits (Hyyro 2004): a zero bit marks a place that lengthens it."""
+    """Length of the longest common subsequence by whole rows of bits (Hyyro 2004): a zero bit marks a place that
+    lengthens it."""
     full = (1 << length) - 1
     v = full
     for word in y:
@@ -161,10 +172,14 @@ def _without_self(matrix: np.ndarray) -> np.ndarray:
 # ---- similarity matrices
 
 
-def tfidf(rows: Sequence[str], columns: Sequence[str] | None = None, *, corpus: Sequence[str] | None = None) -> np.ndarray:
-    """Cosine of TF-IDF vectors, (n, m) or (n, n): count times log((1 + N) / (1 + df)) + 1, over the N texts of `corpus` (None: `rows`).
+def tfidf(
+    rows: Sequence[str], columns: Sequence[str] | None = None, *, corpus: Sequence[str] | None = None
+) -> np.ndarray:
+    """Cosine of TF-IDF vectors, (n, m) or (n, n): count times log((1 + N) / (1 + df)) + 1, over the N texts of `corpus`
+    (None: `rows`).
 
-    A fixed corpus keeps the numbers of two sets comparable; words that it lacks do not count. ValueError for a text without a word.
+    A fixed corpus keeps the numbers of two sets comparable; words that it lacks do not count. ValueError for a text
+    without a word.
     """
     columns = rows if columns is None else columns
     known = [words(t) for t in (rows if corpus is None else corpus)]
@@ -183,19 +198,30 @@ def _vectors(texts: Sequence[str], index: dict[str, int], idf: np.ndarray) -> sp
     if empty := [t for t, e in zip(texts, entries) if not e]:
         raise ValueError(f"every text needs a word, given {empty[0]!r}")
     triples = [(i, index[w], c * idf[index[w]]) for i, e in enumerate(entries) for w, c in e.items() if w in index]
-    i, j, x = (np.array(column) for column in zip(*triples)) if triples else (np.zeros(0, int), np.zeros(0, int), np.zeros(0))
+    i, j, x = (
+        (np.array(column) for column in zip(*triples)) if triples else (np.zeros(0, int), np.zeros(0, int), np.zeros(0))
+    )
     norm = np.sqrt(np.bincount(i, weights=x**2, minlength=len(texts)))
     return sparse.csr_array((x / norm[i], (i, j)), shape=(len(texts), len(index)))
 
 
 def vendi(similarity: np.ndarray) -> float:
-    """Vendi score exp(-sum_i lambda_i log lambda_i), lambda the eigenvalues of K / n: 1 if all are the same, n if none is like another.
+    """Vendi score exp(-sum_i lambda_i log lambda_i), lambda the eigenvalues of K / n: 1 if all are the same, n if none
+    is like another.
 
     ValueError unless K (n, n) is symmetric with ones on its diagonal and no eigenvalue below zero.
     """
     k = np.asarray(similarity, float)
-    if k.ndim != 2 or k.shape[0] != k.shape[1] or not len(k) or not np.allclose(k, k.T, atol=1e-6) or not np.allclose(np.diag(k), 1, atol=1e-6):
-        raise ValueError(f"a similarity is square and symmetric with ones on its diagonal, given one of shape {k.shape}")
+    if (
+        k.ndim != 2
+        or k.shape[0] != k.shape[1]
+        or not len(k)
+        or not np.allclose(k, k.T, atol=1e-6)
+        or not np.allclose(np.diag(k), 1, atol=1e-6)
+    ):
+        raise ValueError(
+            f"a similarity is square and symmetric with ones on its diagonal, given one of shape {k.shape}"
+        )
     values = np.linalg.eigvalsh((k + k.T) / 2) / len(k)
     if values[0] < -1e-6:
         raise ValueError(f"a similarity has no eigenvalue below zero, given {values[0] * len(k):.2g}")
@@ -207,7 +233,9 @@ def facility_location(similarity: np.ndarray) -> float:
     """mean_i max_j K_ij of K (m, n): how near the nearest of n texts comes to each of m held-out ones, on average."""
     k = np.asarray(similarity, float)
     if k.ndim != 2 or 0 in k.shape:
-        raise ValueError(f"a similarity has a row for each text to cover and a column for each sample, given shape {k.shape}")
+        raise ValueError(
+            f"a similarity has a row for each text to cover and a column for each sample, given shape {k.shape}"
+        )
     return float(k.max(1).mean())
 
 

@@ -1,7 +1,7 @@
 """Token flipping: where a quantized model departs from its full-precision self, and what the departure costs.
 
-A flip at step t: both models read the same prompt and the same full-precision answer up to t, and their most likely next
-tokens differ. Everything teacher-forced is computed from final hidden states and the shared LM head, in chunks.
+A flip at step t: both models read the same prompt and the same full-precision answer up to t, and their most likely
+next tokens differ. Everything teacher-forced is computed from final hidden states and the shared LM head, in chunks.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Forced(NamedTuple):
 
 @torch.inference_mode()
 def teacher_forced(fp_states: Sequence[Tensor], q_states: Sequence[Tensor], answers: Ids, weight: Tensor) -> Forced:
-    """Compare two models' next-token distributions along the same answers; states as `objectives.teacher_states` gives them."""
+    """Compare two models' next-token distributions along the same answers; states as `objectives.teacher_states` gives
+    them."""
     row = torch.cat([torch.full((len(a),), i) for i, a in enumerate(answers)])
     target = torch.cat([torch.as_tensor(a) for a in answers])
     parts = []
@@ -63,8 +64,15 @@ def teacher_forced(fp_states: Sequence[Tensor], q_states: Sequence[Tensor], answ
 class Fidelity:
     """Measures a model against full precision on fixed prompts: one object per run, one `measure` per arm."""
 
-    def __init__(self, fp, tokenizer, prompts: Ids, *, max_new_tokens: int, stop_ids: Sequence[int], batch: int, answers: Ids):
-        self.fp, self.tokenizer, self.prompts, self.answers = fp, tokenizer, [list(p) for p in prompts], [list(a) for a in answers]
+    def __init__(
+        self, fp, tokenizer, prompts: Ids, *, max_new_tokens: int, stop_ids: Sequence[int], batch: int, answers: Ids
+    ):
+        self.fp, self.tokenizer, self.prompts, self.answers = (
+            fp,
+            tokenizer,
+            [list(p) for p in prompts],
+            [list(a) for a in answers],
+        )
         self.generation = dict(max_new_tokens=max_new_tokens, stop_ids=list(stop_ids), batch=batch)
         self.batch = batch
         self.weight = fp.get_output_embeddings().weight
@@ -126,20 +134,24 @@ def noise_floor(model, prompts: Ids, answers: Ids, *, batch: int, other_batch: i
 def decode_from(cache_model, model, contexts: Ids, first: Sequence[int], *, steps: int) -> tuple[Tensor, Tensor]:
     """Greedy tokens (B, steps) and the hidden states (B, steps, D) they came from.
 
-    The keys and values of each context are computed by `cache_model`; `model` then reads `first` and continues alone. Works
-    because a quantized model has the shapes of its original.
+    The keys and values of each context are computed by `cache_model`; `model` then reads `first` and continues alone.
+    Works because a quantized model has the shapes of its original.
     """
     from transformers import DynamicCache
 
     ids, mask = left_pad(contexts, model.device)
     position = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
-    cache_model.base_model(input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True)
+    cache_model.base_model(
+        input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+    )
     token, position = torch.as_tensor(list(first), device=model.device)[:, None], position[:, -1:]
     tokens, states = [], []
     for _ in range(steps):
         mask, position = torch.cat([mask, mask.new_ones(len(mask), 1)], 1), position + 1
-        out = model.base_model(input_ids=token, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True)
+        out = model.base_model(
+            input_ids=token, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+        )
         states.append(out.last_hidden_state[:, -1])
         token = model.get_output_embeddings()(states[-1]).float().argmax(-1, keepdim=True)
         tokens.append(token[:, 0])
@@ -151,9 +163,9 @@ def breakdown(
 ) -> dict[str, dict[str, np.ndarray]]:
     """What one flip costs, split four ways at the first divergence of each prompt's free-running answers.
 
-    For each of VARIANTS, per prompt: "agreement" of the next `steps` tokens with full precision's own continuation (up to
-    its end), and the mean "kl" KL(FP || variant) and "js" at matched positions. Prompts whose answers never differ, or
-    differ only in where they stop, are left out; "index" says which remain.
+    For each of VARIANTS, per prompt: "agreement" of the next `steps` tokens with full precision's own continuation (up
+    to its end), and the mean "kl" KL(FP || variant) and "js" at matched positions. Prompts whose answers never differ,
+    or differ only in where they stop, are left out; "index" says which remain.
     """
     stop = set(stop_ids)
     points = []
@@ -176,7 +188,10 @@ def breakdown(
             count = valid.sum(1).clamp(min=1)
             same = ((tokens == base_tokens) & valid).sum(1) / count
             out[name]["agreement"] += same.tolist()
-            for metric, values in (("kl", metrics.kl(base_logits, logits)), ("js", metrics.js_divergence(base_logits, logits))):
+            for metric, values in (
+                ("kl", metrics.kl(base_logits, logits)),
+                ("js", metrics.js_divergence(base_logits, logits)),
+            ):
                 per = torch.zeros(valid.shape, dtype=torch.float32)
                 per[valid] = values.cpu()
                 out[name][metric] += (per.sum(1) / count).tolist()

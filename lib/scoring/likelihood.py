@@ -19,7 +19,8 @@ Ids = Sequence[Sequence[int]]
 def completion_logprobs(model, prompts: Ids, *branches: Ids, batch: int, mean: bool = False) -> Tensor:
     """log pi(y|x) of every branch of every prompt, (N, number of branches) float32 nats; `mean` divides by the tokens.
 
-    All branches of a prompt go through one forward, as they do in training, so policy and reference share their rounding.
+    All branches of a prompt go through one forward, as they do in training, so policy and reference share their
+    rounding.
     """
     models.check_rows(model, prompts, *branches)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + sum(len(b[i]) for b in branches))
@@ -34,13 +35,17 @@ def completion_logprobs(model, prompts: Ids, *branches: Ids, batch: int, mean: b
 
 
 def reference_logprobs(model, prompts: Ids, *branches: Ids, policy, batch: int) -> Tensor:
-    """`completion_logprobs` of a frozen reference, computed once per (weights, dtype, device, token ids) and kept in data/cache.
+    """`completion_logprobs` of a frozen reference, computed once per (weights, dtype, device, token ids) and kept in
+    data/cache.
 
     policy: the model that will be trained. ValueError if its vocabulary differs: the same ids would mean other texts.
     """
     sizes = policy.config.vocab_size, model.config.vocab_size
     if sizes[0] != sizes[1]:
-        raise ValueError(f"the policy's vocabulary has {sizes[0]} entries and the reference's {sizes[1]}: they cannot score the same token ids")
+        raise ValueError(
+            f"the policy's vocabulary has {sizes[0]} entries and the reference's {sizes[1]}: they cannot score "
+            "the same token ids"
+        )
     key = {
         "code": 1,  # raise it when a value can change
         "weights": models.fingerprint(model),
@@ -51,7 +56,9 @@ def reference_logprobs(model, prompts: Ids, *branches: Ids, policy, batch: int) 
         "rows": [[list(p), *map(list, b)] for p, *b in zip(prompts, *branches, strict=True)],
         "batch": batch,
     }
-    return torch.tensor(cached("logprobs", key, lambda: completion_logprobs(model, prompts, *branches, batch=batch).tolist()))
+    return torch.tensor(
+        cached("logprobs", key, lambda: completion_logprobs(model, prompts, *branches, batch=batch).tolist())
+    )
 
 
 class Likelihood:
@@ -68,16 +75,18 @@ class Likelihood:
         return self._known[key]
 
     def compare(self, prompts: Ids, first: Ids, second: Ids, *, margin: float) -> list[str]:
-        """"first", "second" or "tie" (scores within `margin` nats per token) for each prompt, judged in this order."""
+        """ "first", "second" or "tie" (scores within `margin` nats per token) for each prompt, judged in this order."""
         gap = self.score(prompts, first) - self.score(prompts, second)
         return ["first" if g > margin else "second" if g < -margin else "tie" for g in gap.tolist()]
 
 
 class PromptedJudge:
-    """A local chat model asked which answer is better; its verdict is the larger of the two labels' log-probabilities."""
+    """A local chat model asked which answer is better; its verdict is the larger of the two labels'
+    log-probabilities."""
 
     question = (
-        "Here is a request and two answers to it.\n\n[Request]\n{prompt}\n\n[Answer A]\n{first}\n\n[Answer B]\n{second}\n\n"
+        "Here is a request and two answers to it.\n\n[Request]\n{prompt}\n\n[Answer A]\n{first}\n\n[Answer "
+        "B]\n{second}\n\n"
         "Which answer helps the user more? Reply with one letter, A or B."
     )
 
@@ -90,7 +99,9 @@ class PromptedJudge:
             for p, a, b in zip(prompts, first, second, strict=True)
         ]
         ids = [
-            self.tokenizer.apply_chat_template([{"role": "user", "content": t}], add_generation_prompt=True, return_dict=False)
+            self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": t}], add_generation_prompt=True, return_dict=False
+            )
             for t in texts
         ]
         a, b = (self.tokenizer.encode(letter, add_special_tokens=False) for letter in "AB")
@@ -100,7 +111,7 @@ class PromptedJudge:
 
 
 def load_judge(spec: str, fp, tokenizer, *, batch: int):
-    """"fp": likelihood under the full-precision model at hand; anything `models.load` takes: that model, asked."""
+    """ "fp": likelihood under the full-precision model at hand; anything `models.load` takes: that model, asked."""
     if spec == "fp":
         return Likelihood(fp, batch=batch)
     model, own = models.load(spec, dtype=fp.dtype, device=str(fp.device))
@@ -108,7 +119,8 @@ def load_judge(spec: str, fp, tokenizer, *, batch: int):
 
 
 def judge_both_orders(judge, prompts: Ids, ours: Ids, theirs: Ids, *, margin: float) -> list[str]:
-    """"win", "tie" or "lose" of `ours` per prompt: judged in both orders, a disagreement is a tie (FastChat's rule)."""
+    """ "win", "tie" or "lose" of `ours` per prompt: judged in both orders, a disagreement is a tie (FastChat's
+    rule)."""
     forward = judge.compare(prompts, ours, theirs, margin=margin)
     backward = judge.compare(prompts, theirs, ours, margin=margin)
     name = {"first": "win", "second": "lose", "tie": "tie"}

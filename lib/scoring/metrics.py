@@ -45,14 +45,20 @@ def flip_by_margin_decile(margin: Tensor, flip: Tensor) -> list[dict]:
     """Ten equal-sized bins by full-precision margin, smallest first: {"low", "high", "n", "rate"}."""
     order = margin.argsort()
     return [
-        {"low": margin[i].min().item(), "high": margin[i].max().item(), "n": len(i), "rate": flip[i].float().mean().item()}
+        {
+            "low": margin[i].min().item(),
+            "high": margin[i].max().item(),
+            "n": len(i),
+            "rate": flip[i].float().mean().item(),
+        }
         for i in order.tensor_split(10)
         if len(i)
     ]
 
 
 def rouge_l(candidate: str, reference: str) -> float:
-    """ROUGE-L F1 of two texts (package rouge-score, no stemming), in [0, 1]; identical texts are 1 even without a word."""
+    """ROUGE-L F1 of two texts (package rouge-score, no stemming), in [0, 1]; identical texts are 1 even without a
+    word."""
     if candidate == reference:
         return 1.0
     from rouge_score.rouge_scorer import RougeScorer
@@ -67,7 +73,8 @@ def distinct_n(answers: Sequence[Sequence[int]], n: int) -> float:
 
 
 def fastchat_verdict(first: str, second: str) -> str:
-    """One pair judged in both orders ("win", "tie", "lose" for the same side each time): a tie or a disagreement is a tie."""
+    """One pair judged in both orders ("win", "tie", "lose" for the same side each time): a tie or a disagreement is a
+    tie."""
     for v in (first, second):
         if v not in ("win", "tie", "lose"):
             raise ValueError(f"a verdict is win, tie or lose, given {v!r}")

@@ -45,7 +45,8 @@ def full(text: str) -> float:
 
 
 def cheerful(text: str) -> float:
-    """VADER's compound sentiment, in [-1, 1], less what reads like spam: more than a third of words with a sentiment, or repeated words."""
+    """VADER's compound sentiment, in [-1, 1], less what reads like spam: more than a third of words with a sentiment,
+    or repeated words."""
     words = _words(text)
     if not words:
         return NOTHING
@@ -55,7 +56,8 @@ def cheerful(text: str) -> float:
 
 
 def afinn(text: str) -> float:
-    """Mean AFINN valence a word, in [-5, 5]: another lexicon, made by other people; shows what an oracle was only talked into."""
+    """Mean AFINN valence a word, in [-5, 5]: another lexicon, made by other people; shows what an oracle was only
+    talked into."""
     words = _words(text)
     return _afinn().score(text) / len(words) if words else NOTHING
 
@@ -78,7 +80,8 @@ REWARDS = {"plain": plain, "direct": direct, "varied": varied, "full": full, "ch
 
 
 def score(name: str, texts: Sequence[str]) -> Tensor:
-    """Rewards (N,) float64 of the texts; ValueError for a name that no reward has. Several names joined by + add up, each standardised."""
+    """Rewards (N,) float64 of the texts; ValueError for a name that no reward has. Several names joined by + add up,
+    each standardised."""
     parts = name.split("+")
     for part in parts:
         if part not in REWARDS:
@@ -93,10 +96,12 @@ def score(name: str, texts: Sequence[str]) -> Tensor:
 
 
 def rewarder(spec: str, *, dtype: torch.dtype, device: str, batch: int) -> Reward:
-    """The reward that `spec` names, of (prompt, answer) texts: a rule of `REWARDS`, which reads the answer only, or a reward model.
+    """The reward that `spec` names, of (prompt, answer) texts: a rule of `REWARDS`, which reads the answer only, or a
+    reward model.
 
-    A reward model is a sequence classifier with one output (a local folder or a hub id, safetensors), shown the two turns in its own
-    chat template. ValueError where it has more outputs than one; FileNotFoundError for a folder without weights.
+    A reward model is a sequence classifier with one output (a local folder or a hub id, safetensors), shown the two
+    turns in its own chat template. ValueError where it has more outputs than one; FileNotFoundError for a folder
+    without weights.
     """
     if all(part in REWARDS for part in spec.split("+")):
         return lambda rows: score(spec, [answer for _, answer in rows])
@@ -104,7 +109,12 @@ def rewarder(spec: str, *, dtype: torch.dtype, device: str, batch: int) -> Rewar
 
     folder = checked_folder(spec)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, use_safetensors=True).to(device).eval().requires_grad_(False)
+    model = (
+        AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        .to(device)
+        .eval()
+        .requires_grad_(False)
+    )
     if model.config.num_labels != 1:
         raise ValueError(f"a reward model has one output, {spec!r} has {model.config.num_labels}")
 
@@ -113,7 +123,9 @@ def rewarder(spec: str, *, dtype: torch.dtype, device: str, batch: int) -> Rewar
         turns = [[{"role": "user", "content": p}, {"role": "assistant", "content": a}] for p, a in rows]
         ids = [torch.tensor(tokenizer.apply_chat_template(t, return_dict=False)) for t in turns]
         out, used = torch.empty(len(ids), dtype=torch.float64), set(torch.cat(ids).tolist()) if ids else set()
-        pad = next(i for i in range(model.config.vocab_size) if i not in used)  # the head reads a row's last token that is not this one
+        pad = next(
+            i for i in range(model.config.vocab_size) if i not in used
+        )  # the head reads a row's last token that is not this one
         model.config.pad_token_id = pad
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for i in range(0, len(order), batch):
@@ -127,9 +139,11 @@ def rewarder(spec: str, *, dtype: torch.dtype, device: str, batch: int) -> Rewar
 
 
 class Oracle:
-    """Compares answers by a reward, as the party that is paid a query at a time: every comparison is counted and logged.
+    """Compares answers by a reward, as the party that is paid a query at a time: every comparison is counted and
+    logged.
 
-    P(first wins) = sigma(r(first) - r(second)). labels "deterministic": the likelier side wins, a tie is a coin; "bernoulli": drawn from P.
+    P(first wins) = sigma(r(first) - r(second)). labels "deterministic": the likelier side wins, a tie is a coin;
+    "bernoulli": drawn from P.
     flip: share of labels that are turned round afterwards.
     """
 
@@ -155,7 +169,9 @@ class Oracle:
         margin = (self.reward(first) - self.reward(second)).double()
         if not torch.isfinite(margin).all():
             bad = (~torch.isfinite(margin)).nonzero()[:, 0].tolist()
-            raise FloatingPointError(f"the oracle's reward of pairs {bad[:8]} is not finite; none of these {len(first)} queries was counted")
+            raise FloatingPointError(
+                f"the oracle's reward of pairs {bad[:8]} is not finite; none of these {len(first)} queries was counted"
+            )
         p = torch.sigmoid(margin)
         u, v = torch.rand(2, len(first), generator=self.generator, dtype=torch.float64)
         wins = u < p if self.labels == "bernoulli" else (p > 0.5) | ((p == 0.5) & (u < 0.5))
@@ -164,7 +180,8 @@ class Oracle:
         return wins
 
     def peek(self, first: Sequence, second: Sequence) -> Tensor:
-        """(B,) bool, whether each first answer is truly better: for the record only, neither counted nor shown to a method."""
+        """(B,) bool, whether each first answer is truly better: for the record only, neither counted nor shown to a
+        method."""
         return self.reward(first) > self.reward(second) if len(first) else torch.zeros(0, dtype=torch.bool)
 
     def state(self) -> dict:

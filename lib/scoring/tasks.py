@@ -130,11 +130,16 @@ def check_tasks(tasks: Sequence[str], include: Path | None = None):
 
         manager = TaskManager(include_path=include and str(include))
     if bad := [t for t in tasks if t.rpartition(":")[0] not in manager.all_tasks or not t.rpartition(":")[2].isdigit()]:
-        raise ValueError(f"a task is given as a name that lm-eval knows and its number of examples, arc_challenge:25, given {', '.join(bad)}")
+        raise ValueError(
+            "a task is given as a name that lm-eval knows and its number of examples, arc_challenge:25, given "
+            f"{', '.join(bad)}"
+        )
     return manager
 
 
-def benchmarks(model, tokenizer, tasks: Sequence[str], *, batch_size: int, include: Path | None = None) -> dict[str, dict[str, float]]:
+def benchmarks(
+    model, tokenizer, tasks: Sequence[str], *, batch_size: int, include: Path | None = None
+) -> dict[str, dict[str, float]]:
     """lm-eval's own tasks, "name:shots" each: {name: {metric: value}} of every task or group, without standard errors.
 
     include: a folder with tasks of your own. A second task of the same name takes the first one's place.
@@ -146,11 +151,19 @@ def benchmarks(model, tokenizer, tasks: Sequence[str], *, batch_size: int, inclu
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
-        lm = HFLM(model, backend="causal", tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size, softmax_dtype="float32")
+        lm = HFLM(
+            model, backend="causal", tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size, softmax_dtype="float32"
+        )
         for name, _, shots in (t.rpartition(":") for t in tasks):
-            found = simple_evaluate(lm, tasks=[name], num_fewshot=int(shots), bootstrap_iters=0, log_samples=False, task_manager=manager)
+            found = simple_evaluate(
+                lm, tasks=[name], num_fewshot=int(shots), bootstrap_iters=0, log_samples=False, task_manager=manager
+            )
             results = found.get("groups", {}).get(name) or found["results"][name]
-            out[name] = {k.removesuffix(",none"): float(v) for k, v in results.items() if isinstance(v, (int, float)) and "stderr" not in k}
+            out[name] = {
+                k.removesuffix(",none"): float(v)
+                for k, v in results.items()
+                if isinstance(v, (int, float)) and "stderr" not in k
+            }
     return out
 
 

@@ -1,4 +1,5 @@
-"""Time and peak memory of one task, done by us and by a peer, each in a process of its own that waits while the other works.
+"""Time and peak memory of one task, done by us and by a peer, each in a process of its own that waits while the other
+works.
 
 `compare` lets the two take turns, so that a slow minute of the machine hits both; what it returns are paired repeats.
 """
@@ -18,14 +19,22 @@ import pandas as pd
 from lib.harness import paths
 from lib.harness.progress import track
 
-GOALS = {"DPO step": {"per second": 3.0, "peak GB": 1 / 0.6}, "sampling": {"per second": 3.0}, "greedy": {"per second": 3.0}, "scoring": {"per second": 3.0},
-         "quantized DPO step": {"per second": 0.8}}  # ratios we set out for; a dense step may cost at most a quarter less  # fmt: skip
+# ratios we set out for; a dense step may cost at most a quarter less
+GOALS = {
+    "DPO step": {"per second": 3.0, "peak GB": 1 / 0.6},
+    "sampling": {"per second": 3.0},
+    "greedy": {"per second": 3.0},
+    "scoring": {"per second": 3.0},
+    "quantized DPO step": {"per second": 0.8},
+}
 
 
 def compare(task: str, side: str, against: str, *, repeats: int, device: str, **size) -> dict[str, dict]:
-    """{"ours": {...}, "peer": {...}} with lists "seconds" and "units" of `repeats` paired pieces of work, "peak GB" and more.
+    """{"ours": {...}, "peer": {...}} with lists "seconds" and "units" of `repeats` paired pieces of work, "peak GB" and
+    more.
 
-    Both sides start and warm up, then take turns; who goes first alternates. A child that fails raises RuntimeError with its last lines.
+    Both sides start and warm up, then take turns; who goes first alternates. A child that fails raises RuntimeError
+    with its last lines.
     """
     spec = {"task": task, "device": device, "repeats": repeats, "paired": True, **size}
     with _Child(spec | {"side": side}) as ours, _Child(spec | {"side": against}) as peer:
@@ -35,8 +44,11 @@ def compare(task: str, side: str, against: str, *, repeats: int, device: str, **
         return {"ours": ours.result(), "peer": peer.result()}
 
 
-def tune(task: str, side: str, name: str, values: Sequence[int], *, device: str, **size) -> tuple[int, dict[int, float]]:
-    """The value of setting `name` at which `side` is fastest, one measurement each, and units per second of all that ran."""
+def tune(
+    task: str, side: str, name: str, values: Sequence[int], *, device: str, **size
+) -> tuple[int, dict[int, float]]:
+    """The value of setting `name` at which `side` is fastest, one measurement each, and units per second of all that
+    ran."""
     rates: dict[int, float] = {}
     for value in track(values, f"{task}: {side} by {name}"):
         try:
@@ -50,10 +62,13 @@ def tune(task: str, side: str, name: str, values: Sequence[int], *, device: str,
 
 
 def same_losses(*, lr: float, **spec) -> pd.DataFrame:
-    """Losses of the same optimizer steps, ours and TRL's, in float32 (where they must agree) and with bfloat16 compute."""
+    """Losses of the same optimizer steps, ours and TRL's, in float32 (where they must agree) and with bfloat16
+    compute."""
     spec |= {"task": "dpo", "lr": lr}
     sides = [(side, dtype) for dtype in ("float32", "bfloat16") for side in ("ours", "trl-precomputed")]
-    return pd.DataFrame({f"{s}, {d}": _run(spec | {"side": s, "dtype": d})["losses"] for s, d in sides}).rename_axis("step")
+    return pd.DataFrame({f"{s}, {d}": _run(spec | {"side": s, "dtype": d})["losses"] for s, d in sides}).rename_axis(
+        "step"
+    )
 
 
 def record(run, label: str, peer: str, got: dict[str, dict]) -> None:
@@ -81,10 +96,21 @@ class _Child:
 
     def __init__(self, spec: dict):
         self.spec, self.errors = spec, tempfile.TemporaryFile("w+")
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+        environment = os.environ | {
+            "HF_HUB_OFFLINE": "1",
+            "TQDM_DISABLE": "1",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "PYTHONWARNINGS": "ignore",
+        }
         command = [sys.executable, "-m", "lib.speed.measure", json.dumps(spec)]
         self.process = subprocess.Popen(
-            command, cwd=paths.ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
+            command,
+            cwd=paths.ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
         )
         if spec.get("paired"):
             self._until("#ready")

@@ -28,14 +28,16 @@ def copy_bandwidth(device: str, *, gigabytes: float = 1.0, repeats: int = 7) -> 
 
 
 def train_flops(model, pairs: int, prompt: int, answer: int) -> float:
-    """Multiply-adds times two of one step of ours: 6 per trained weight and token, head forward and its gradient; attention left out."""
+    """Multiply-adds times two of one step of ours: 6 per trained weight and token, head forward and its gradient;
+    attention left out."""
     body = sum(m.weight.numel() for m in block_linears(model).values())
     head = model.get_output_embeddings().weight.numel()
     return pairs * ((prompt + 2 * answer) * 6 * body + 2 * answer * 4 * head)
 
 
 def trl_flops(model, pairs: int, prompt: int, answer: int, *, reference: bool) -> float:
-    """The same of TRL on a CPU: the prompt twice, the head (trained in no case, yet differentiated) at every position."""
+    """The same of TRL on a CPU: the prompt twice, the head (trained in no case, yet differentiated) at every
+    position."""
     body = sum(m.weight.numel() for m in block_linears(model).values())
     head = model.get_output_embeddings().weight.numel()
     tokens = pairs * 2 * (prompt + answer)
@@ -43,8 +45,8 @@ def trl_flops(model, pairs: int, prompt: int, answer: int, *, reference: bool) -
 
 
 def state_bytes(model) -> float:
-    """Bytes a step of ours must hold whatever its batch: all weights in the model's dtype, and of the trained ones float32 masters, both
-    moments of AdamW and the gradient's sum."""
+    """Bytes a step of ours must hold whatever its batch: all weights in the model's dtype, and of the trained ones
+    float32 masters, both moments of AdamW and the gradient's sum."""
     trained = sum(m.weight.numel() for m in block_linears(model).values())
     return sum(p.numel() * p.element_size() for p in model.parameters()) + trained * 4 * 4
 
@@ -58,7 +60,8 @@ def decode_bytes(model, rows: int, slots: int) -> float:
 
 
 def score_flops(model, prompts: int, prompt: int, candidates: int, answer: int) -> tuple[float, float]:
-    """(ours, a plain forward's) of scoring every candidate: the prompt once or once a candidate, the head at answers or everywhere."""
+    """(ours, a plain forward's) of scoring every candidate: the prompt once or once a candidate, the head at answers or
+    everywhere."""
     body = sum(m.weight.numel() for m in block_linears(model).values())
     head = model.get_output_embeddings().weight.numel()
     ours = (prompt + candidates * answer) * 2 * body + candidates * answer * 2 * head
@@ -77,7 +80,9 @@ def step_profile(model, pairs: int, prompt: int, answer: int) -> pd.Series:
     """Share of a step's forward and backward by operator, largest first."""
     latent = training.Latent(block_linears(model), partial(training.Full, quantizer=None))
     zero = torch.zeros(pairs)
-    objective = objectives.preference(model, token_pairs(model, pairs, prompt, answer), partial(dpo, beta=BETA), ref_w=zero, ref_l=zero)
+    objective = objectives.preference(
+        model, token_pairs(model, pairs, prompt, answer), partial(dpo, beta=BETA), ref_w=zero, ref_l=zero
+    )
 
     def work():
         with latent.training():
@@ -90,5 +95,7 @@ def step_profile(model, pairs: int, prompt: int, answer: int) -> pd.Series:
 def _shares(work) -> pd.Series:
     with torch.profiler.profile() as profile:
         work()
-    used = {e.key.removeprefix("aten::"): e.self_device_time_total or e.self_cpu_time_total for e in profile.key_averages()}
+    used = {
+        e.key.removeprefix("aten::"): e.self_device_time_total or e.self_cpu_time_total for e in profile.key_averages()
+    }
     return (pd.Series(used) / sum(used.values())).sort_values(ascending=False)

@@ -1,4 +1,5 @@
-"""One side of a comparison in a process of its own: `python -m lib.speed.measure '{"task": ..., "side": ...}'` ends with "#result" and JSON."""
+"""One side of a comparison in a process of its own: `python -m lib.speed.measure '{"task": ..., "side": ...}'` ends
+with "#result" and JSON."""
 
 from __future__ import annotations
 
@@ -26,8 +27,12 @@ def measure(spec: dict) -> dict:
     if kind is None:
         raise ValueError(f"task is one of dpo, lora, score, greedy, sample, given {task!r}")
     theirs = side not in ("ours", "dense", "quantized")
-    wide = side in ("trl", "trl-precomputed") or spec.get("dtype") == "float32"  # mixed precision keeps float32 weights, computes in bfloat16
-    model, tokenizer = models.load(spec["model"], dtype=torch.float32 if wide else torch.bfloat16, device=spec["device"])
+    wide = (
+        side in ("trl", "trl-precomputed") or spec.get("dtype") == "float32"
+    )  # mixed precision keeps float32 weights, computes in bfloat16
+    model, tokenizer = models.load(
+        spec["model"], dtype=torch.float32 if wide else torch.bfloat16, device=spec["device"]
+    )
     if theirs:
         model.set_attn_implementation("sdpa")
     gc.collect()

@@ -16,7 +16,8 @@ from lib.speed.work import BETA, LORA, LR, Gate, scored, text_prompts, token_pai
 
 
 def steps(model, tokenizer, spec: dict) -> dict:
-    """Seconds of every optimizer step after the first, and the losses. side: ours or dense, or quantized (Q(W) at 4 bits, group 64)."""
+    """Seconds of every optimizer step after the first, and the losses. side: ours or dense, or quantized (Q(W) at 4
+    bits, group 64)."""
     pairs = token_pairs(model, spec["pairs"], spec["prompt"], spec["answer"])
     if spec["task"] == "lora":
         wrapped, latent = lora(model)
@@ -38,18 +39,36 @@ def steps(model, tokenizer, spec: dict) -> dict:
             gate.leave()
 
     feed = batches()
-    curve = training.fit(latent, feed, objective, steps=steps_, lr=spec.get("lr", LR), warmup=1, clip=1.0, micro=spec["micro"], desc="steps")
+    curve = training.fit(
+        latent,
+        feed,
+        objective,
+        steps=steps_,
+        lr=spec.get("lr", LR),
+        warmup=1,
+        clip=1.0,
+        micro=spec["micro"],
+        desc="steps",
+    )
     next(feed, None)  # the last step has left too
-    return {"seconds": gate.seconds, "units": [len(pairs)] * len(gate.seconds), "reference": reference, "losses": [r["loss"] for r in curve]}
+    return {
+        "seconds": gate.seconds,
+        "units": [len(pairs)] * len(gate.seconds),
+        "reference": reference,
+        "losses": [r["loss"] for r in curve],
+    }
 
 
 def lora(model, *, seed: int = 0):
-    """(peft model, latents): adapters computed in the model's dtype, their master weights in float32; no casts in between."""
+    """(peft model, latents): adapters computed in the model's dtype, their master weights in float32; no casts in
+    between."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
     wrapped = get_peft_model(model, LoraConfig(**LORA, task_type="CAUSAL_LM"), autocast_adapter_dtype=False)
-    adapters = {n: m for n, m in wrapped.named_modules() if isinstance(m, torch.nn.Linear) and ("lora_A" in n or "lora_B" in n)}
+    adapters = {
+        n: m for n, m in wrapped.named_modules() if isinstance(m, torch.nn.Linear) and ("lora_A" in n or "lora_B" in n)
+    }
     wrapped.requires_grad_(False)
     return wrapped, training.Latent(adapters, partial(training.Full, quantizer=None))
 

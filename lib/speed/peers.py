@@ -52,29 +52,44 @@ def steps(model, tokenizer, spec: dict) -> dict:
             m.weight.requires_grad_(True)
     with tempfile.TemporaryDirectory() as folder:
         args = DPOConfig(
-            output_dir=folder, per_device_train_batch_size=spec["trl_micro"], gradient_accumulation_steps=spec["pairs"] // spec["trl_micro"],
-            max_steps=spec["repeats"] + 1, bf16=spec.get("dtype") != "float32", use_cpu=spec["device"] == "cpu", gradient_checkpointing=False, learning_rate=spec.get("lr", LR),
-            lr_scheduler_type="constant", beta=BETA, precompute_ref_log_probs=spec["side"] != "trl", report_to="none", save_strategy="no", logging_steps=1,
+            output_dir=folder, per_device_train_batch_size=spec["trl_micro"],
+            gradient_accumulation_steps=spec["pairs"] // spec["trl_micro"],
+            max_steps=spec["repeats"] + 1, bf16=spec.get("dtype") != "float32", use_cpu=spec["device"] == "cpu",
+            gradient_checkpointing=False, learning_rate=spec.get("lr", LR),
+            lr_scheduler_type="constant", beta=BETA, precompute_ref_log_probs=spec["side"] != "trl", report_to="none",
+            save_strategy="no", logging_steps=1,
             disable_tqdm=True, max_length=None, dataloader_pin_memory=False, remove_unused_columns=False,
         )  # fmt: skip
         began = time.perf_counter()
         trainer = Trainer(
-            model=model, ref_model=reference_model, args=args, train_dataset=Dataset.from_list(rows * (spec["repeats"] + 1)), processing_class=tokenizer, callbacks=[Clock()],
+            model=model, ref_model=reference_model, args=args,
+            train_dataset=Dataset.from_list(rows * (spec["repeats"] + 1)), processing_class=tokenizer,
+            callbacks=[Clock()],
             peft_config=LoraConfig(**LORA, task_type="CAUSAL_LM") if spec["task"] == "lora" else None,
         )  # fmt: skip
         reference = time.perf_counter() - began
         trainer.train()
     losses = [r["loss"] for r in trainer.state.log_history if "loss" in r]
-    return {"seconds": gate.seconds, "units": [len(pairs)] * len(gate.seconds), "reference": reference, "losses": losses}
+    return {
+        "seconds": gate.seconds,
+        "units": [len(pairs)] * len(gate.seconds),
+        "reference": reference,
+        "losses": losses,
+    }
 
 
 @torch.inference_mode()
-def answers(model, prompts: Sequence[Sequence[int]], stop: Sequence[int], batch: int, tokens: int, **more) -> list[list[int]]:
-    """transformers' generate on left-padded batches of similar length; answers up to their end-of-turn token, shortest prompt first."""
+def answers(
+    model, prompts: Sequence[Sequence[int]], stop: Sequence[int], batch: int, tokens: int, **more
+) -> list[list[int]]:
+    """transformers' generate on left-padded batches of similar length; answers up to their end-of-turn token, shortest
+    prompt first."""
     order, done = sorted(range(len(prompts)), key=lambda i: len(prompts[i])), []
     for i in range(0, len(order), batch):
         ids, mask = left_pad([prompts[r] for r in order[i : i + batch]], model.device)
-        out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=tokens, pad_token_id=stop[0], **more)[:, ids.shape[1] :]
+        out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=tokens, pad_token_id=stop[0], **more)[
+            :, ids.shape[1] :
+        ]
         ended = torch.isin(out, torch.tensor(stop, device=out.device)).long()
         done += [a[:n].tolist() for a, n in zip(out, (ended.cumsum(1) - ended == 0).sum(1))]
     return done
@@ -99,12 +114,15 @@ def samples(model, tokenizer, spec: dict) -> dict:
 
 
 def greedy_parity(spec: str, *, prompts: int, tokens: int, device: str) -> pd.DataFrame:
-    """Share of equal greedy answers, by dtype: ours beside transformers', and transformers' beside itself at batch 1 (the noise floor)."""
+    """Share of equal greedy answers, by dtype: ours beside transformers', and transformers' beside itself at batch 1
+    (the noise floor)."""
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         model, tokenizer = models.load(spec, dtype=dtype, device=device)
         ids, stop = text_prompts(tokenizer, prompts), models.stop_ids(model, tokenizer)
-        ours = [c.tokens for c in generate(model, sorted(ids, key=len), max_new_tokens=tokens, stop_ids=stop, batch=prompts)]
+        ours = [
+            c.tokens for c in generate(model, sorted(ids, key=len), max_new_tokens=tokens, stop_ids=stop, batch=prompts)
+        ]
         model.set_attn_implementation("sdpa")
         theirs, alone = (answers(model, ids, stop, batch, tokens, do_sample=False) for batch in (prompts, 1))
         share = lambda a, b: sum(x == y for x, y in zip(a, b, strict=True)) / len(a)  # noqa: E731

@@ -12,7 +12,9 @@ from lib.data import Pair
 from lib.harness import paths
 
 BETA, LR = 0.1, 1e-6
-LORA = dict(r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+LORA = dict(
+    r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+)
 
 
 def token_pairs(model, n: int, prompt: int, answer: int) -> list[Pair]:
@@ -32,7 +34,8 @@ def text_prompts(tokenizer, n: int) -> list[list[int]]:
 class Gate:
     """Times pieces of work: `enter` before, `leave` after. The first is a warm-up and is not counted.
 
-    With "paired" in the spec the parent decides when each piece runs: `enter` says "#ready" and waits for a line, `leave` says "#done".
+    With "paired" in the spec the parent decides when each piece runs: `enter` says "#ready" and waits for a line,
+    `leave` says "#done".
     """
 
     def __init__(self, spec: dict):

@@ -1,4 +1,5 @@
-"""Rows of instruction data from a teacher: prompts of a taxonomy's seeds (`samplers`, `requests`), blocks in order (`blocks`, `pipelines`), judges of what came out (`judges`)."""
+"""Rows of instruction data from a teacher: prompts of a taxonomy's seeds (`samplers`, `requests`), blocks in order
+(`blocks`, `pipelines`), judges of what came out (`judges`)."""
 
 from lib.synthesis.pipelines import (
     Journal,

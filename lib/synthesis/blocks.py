@@ -1,8 +1,10 @@
-"""Blocks of data synthesis: rows in, an outcome for every item out, so that nothing is lost without being counted and without a reason.
+"""Blocks of data synthesis: rows in, an outcome for every item out, so that nothing is lost without being counted and
+without a reason.
 
-A block counts `rows` (what came in), `in` (the items that these were to give) and what became of the items: in = out + failed + rejected
-+ duplicate. A 1->1 block has as many items as rows; a generating block n for each row, and an item that cannot be read has failed (what a
-reply holds beyond n is ignored); the chunker has its chunks. Rows are dicts with id, leaf, task, examples, and what the blocks add.
+A block counts `rows` (what came in), `in` (the items that these were to give) and what became of the items: in = out +
+failed + rejected + duplicate. A 1->1 block has as many items as rows; a generating block n for each row, and an item
+that cannot be read has failed (what a reply holds beyond n is ignored); the chunker has its chunks. Rows are dicts with
+id, leaf, task, examples, and what the blocks add.
 """
 
 from __future__ import annotations
@@ -48,7 +50,19 @@ class Generate(NamedTuple):
         return rows * self.n
 
     def apply(self, rows: list[dict], ask: Ask, seen: Dedup) -> list[Outcome]:
-        asked = [Request(r["id"], self.ask, r["leaf"], r["task"], tuple(r["examples"]), self.n, r.get("question", ""), r.get("context", "")) for r in rows]
+        asked = [
+            Request(
+                r["id"],
+                self.ask,
+                r["leaf"],
+                r["task"],
+                tuple(r["examples"]),
+                self.n,
+                r.get("question", ""),
+                r.get("context", ""),
+            )
+            for r in rows
+        ]
         replies, reason = ask(f"teacher {self.teacher.name}", asked, [r["leaf"] for r in rows], self.teacher)
         return [o for row, reply in zip(rows, replies) for o in self._outcomes(row, reply, reason)]
 
@@ -76,7 +90,8 @@ class Generate(NamedTuple):
 
 
 def parse_list(text: str, n: int) -> list[str | None]:
-    """Items 1 to n of a numbered list, None where an item is missing or empty; what is before the first or has a number above n is left out."""
+    """Items 1 to n of a numbered list, None where an item is missing or empty; what is before the first or has a number
+    above n is left out."""
     items: dict[int, list[str]] = {}
     at = 0
     for line in text.splitlines():
@@ -90,7 +105,8 @@ def parse_list(text: str, n: int) -> list[str | None]:
 
 
 class Filter(NamedTuple):
-    """Keeps the rows that the judge keeps (1->1); a verdict that cannot be read has failed, which is not a rejection."""
+    """Keeps the rows that the judge keeps (1->1); a verdict that cannot be read has failed, which is not a
+    rejection."""
 
     name: str
     judge: Judge
@@ -101,21 +117,46 @@ class Filter(NamedTuple):
     def apply(self, rows: list[dict], ask: Ask, seen: Dedup) -> list[Outcome]:
         keys = [{k: r.get(k, "") for k in ("id", "leaf", "question", "context", "answer")} for r in rows]
         at = {json.dumps(key): row for key, row in zip(keys, rows)}
-        scores, reason = ask(f"judge {self.judge.name}", keys, [r["leaf"] for r in rows], lambda part: self.judge.score([at[json.dumps(k)] for k in part]))
+        scores, reason = ask(
+            f"judge {self.judge.name}",
+            keys,
+            [r["leaf"] for r in rows],
+            lambda part: self.judge.score([at[json.dumps(k)] for k in part]),
+        )
         out = []
         for row, score in zip(rows, scores):
             row = row | {"scores": {**row.get("scores", {}), self.name: score}}
             why = self.judge.why(row) if self.judge.why and score is not None and score < self.judge.least else ""
             low = f"{why or 'score'} ({score:g}, kept from {self.judge.least:g})" if score is not None else ""
-            out.append(Outcome(row, "failed", reason) if score is None else Outcome(row, "out") if score >= self.judge.least else Outcome(row, "rejected", low))
+            out.append(
+                Outcome(row, "failed", reason)
+                if score is None
+                else Outcome(row, "out")
+                if score >= self.judge.least
+                else Outcome(row, "rejected", low)
+            )
         return out
 
 
 def teacher_judge(teacher: Teacher, ask: str, *, least: float) -> Judge:
-    """The teacher in its second role: judge question, judge pair or judge faithful. A reply without "Score: <number>" cannot be read."""
+    """The teacher in its second role: judge question, judge pair or judge faithful. A reply without "Score: <number>"
+    cannot be read."""
 
     def score(rows: Sequence[dict]) -> list[float | None]:
-        asked = [Request(r["id"], ask, r["leaf"], r.get("task", ""), (), 1, r["question"], r.get("context", ""), r.get("answer", "")) for r in rows]
+        asked = [
+            Request(
+                r["id"],
+                ask,
+                r["leaf"],
+                r.get("task", ""),
+                (),
+                1,
+                r["question"],
+                r.get("context", ""),
+                r.get("answer", ""),
+            )
+            for r in rows
+        ]
         found = [re.findall(r"Score:\s*(\d+)\b", reply or "") for reply in teacher(asked)]
         return [float(numbers[-1]) if numbers else None for numbers in found]
 
@@ -140,9 +181,11 @@ class Unique(NamedTuple):
 
 
 class Dedup:
-    """Texts seen so far: equal ones after normalising (case, white space), and ones whose ROUGE-L F lies above the threshold.
+    """Texts seen so far: equal ones after normalising (case, white space), and ones whose ROUGE-L F lies above the
+    threshold.
 
-    The first of a group of like texts stays. Of a chain (a like b, b like c, a unlike c) the order decides; of groups that are all alike it does not.
+    The first of a group of like texts stays. Of a chain (a like b, b like c, a unlike c) the order decides; of groups
+    that are all alike it does not.
     """
 
     def __init__(self, threshold: float = 0.9):
@@ -159,7 +202,9 @@ class Dedup:
         bag, size = Counter(words), len(words)
         known = self.tokens.setdefault(kind, [])
         for other, others, at in known if self.threshold < 1 else ():
-            need = self.threshold * (size + len(other)) / 2  # of the common subsequence, whose length the common words bound
+            need = (
+                self.threshold * (size + len(other)) / 2
+            )  # of the common subsequence, whose length the common words bound
             if min(size, len(other)) > need and sum((bag & others).values()) > need and common(words, other) > need:
                 del self.exact[key]
                 return at
@@ -194,15 +239,21 @@ class Chunk(NamedTuple):
 
     def apply(self, rows: list[dict], ask: Ask, seen: Dedup) -> list[Outcome]:
         return [Outcome(row | {"id": f"{row['id']}.{i}", "context": text.strip()}, "out") for row in rows
-                for i, text in enumerate(c for d in self.documents[row["leaf"]] for c in chunks(d, self.words))]  # fmt: skip
+                for i, text in enumerate(c for d in self.documents[row["leaf"]] for c in chunks(d,
+                    self.words))]  # fmt: skip
 
 
 def chunks(text: str, words: int) -> list[str]:
-    """Pieces of at most `words` words that end where a sentence ends and join to the text; only a longer sentence is cut, between words."""
+    """Pieces of at most `words` words that end where a sentence ends and join to the text; only a longer sentence is
+    cut, between words."""
     if words < 1:
         raise ValueError(f"a chunk holds at least 1 word, given {words}")
     # a sentence, or a paragraph without a full stop, with the headings above it
-    sentences, out, size = re.findall(r"\s*(?:#+ [^\n]*\n\s*)*\S.*?(?:[.!?][\"')]*(?=\s)\s*|\n\s*\n\s*|\Z)", text, re.S), [], 0
+    sentences, out, size = (
+        re.findall(r"\s*(?:#+ [^\n]*\n\s*)*\S.*?(?:[.!?][\"')]*(?=\s)\s*|\n\s*\n\s*|\Z)", text, re.S),
+        [],
+        0,
+    )
     for sentence in sentences or ([text] if text else []):
         parts = [sentence] if len(sentence.split()) <= words else re.findall(rf"(?:\s*\S+){{1,{words}}}\s*", sentence)
         for part in parts:

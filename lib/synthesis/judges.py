@@ -1,6 +1,8 @@
-"""LAB's judges of generated rows: rules, calibrated likelihood, two-order preference, and the oracle that our own tree allows.
+"""LAB's judges of generated rows: rules, calibrated likelihood, two-order preference, and the oracle that our own tree
+allows.
 
-A row is a dict with `leaf` and `question`, and where it has them `context` and `answer`. A judge's score is higher for better rows.
+A row is a dict with `leaf` and `question`, and where it has them `context` and `answer`. A judge's score is higher for
+better rows.
 """
 
 from __future__ import annotations
@@ -35,11 +37,16 @@ HANGING = re.compile(r"([,;:(=-]|\b(the|a|an|is|are|was|of|to|and|or|in|on|as|th
 BLANK = re.compile(r'"([^"]*)____([^"]*)"')
 EXPLAINED = 4  # words more than the shortest right answer has
 
-# Skills with several right answers: the word that their questions hold (the checkers look at what follows the colon alone).
+# Skills with several right answers: the word that their questions hold (the checkers look at what follows the colon
+# alone).
 SIGNS = {name: re.compile(rf"\b{word}", re.I) for name, word in
-         {"three_bullets": "bullet", "question": r"(question|ask)\b", "polite_note": "note", "json_object": "json", "ships_mate": "mate"}.items()}  # fmt: skip
+         {"three_bullets": "bullet", "question": r"(question|ask)\b", "polite_note": "note", "json_object": "json",
+             "ships_mate": "mate"}.items()}  # fmt: skip
 GROUNDED = ("table_cell", "record_holder", "date_in_context", "replacement")
-FREE = ("date_order", *(name for name in checkers.CHECKERS if name not in (*GROUNDED, "date_order")))  # dates hold numbers: before comparison
+FREE = (
+    "date_order",
+    *(name for name in checkers.CHECKERS if name not in (*GROUNDED, "date_order")),
+)  # dates hold numbers: before comparison
 
 
 def bare(name: str, question: str, context: str = "") -> str | None:
@@ -79,7 +86,9 @@ def supported(leaf: Leaf, question: str, answer: str) -> bool:
     blank = BLANK.search(question)
     if blank:
         before, after = (re.escape(part) for part in blank.groups())
-        found = re.search(rf"{before}([^\"]{{1,80}}?){after}", " ".join(" ".join(d.text for d in leaf.documents).split()))
+        found = re.search(
+            rf"{before}([^\"]{{1,80}}?){after}", " ".join(" ".join(d.text for d in leaf.documents).split())
+        )
         return bool(found) and bool(blank[1] + blank[2]) and says(found[1])
     for fact in leaf.facts:
         if flat(fact.question) == flat(question):
@@ -88,7 +97,8 @@ def supported(leaf: Leaf, question: str, answer: str) -> bool:
 
 
 def question_score(leaf: Leaf | None, row: dict) -> float:
-    """LAB's first scale: 1 for a question of the leaf (of any form, where the leaf is unknown) that can be answered and is safe, else 0."""
+    """LAB's first scale: 1 for a question of the leaf (of any form, where the leaf is unknown) that can be answered and
+    is safe, else 0."""
     question, context = row["question"], row.get("context", "")
     if UNSAFE in question:
         return 0.0
@@ -115,26 +125,35 @@ def pair_score(leaf: Leaf | None, row: dict) -> float:
 
 
 def oracle(leaves: Sequence[Leaf]) -> dict[str, Judge]:
-    """Judges that know the truth by the tree's checkers, documents and facts: question (0/1), pair (1-3) and faithful (0/1)."""
+    """Judges that know the truth by the tree's checkers, documents and facts: question (0/1), pair (1-3) and faithful
+    (0/1)."""
     by = {leaf.path: leaf for leaf in leaves}
     question = lambda rows: [question_score(by.get(r["leaf"]), r) for r in rows]  # noqa: E731
     pair = lambda rows: [pair_score(by.get(r["leaf"]), r) for r in rows]  # noqa: E731
     faithful = lambda rows: [float(score >= 2) for score in pair(rows)]  # noqa: E731
-    return {"question": Judge("oracle question", question, 1), "pair": Judge("oracle pair", pair, 2), "faithful": Judge("oracle faithful", faithful, 1)}
+    return {
+        "question": Judge("oracle question", question, 1),
+        "pair": Judge("oracle pair", pair, 2),
+        "faithful": Judge("oracle faithful", faithful, 1),
+    }
 
 
 def faults(row: dict, *, words: int = 250) -> list[str]:
     """What the rules find wrong with a row: format, length, truncation, unsafe marker. They know no right answer."""
     question, answer, found = row["question"].strip(), row.get("answer"), []
     checks = [
-        (not re.match(r"[A-Za-z\"']", question) or not re.search(r"[.?!\"']$", question), "the question is no sentence"),
+        (not re.match(r"[A-Za-z\"']", question) or not re.search(r"[.?!\"']$", question),
+            "the question is no sentence"),
         (not 3 <= len(question.split()) <= words, f"the question has {len(question.split())} words"),
         (bool(NEEDS_EYES.search(question)), "the question needs eyes"), (UNSAFE in question + (answer or ""), "unsafe"),
     ]  # fmt: skip
     if answer is not None:
         text, n = answer.strip(), len(answer.split())
         opened = text.count("{") != text.count("}") or text.count("(") != text.count(")") or text.count('"') % 2 == 1
-        checks += [(not 1 <= n <= words, f"the answer has {n} words"), (bool(HANGING.search(text)) or opened, "the answer breaks off")]
+        checks += [
+            (not 1 <= n <= words, f"the answer has {n} words"),
+            (bool(HANGING.search(text)) or opened, "the answer breaks off"),
+        ]
     found += [what for wrong, what in checks if wrong]
     return found
 
@@ -146,13 +165,19 @@ def rules(*, words: int = 250) -> Judge:
 
 
 def calibrated(name: str, score: Score, leaves: Sequence[Leaf], *, q: float) -> Judge:
-    """score(row) less the q-quantile of the scores of the leaf's seeds; rows at 0 and above are kept, about a share 1 - q of rows like the seeds.
+    """score(row) less the q-quantile of the scores of the leaf's seeds; rows at 0 and above are kept, about a share 1 -
+    q of rows like the seeds.
 
-    A row of no known leaf is held against all seeds. ValueError for q outside [0, 1), no leaves, or a seed that `score` cannot score.
+    A row of no known leaf is held against all seeds. ValueError for q outside [0, 1), no leaves, or a seed that `score`
+    cannot score.
     """
     if not 0 <= q < 1 or not leaves:
         raise ValueError(f"q lies in [0, 1) and there is at least one leaf, given {q} and {len(leaves)} leaves")
-    rows = [{"leaf": leaf.path, "question": s.question, "answer": s.answer, "context": s.context} for leaf in leaves for s in leaf.seeds]
+    rows = [
+        {"leaf": leaf.path, "question": s.question, "answer": s.answer, "context": s.context}
+        for leaf in leaves
+        for s in leaf.seeds
+    ]
     scores = score(rows)
     bad = next((row for row, value in zip(rows, scores) if value is None or not np.isfinite(value)), None)
     if bad is not None:
@@ -162,13 +187,17 @@ def calibrated(name: str, score: Score, leaves: Sequence[Leaf], *, q: float) -> 
     least = {path: float(np.quantile(values, q, method="lower")) for path, values in {**of, None: scores}.items()}
 
     def margin(rows: Sequence[dict]) -> list:
-        return [None if value is None else value - least.get(row["leaf"], least[None]) for row, value in zip(rows, score(rows), strict=True)]
+        return [
+            None if value is None else value - least.get(row["leaf"], least[None])
+            for row, value in zip(rows, score(rows), strict=True)
+        ]
 
     return Judge(f"{name} q={q:g}", margin, 0)
 
 
 def likelihood(model, tokenizer, *, batch: int, pmi: bool = False) -> Score:
-    """Mean log-likelihood of a token of the answer given context and question, nats; pmi: less the one without the context.
+    """Mean log-likelihood of a token of the answer given context and question, nats; pmi: less the one without the
+    context.
 
     A row without a context has a pmi of 0. ValueError for an empty answer.
     """
@@ -177,11 +206,17 @@ def likelihood(model, tokenizer, *, batch: int, pmi: bool = False) -> Score:
     def score(rows: Sequence[dict]) -> list[float]:
         empty = next((row for row in rows if not row.get("answer")), None)
         if empty is not None:
-            raise ValueError(f"a likelihood is that of an answer, and this question of {empty['leaf']} has none: {empty['question']!r}")
+            raise ValueError(
+                f"a likelihood is that of an answer, and this question of {empty['leaf']} has none: "
+                f"{empty['question']!r}"
+            )
         asked = [f"Question: {row['question']}\nAnswer:" for row in rows]
         grounds = [f"{row['context']}\n\n" if row.get("context") else "" for row in rows]
         answers = [encode(" " + row["answer"]) for row in rows]
-        of = lambda prompts: completion_logprobs(model, [encode(p) for p in prompts], answers, batch=batch, mean=True)[:, 0]  # noqa: E731
+
+        def of(prompts):
+            return completion_logprobs(model, [encode(p) for p in prompts], answers, batch=batch, mean=True)[:, 0]  # noqa: E731
+
         given = of([g + a for g, a in zip(grounds, asked)])
         return (given - of(asked) if pmi else given).tolist() if rows else []
 
@@ -193,23 +228,30 @@ Margin = Callable[[Sequence[str], Sequence[str], Sequence[str]], list[float]]  #
 
 
 def two_order(margin: Margin, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[float]:
-    """How much `first` is preferred, logits: the mean over both orders, 0 where they name different winners. Changes sign under a swap."""
+    """How much `first` is preferred, logits: the mean over both orders, 0 where they name different winners. Changes
+    sign under a swap."""
     forward, backward = margin(prompts, first, second), margin(prompts, second, first)
     return [(f - b) / 2 if f * b < 0 else 0.0 for f, b in zip(forward, backward, strict=True)]
 
 
 def two_order_judge(margin: Margin, *, least: float = 1e-6) -> Judge:
-    """Scores a row by how much the verdict "right" is preferred over "wrong"; 0, where the two orders disagree, is not enough to be kept."""
+    """Scores a row by how much the verdict "right" is preferred over "wrong"; 0, where the two orders disagree, is not
+    enough to be kept."""
 
     def score(rows: Sequence[dict]) -> list[float]:
-        prompts = [f"{row.get('context')}\n\n" * bool(row.get("context")) + f"Question: {row['question']}\nAnswer: {row['answer']}" for row in rows]
+        prompts = [
+            f"{row.get('context')}\n\n" * bool(row.get("context"))
+            + f"Question: {row['question']}\nAnswer: {row['answer']}"
+            for row in rows
+        ]
         return two_order(margin, prompts, *([verdict] * len(rows) for verdict in VERDICTS))
 
     return Judge("two-order", score, least)
 
 
 def letter_margin(model, tokenizer, *, batch: int) -> Margin:
-    """logit(A) - logit(B), which is the difference of their log-probabilities, of a chat model that is asked which of two texts fits."""
+    """logit(A) - logit(B), which is the difference of their log-probabilities, of a chat model that is asked which of
+    two texts fits."""
     ask = "{prompt}\n\nA: {first}\nB: {second}\n\nWhich one fits, A or B? Reply with one letter."
 
     def margin(prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[float]:
@@ -225,14 +267,18 @@ def letter_margin(model, tokenizer, *, batch: int) -> Margin:
 def valid(row: dict) -> bool:
     """Whether the hidden labels call everything about the row right; ValueError where it has none."""
     if not row.get("truth"):
-        raise ValueError(f"only a templated teacher's rows carry their truth, given {row.get('id', row.get('question'))!r}")
+        raise ValueError(
+            f"only a templated teacher's rows carry their truth, given {row.get('id', row.get('question'))!r}"
+        )
     return all(row["truth"].get(key, "right") == "right" for key in ("given", "asked", "told"))
 
 
 def quality(scores: Sequence[float | None], truth: Sequence[bool], *, least: float) -> dict[str, float]:
-    """A judge against the truth, all in [0, 1]: precision and recall of keeping, AUC (ties half), purity before and after, yield (kept / generated).
+    """A judge against the truth, all in [0, 1]: precision and recall of keeping, AUC (ties half), purity before and
+    after, yield (kept / generated).
 
-    Purity is valid / kept, the precision by its other name. A score that cannot be read (None) is the lowest and is not kept. NaN: undefined.
+    Purity is valid / kept, the precision by its other name. A score that cannot be read (None) is the lowest and is not
+    kept. NaN: undefined.
     """
     if len(scores) != len(truth) or not len(truth):
         raise ValueError(f"a score and a truth for each of at least one row, given {len(scores)} and {len(truth)}")
@@ -243,6 +289,7 @@ def quality(scores: Sequence[float | None], truth: Sequence[bool], *, least: flo
     share = lambda part, whole: float(part / whole) if whole else float("nan")  # noqa: E731
     precision = share((kept & y).sum(), kept.sum())
     return {
-        "precision": precision, "recall": share((kept & y).sum(), y.sum()), "auc": share((below + upto).sum() / 2, len(good) * len(bad)),
+        "precision": precision, "recall": share((kept & y).sum(), y.sum()),
+        "auc": share((below + upto).sum() / 2, len(good) * len(bad)),
         "purity before": float(y.mean()), "purity": precision, "yield": float(kept.mean()),
     }  # fmt: skip

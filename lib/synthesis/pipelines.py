@@ -1,4 +1,5 @@
-"""From a taxonomy to rows of data: LAB's pipelines, and a runner that can be stopped anywhere and goes on from what was paid for."""
+"""From a taxonomy to rows of data: LAB's pipelines, and a runner that can be stopped anywhere and goes on from what was
+paid for."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ PATIENCE = 3  # times in a row that a teacher or judge may raise before the run 
 
 
 class Result(NamedTuple):
-    """Rows kept; rows dropped, with `dropped` (block: reason) and `fate`; a dict of counts a block; a sentence for each leaf that got no answers."""
+    """Rows kept; rows dropped, with `dropped` (block: reason) and `fate`; a dict of counts a block; a sentence for each
+    leaf that got no answers."""
 
     rows: list[dict]
     dropped: list[dict]
@@ -31,9 +33,11 @@ class Result(NamedTuple):
 
 
 class Journal:
-    """Texts and scores that were paid for, one JSON-lines file a leaf: a run that is repeated with the same folder asks for the rest only.
+    """Texts and scores that were paid for, one JSON-lines file a leaf: a run that is repeated with the same folder asks
+    for the rest only.
 
-    They are kept by what was asked of whom, so whatever else has changed, an answer is never taken for that to another request. None: kept in memory.
+    They are kept by what was asked of whom, so whatever else has changed, an answer is never taken for that to another
+    request. None: kept in memory.
     """
 
     def __init__(self, folder: Path | None):
@@ -51,12 +55,15 @@ class Journal:
                     kept = json.loads(line)
                     self.known[kept["key"]] = Reply(kept["text"], kept["truth"]) if "text" in kept else kept["score"]
                 except (ValueError, KeyError, TypeError):
-                    raise ValueError(f"{path.name}:{n} is no line of a journal; remove it, and its request is asked again") from None
+                    raise ValueError(
+                        f"{path.name}:{n} is no line of a journal; remove it, and its request is asked again"
+                    ) from None
         self.read.add(leaf)
         return path
 
     def ask(self, who: str, what: Sequence, leaves: Sequence[str], call: Callable) -> tuple[list, str]:
-        """(call(what) as far as it is not known, None where nothing came; why nothing did). Stops with RuntimeError after PATIENCE raises in a row."""
+        """(call(what) as far as it is not known, None where nothing came; why nothing did). Stops with RuntimeError
+        after PATIENCE raises in a row."""
         paths = {leaf: self._load(leaf) for leaf in dict.fromkeys(leaves)}
         keys = [hashlib.sha256(f"{who} {json.dumps(w, ensure_ascii=False)}".encode()).hexdigest()[:24] for w in what]
         left, reason = [i for i, key in enumerate(keys) if key not in self.known], f"the {who} returned nothing"
@@ -83,14 +90,24 @@ class Journal:
             self.raised[leaf] += 1
             self.in_a_row[who] += 1
             if self.in_a_row[who] >= PATIENCE:
-                kept = f"what it gave before is kept in {self.folder}: run again to go on from there" if self.folder else "nothing is kept without a journal"
-                raise RuntimeError(f"{reason} ({leaf}: {self.raised[leaf]} times, {self.in_a_row[who]} in a row); {kept}") from error
+                kept = (
+                    f"what it gave before is kept in {self.folder}: run again to go on from there"
+                    if self.folder
+                    else "nothing is kept without a journal"
+                )
+                raise RuntimeError(
+                    f"{reason} ({leaf}: {self.raised[leaf]} times, {self.in_a_row[who]} in a row); {kept}"
+                ) from error
         return [self.known.get(key) for key in keys], reason
 
     def _keep(self, path: Path | None, key: str, answer: str | float) -> None:
         self.known[key] = answer
         if path:
-            kept = {"text": str(answer), "truth": list(getattr(answer, "truth", ()))} if isinstance(answer, str) else {"score": float(answer)}
+            kept = (
+                {"text": str(answer), "truth": list(getattr(answer, "truth", ()))}
+                if isinstance(answer, str)
+                else {"score": float(answer)}
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, **kept}, ensure_ascii=False) + "\n")
@@ -98,36 +115,58 @@ class Journal:
     def failures(self) -> list[str]:
         """A sentence a leaf that got nothing for some requests."""
         say = lambda n, what: f"{what} {n} time{'s' * (n != 1)}"  # noqa: E731
-        return [f"{leaf}: " + " and ".join(say(c[leaf], what) for c, what in ((self.raised, "raised"), (self.empty, "returned nothing")) if c[leaf])
+        return [f"{leaf}: " + " and ".join(say(c[leaf], what) for c,
+            what in ((self.raised, "raised"), (self.empty, "returned nothing")) if c[leaf])
                 for leaf in sorted({*self.raised, *self.empty})]  # fmt: skip
 
 
-def run(sampler: Sampler, blocks: Sequence[Block], *, journal: Path | None, desc: str, seen: Dedup | None = None, batch: int = 1) -> Result:
+def run(
+    sampler: Sampler,
+    blocks: Sequence[Block],
+    *,
+    journal: Path | None,
+    desc: str,
+    seen: Dedup | None = None,
+    batch: int = 1,
+) -> Result:
     """Every call's prompt through all blocks, `batch` calls at a time.
 
-    journal: folder of what the teacher and the judges said. A run that was killed, or whose teacher failed, is repeated with the same
-    folder: it asks for what is missing and ends with the rows of a run that nothing had stopped. seen: shared between runs, what is a
-    duplicate across them. ValueError for blocks of one name; RuntimeError where a teacher or judge raises PATIENCE times in a row.
+    journal: folder of what the teacher and the judges said. A run that was killed, or whose teacher failed, is repeated
+    with the same folder: it asks for what is missing and ends with the rows of a run that nothing had stopped. seen:
+    shared between runs, what is a duplicate across them. ValueError for blocks of one name; RuntimeError where a
+    teacher or judge raises PATIENCE times in a row.
     """
     names = [block.name for block in blocks]
     if len(set(names)) < len(names) or not names or batch < 1:
-        raise ValueError(f"blocks have names of their own, and a batch holds at least 1 call, given {', '.join(names) or 'no block'} and {batch}")
+        raise ValueError(
+            "blocks have names of their own, and a batch holds at least 1 call, given "
+            f"{', '.join(names) or 'no block'} and {batch}"
+        )
     kept, dropped, book, seen = [], [], Journal(journal), Dedup() if seen is None else seen
     counts = [{"block": name, "rows": 0, "in": 0, **dict.fromkeys(FATES, 0)} for name in names]
     starts = range(0, sampler.calls, batch)
     for start in track(starts, desc):
         prompts = [sampler.draw(call, kept) for call in range(start, min(start + batch, sampler.calls))]
-        rows = [{"id": f"{p.leaf}#{p.call}", "leaf": p.leaf, "call": p.call, "task": p.task, "examples": p.examples} for p in prompts]
+        rows = [
+            {"id": f"{p.leaf}#{p.call}", "leaf": p.leaf, "call": p.call, "task": p.task, "examples": p.examples}
+            for p in prompts
+        ]
         for block, count in zip(blocks, counts):
             outcomes = block.apply(rows, book.ask, seen)
             items = block.items(len(rows))
             if items is not None and items != len(outcomes):
-                raise ValueError(f"block {block.name!r} was to give {items} items and told what became of {len(outcomes)}")
+                raise ValueError(
+                    f"block {block.name!r} was to give {items} items and told what became of {len(outcomes)}"
+                )
             count["rows"] += len(rows)
             count["in"] += len(outcomes) if items is None else items
             for outcome in outcomes:
                 count[outcome.fate] += 1
-            dropped += [_plain(o.row) | {"dropped": f"{block.name}: {o.reason}", "fate": o.fate} for o in outcomes if o.fate != "out"]
+            dropped += [
+                _plain(o.row) | {"dropped": f"{block.name}: {o.reason}", "fate": o.fate}
+                for o in outcomes
+                if o.fate != "out"
+            ]
             rows = [o.row for o in outcomes if o.fate == "out"]
         kept += [_plain(row) for row in rows]
         if len(starts) >= 40 and (starts.index(start) + 1) % (len(starts) // 4) == 0:
@@ -145,7 +184,9 @@ def _plain(row: dict) -> dict:
 
 def summary(counts: Sequence[dict]) -> str:
     """One line: what each block gave of what it was to give."""
-    return ", ".join(f"{c['block']} {c['out']}/{c['in']}" + f" ({c['failed']} failed)" * bool(c["failed"]) for c in counts)
+    return ", ".join(
+        f"{c['block']} {c['out']}/{c['in']}" + f" ({c['failed']} failed)" * bool(c["failed"]) for c in counts
+    )
 
 
 def _filters(judges: Mapping[str, Judge], stage: str) -> list[Filter]:
@@ -155,11 +196,15 @@ def _filters(judges: Mapping[str, Judge], stage: str) -> list[Filter]:
 def _known(judges: Mapping[str, Judge], stages: Sequence[str], **numbers: int) -> None:
     odd = next((stage for stage in judges if stage not in stages), None)
     if odd or min(numbers.values()) < 1:
-        raise ValueError(f"judges are of {' or '.join(stages)}, and {', '.join(numbers)} at least 1, given {odd or ', '.join(judges) or 'none'} and {numbers}")
+        raise ValueError(
+            f"judges are of {' or '.join(stages)}, and {', '.join(numbers)} at least 1, given "
+            f"{odd or ', '.join(judges) or 'none'} and {numbers}"
+        )
 
 
 def skills(teacher: Teacher, judges: Mapping[str, Judge], *, questions: int) -> list[Block]:
-    """The paper's four stages: questions, their judge ("question"), answers, the judge of pairs ("pair"); a stage without a judge keeps all."""
+    """The paper's four stages: questions, their judge ("question"), answers, the judge of pairs ("pair"); a stage
+    without a judge keeps all."""
     _known(judges, ("question", "pair"), questions=questions)
     made = [Generate("questions", teacher, "questions", questions), Unique("unique questions")]
     return [*made, *_filters(judges, "question"), Generate("answers", teacher, "answer"), *_filters(judges, "pair")]
@@ -168,17 +213,28 @@ def skills(teacher: Teacher, judges: Mapping[str, Judge], *, questions: int) -> 
 def grounded(teacher: Teacher, judges: Mapping[str, Judge], *, contexts: int, questions: int) -> list[Block]:
     """`skills` with contexts first, and `questions` about each of them."""
     _known(judges, ("question", "pair"), contexts=contexts, questions=questions)
-    return [Generate("contexts", teacher, "contexts", contexts), Unique("unique contexts", ("context",)), *skills(teacher, judges, questions=questions)]
+    return [
+        Generate("contexts", teacher, "contexts", contexts),
+        Unique("unique contexts", ("context",)),
+        *skills(teacher, judges, questions=questions),
+    ]
 
 
-def knowledge(teacher: Teacher, judges: Mapping[str, Judge], leaves: Sequence[Leaf], *, words: int, pairs: int) -> list[Block]:
-    """Documents in chunks, `pairs` questions with answers a chunk, and the judges "question" and "faithful". ValueError for a leaf without documents."""
+def knowledge(
+    teacher: Teacher, judges: Mapping[str, Judge], leaves: Sequence[Leaf], *, words: int, pairs: int
+) -> list[Block]:
+    """Documents in chunks, `pairs` questions with answers a chunk, and the judges "question" and "faithful". ValueError
+    for a leaf without documents."""
     _known(judges, ("question", "faithful"), words=words, pairs=pairs)
     without = next((leaf.path for leaf in leaves if not leaf.documents), None)
     if without:
         raise ValueError(f"knowledge is made from documents, and {without} has none")
     documents = {leaf.path: tuple(d.text for d in leaf.documents) for leaf in leaves}
-    made = [Chunk("chunks", documents, words), Generate("pairs", teacher, "pairs", pairs), Unique("unique questions", ("question",))]
+    made = [
+        Chunk("chunks", documents, words),
+        Generate("pairs", teacher, "pairs", pairs),
+        Unique("unique questions", ("question",)),
+    ]
     return [*made, *_filters(judges, "question"), *_filters(judges, "faithful")]
 
 
@@ -187,19 +243,26 @@ def seeded(leaves: Sequence[Leaf], threshold: float = 0.9) -> Dedup:
     seen = Dedup(threshold)
     for leaf in leaves:
         for seed in leaf.seeds:
-            seen.add("unique questions", seed.question if leaf.kind == "knowledge" else f"{seed.context}\n{seed.question}", f"a seed of {leaf.path}")
+            seen.add(
+                "unique questions",
+                seed.question if leaf.kind == "knowledge" else f"{seed.context}\n{seed.question}",
+                f"a seed of {leaf.path}",
+            )
             if leaf.kind == "grounded":
                 seen.add("unique contexts", seed.context, f"a seed of {leaf.path}")
     return seen
 
 
 def synthesise(
-    leaves: Sequence[Leaf], teacher: Teacher, judges: Mapping[str, Judge], *, calls: int, size: int, questions: int, contexts: int,
+    leaves: Sequence[Leaf], teacher: Teacher, judges: Mapping[str, Judge], *, calls: int, size: int, questions: int,
+    contexts: int,
     words: int, pairs: int, seed: int, journal: Path | None, threshold: float = 0.9,
 ) -> dict[str, Result]:  # fmt: skip
-    """The whole tree, leaves in turn: `calls` prompts a leaf of `size` seeds (a knowledge leaf: each goes through all its chunks).
+    """The whole tree, leaves in turn: `calls` prompts a leaf of `size` seeds (a knowledge leaf: each goes through all
+    its chunks).
 
-    Results by "skills" (foundational ones too), "grounded", "knowledge", where the tree has them; duplicates are told across all three and the seeds.
+    Results by "skills" (foundational ones too), "grounded", "knowledge", where the tree has them; duplicates are told
+    across all three and the seeds.
     """
     seen, out = seeded(leaves, threshold), {}
     _known(judges, ("question", "pair", "faithful"), calls=calls)
@@ -210,8 +273,10 @@ def synthesise(
         part = [leaf for leaf in leaves if leaf.kind in kinds]
         if part:
             blocks = {"skills": lambda _: skills(teacher, of("question", "pair"), questions=questions),
-                      "grounded": lambda _: grounded(teacher, of("question", "pair"), contexts=contexts, questions=questions),
-                      "knowledge": lambda part: knowledge(teacher, of("question", "faithful"), part, words=words, pairs=pairs)}[name](part)  # fmt: skip
+                      "grounded": lambda _: grounded(teacher, of("question", "pair"), contexts=contexts,
+                          questions=questions),
+                      "knowledge": lambda part: knowledge(teacher, of("question", "faithful"), part, words=words,
+                          pairs=pairs)}[name](part)  # fmt: skip
             plans.append((name, leaf_local(part, calls=calls * len(part), size=size, seed=seed), blocks))
     for name, sampler, blocks in plans:  # after every plan was checked
         out[name] = run(sampler, blocks, journal=journal, desc=name, seen=seen)

@@ -15,11 +15,14 @@ import numpy as np
 from lib.scoring.toxicity import classifier
 
 PROSE = re.compile(r"[A-Z][A-Za-z0-9 ,;'().-]*\.")
-NO_PROSE = re.compile(r"\w\(|[A-Za-z]{2}\.[A-Za-z]|--|- |  |\(\d{4}")  # calls, names with dots, rules, broken words, references
+NO_PROSE = re.compile(
+    r"\w\(|[A-Za-z]{2}\.[A-Za-z]|--|- |  |\(\d{4}"
+)  # calls, names with dots, rules, broken words, references
 
 
 def openings(n: int, *, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """(opening, rest) of n different paragraphs of scikit-learn's documentation (BSD-3-Clause), cut after 3 to 5 words; ValueError for more than there are."""
+    """(opening, rest) of n different paragraphs of scikit-learn's documentation (BSD-3-Clause), cut after 3 to 5 words;
+    ValueError for more than there are."""
     found = _paragraphs()
     if not 1 <= n <= len(found):
         raise ValueError(f"there are {len(found)} general paragraphs, given {n}")
@@ -32,16 +35,20 @@ def openings(n: int, *, rng: np.random.Generator) -> list[tuple[str, str]]:
 
 @cache
 def _paragraphs() -> tuple[str, ...]:
-    """Plain prose of 12 to 40 words, sorted: the same text everywhere, since the classifier pins scikit-learn's version."""
+    """Plain prose of 12 to 40 words, sorted: the same text everywhere, since the classifier pins scikit-learn's
+    version."""
     root = Path(importlib.util.find_spec("sklearn").submodule_search_locations[0])
-    files = [file for file in root.rglob("*.py") if not {"tests", "externals"} & set(file.relative_to(root).parts)]  # externals are others' work
+    files = [
+        file for file in root.rglob("*.py") if not {"tests", "externals"} & set(file.relative_to(root).parts)
+    ]  # externals are others' work
     texts = {text for file in files for text in _prose(file.read_text(encoding="utf-8"))}
     texts = sorted(text for text in texts if 12 <= len(text.split(" ")) <= 40)
     return tuple(text for text, score in zip(texts, classifier(texts).tolist()) if score < 0.5)
 
 
 def _prose(source: str) -> Iterator[str]:
-    """Each paragraph of the docstrings that is sentences only. Lines of different indentation (a parameter and what it means) are kept apart."""
+    """Each paragraph of the docstrings that is sentences only. Lines of different indentation (a parameter and what it
+    means) are kept apart."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
             lines = (ast.get_docstring(node) or "").split("\n")

@@ -1,4 +1,5 @@
-"""What is asked of a teacher, what it replies, and the request written out: as an instruction for a chat model or as a list to be continued."""
+"""What is asked of a teacher, what it replies, and the request written out: as an instruction for a chat model or as a
+list to be continued."""
 
 from __future__ import annotations
 
@@ -38,21 +39,41 @@ class Reply(str):
 
 
 def instruction(request: Request) -> str:
-    """The request as a prompt for a chat model, after the paper's four templates. ValueError for an ask that no template has."""
-    task, shown, r = request.task or "the kinds of the examples", "\n\n".join(_shown(x) for x in request.examples), request
-    about = "".join(f"{name}: {text}\n" for name, text in (("Context", r.context), ("Question", r.question), ("Answer", r.answer)) if text)
+    """The request as a prompt for a chat model, after the paper's four templates. ValueError for an ask that no
+    template has."""
+    task, shown, r = (
+        request.task or "the kinds of the examples",
+        "\n\n".join(_shown(x) for x in request.examples),
+        request,
+    )
+    about = "".join(
+        f"{name}: {text}\n"
+        for name, text in (("Context", r.context), ("Question", r.question), ("Answer", r.answer))
+        if text
+    )
     style = "Same style and format as the examples, diverse, clear, safe, answerable in text."
-    numbered, score = f"Number them 1. to {r.n}. and write nothing else.", "Explain briefly, then end with 'Score: 1' for yes or 'Score: 0' for no."
+    numbered, score = (
+        f"Number them 1. to {r.n}. and write nothing else.",
+        "Explain briefly, then end with 'Score: 1' for yes or 'Score: 0' for no.",
+    )
     alone = " Each is answered by the context alone." * bool(r.context)
     rates = "1 wrong, incomplete or unsafe; 2 right but brief; 3 right, complete and explained"
     texts = {
-        "questions": f"Write {r.n} new questions. Task: {task}. {style}{alone} Questions only. {numbered}\n\n{shown}\n\n{about}",
+        "questions": f"Write {r.n} new questions. Task: {task}. {style}{alone} Questions only. "
+        f"{numbered}\n\n{shown}\n\n{about}",
         "contexts": f"Write {r.n} new contexts, without questions. Task: {task}. {style} {numbered}\n\n{shown}",
-        "pairs": f"Write {r.n} questions about the text, each with its answer. Subject: {task}. Everything must stand in the text. "
-        f"Write each as 'Question: ...', and 'Answer: ...' on the next line. {numbered}\n\n{shown}\n\nText: {r.context}",
-        "answer": f"Answer the last question as in the examples, precisely, with an explanation where it helps. Task: {task}.\n\n{shown}\n\n{about}Answer:",
-        "judge question": f"Can this question be answered in text, is it safe, and does it belong to the task ({task})?\n\n{about}\n{score}",
-        "judge pair": f"Task: {task}.\n\n{about}\nRate the answer: {rates}. Explain briefly, then end with 'Score: ' and the number.",
+        "pairs": f"Write {r.n} questions about the text, each with its answer. Subject: {task}. Everything must "
+        "stand in "
+        "the text. "
+        f"Write each as 'Question: ...', and 'Answer: ...' on the next line. {numbered}\n\n{shown}\n\nText: "
+        f"{r.context}",
+        "answer": "Answer the last question as in the examples, precisely, with an explanation where it helps. Task: "
+        f"{task}.\n\n{shown}\n\n{about}Answer:",
+        "judge question": "Can this question be answered in text, is it safe, and does it belong to the task "
+        f"({task})?\n\n{about}\n{score}",
+        "judge pair": f"Task: {task}.\n\n{about}\nRate the answer: {rates}. Explain briefly, then end with 'Score: ' "
+        "and the "
+        "number.",
         "judge faithful": f"{about}\nDoes the context bear out the answer? {score}",
     }
     if request.ask not in texts:
@@ -68,13 +89,21 @@ def listing(r: Request) -> str:
     """The beginning of a list that the wanted text continues."""
     intro = f"{r.task.rstrip('.')}.\n" if r.task else ""
     if r.ask == "answer":
-        return intro + "\n\n".join([*map(_shown, r.examples), f"Context: {r.context}\n" * bool(r.context) + f"Question: {r.question}\nAnswer:"])
-    say = {"contexts": lambda x: x.context, "questions": lambda x: x.question, "pairs": lambda x: f"Question: {x.question}\nAnswer: {x.answer}"}[r.ask]
+        return intro + "\n\n".join(
+            [*map(_shown, r.examples), f"Context: {r.context}\n" * bool(r.context) + f"Question: {r.question}\nAnswer:"]
+        )
+    say = {
+        "contexts": lambda x: x.context,
+        "questions": lambda x: x.question,
+        "pairs": lambda x: f"Question: {x.question}\nAnswer: {x.answer}",
+    }[r.ask]
     lines = [f"{i}. {say(x)}" for i, x in enumerate(r.examples, 1)]
     return (f"{r.context}\n\n" if r.context else "") + intro + "\n".join([*lines, f"{len(lines) + 1}."])
 
 
 def continued(text: str, first: int) -> str:
     """A continuation that began behind the number `first`, counted from 1."""
-    renumbered = re.sub(r"^(\d+)\.", lambda m: f"{int(m[1]) - first + 1}." if int(m[1]) > first else m[0], text, flags=re.M)
+    renumbered = re.sub(
+        r"^(\d+)\.", lambda m: f"{int(m[1]) - first + 1}." if int(m[1]) > first else m[0], text, flags=re.M
+    )
     return f"1. {renumbered.strip()}" if text.strip() else ""

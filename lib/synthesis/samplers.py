@@ -1,6 +1,8 @@
-"""Which seed examples stand in a teacher's prompt: the claim of LAB is that those of one leaf at a time cover more than a random draw.
+"""Which seed examples stand in a teacher's prompt: the claim of LAB is that those of one leaf at a time cover more than
+a random draw.
 
-Every sampler is a `Sampler` of equally many calls, whose prompts depend on the seed, the number of the call and the rows made so far alone.
+Every sampler is a `Sampler` of equally many calls, whose prompts depend on the seed, the number of the call and the
+rows made so far alone.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class Example(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """The call's number, the leaf it is made for (a real one, "pool", or a "fake ..."), its task ("" where it is no real leaf), examples."""
+    """The call's number, the leaf it is made for (a real one, "pool", or a "fake ..."), its task ("" where it is no
+    real leaf), examples."""
 
     call: int
     leaf: str
@@ -46,7 +49,9 @@ def examples(leaf: Leaf) -> list[Example]:
 
 def _check(leaves: Sequence[Leaf], calls: int, size: int) -> None:
     if not leaves or calls < 1 or size < 1:
-        raise ValueError(f"at least 1 leaf, call and example a prompt are needed, given {len(leaves)}, {calls} and {size}")
+        raise ValueError(
+            f"at least 1 leaf, call and example a prompt are needed, given {len(leaves)}, {calls} and {size}"
+        )
     short = next((leaf for leaf in leaves if len(leaf.seeds) < size), None)
     if short is not None:
         raise ValueError(f"{short.path} has {len(short.seeds)} seeds, too few for prompts of {size} examples")
@@ -57,11 +62,15 @@ def _pick(items: Sequence, size: int, rng: np.random.Generator) -> list:
 
 
 def pool(leaves: Sequence[Leaf], *, calls: int, size: int, seed: int, machine: int = 0) -> Sampler:
-    """Self-Instruct: `size` examples of the pool of all seeds, of which up to `machine` are rows made before. ValueError for bad numbers."""
+    """Self-Instruct: `size` examples of the pool of all seeds, of which up to `machine` are rows made before.
+    ValueError for bad numbers."""
     _check(leaves, calls, 1)
     seeds = [x for leaf in leaves for x in examples(leaf)]
     if not 1 <= size <= len(seeds) or not 0 <= machine < size:
-        raise ValueError(f"prompts of 1 to {len(seeds)} examples with fewer machine-made ones are allowed, given {size} and {machine}")
+        raise ValueError(
+            f"prompts of 1 to {len(seeds)} examples with fewer machine-made ones are allowed, given {size} and "
+            f"{machine}"
+        )
 
     def draw(call: int, made: Sequence[dict]) -> Prompt:
         rng = np.random.default_rng([seed, call])
@@ -71,10 +80,14 @@ def pool(leaves: Sequence[Leaf], *, calls: int, size: int, seed: int, machine: i
     return Sampler("pool", calls, draw)
 
 
-def leaf_local(leaves: Sequence[Leaf], *, calls: int, size: int, seed: int, quotas: Mapping[str, int] | None = None) -> Sampler:
-    """LAB: each call's examples are of one leaf; leaves take turns, each as often as its quota (even quotas unless given).
+def leaf_local(
+    leaves: Sequence[Leaf], *, calls: int, size: int, seed: int, quotas: Mapping[str, int] | None = None
+) -> Sampler:
+    """LAB: each call's examples are of one leaf; leaves take turns, each as often as its quota (even quotas unless
+    given).
 
-    ValueError for a leaf with fewer seeds than `size`, or quotas that are not of these leaves or do not add up to `calls`.
+    ValueError for a leaf with fewer seeds than `size`, or quotas that are not of these leaves or do not add up to
+    `calls`.
     """
     _check(leaves, calls, size)
     order = _turns([leaf.path for leaf in leaves], calls, seed, quotas)
@@ -83,7 +96,8 @@ def leaf_local(leaves: Sequence[Leaf], *, calls: int, size: int, seed: int, quot
 
 
 def fake_leaf(leaves: Sequence[Leaf], *, calls: int, size: int, seed: int) -> Sampler:
-    """The control: as many groups of the same sizes as there are leaves, but the seeds are shuffled among them. ValueError as for `leaf_local`."""
+    """The control: as many groups of the same sizes as there are leaves, but the seeds are shuffled among them.
+    ValueError as for `leaf_local`."""
     _check(leaves, calls, size)
     seeds = [x for leaf in leaves for x in examples(leaf)]
     dealt, at, groups = _pick(seeds, len(seeds), np.random.default_rng([seed, 0xFA])), 0, {}
@@ -108,14 +122,19 @@ def _turns(names: Sequence[str], calls: int, seed: int, quotas: Mapping[str, int
     if quotas is None:
         quotas = {name: calls // len(names) + (i < calls % len(names)) for i, name in enumerate(order)}
     if set(quotas) != set(names) or sum(quotas.values()) != calls or min(quotas.values()) < 0:
-        raise ValueError(f"quotas are of the {len(names)} leaves and add up to {calls} calls, given {len(quotas)} that add up to {sum(quotas.values())}")
+        raise ValueError(
+            f"quotas are of the {len(names)} leaves and add up to {calls} calls, given {len(quotas)} that add up "
+            f"to {sum(quotas.values())}"
+        )
     return [name for turn in range(max(quotas.values())) for name in order if turn < quotas[name]]
 
 
 def weighted_quotas(weights: Mapping[str, float], calls: int, *, least: int = 0) -> dict[str, int]:
-    """`calls` shared out in proportion to the weights (a student's failure rates, or numbers of seeds), each leaf at least `least` calls.
+    """`calls` shared out in proportion to the weights (a student's failure rates, or numbers of seeds), each leaf at
+    least `least` calls.
 
-    Largest remainders, so that they add up; even shares where all weights are 0. ValueError for a negative weight or too few calls.
+    Largest remainders, so that they add up; even shares where all weights are 0. ValueError for a negative weight or
+    too few calls.
     """
     total = sum(weights.values())
     if not weights or min(weights.values()) < 0 or not np.isfinite(total) or least < 0 or least * len(weights) > calls:

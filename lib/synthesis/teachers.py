@@ -1,7 +1,10 @@
-"""Teachers: who writes and judges the rows. All take a list of requests and give a text or None for each, in their order, together or as they come.
+"""Teachers: who writes and judges the rows. All take a list of requests and give a text or None for each, in their
+order, together or as they come.
 
-`Templated` makes questions of our own tree's kinds with planted errors; `Continuing` is a language model that goes on with a list;
-`Chat` asks a server that speaks the OpenAI protocol. A teacher's text for a request depends on that request alone, so a run can be resumed.
+`Templated` makes questions of our own tree's kinds with planted errors; `Continuing` is a language model that goes on
+with a list;
+`Chat` asks a server that speaks the OpenAI protocol. A teacher's text for a request depends on that request alone, so a
+run can be resumed.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ class Teacher(Protocol):
 
 
 class Knobs(NamedTuple):
-    """Shares of what the templated teacher does. Its preference for leaves (and phrasings) wins with probability b, unless all examples are of one leaf."""
+    """Shares of what the templated teacher does. Its preference for leaves (and phrasings) wins with probability b,
+    unless all examples are of one leaf."""
 
     b: float = 0.8
     zipf: float = 1.5  # the leaf of rank r is preferred by r^-zipf; infinity: only the first
@@ -51,24 +55,39 @@ CLEAN = Knobs(wrong=0, off_leaf=0, truncated=0, unanswerable=0, unsafe=0, misjud
 
 
 class Templated:
-    """Knows every leaf's kind and the right answers, and errs as `knobs` say. Labels: given, asked, told ("right" or what is wrong), leaf, explained.
+    """Knows every leaf's kind and the right answers, and errs as `knobs` say. Labels: given, asked, told ("right" or
+    what is wrong), leaf, explained.
 
-    leaves: in the order of its preference. b is the paper's hypothesis put in by hand: what follows from it is no evidence for it.
+    leaves: in the order of its preference. b is the paper's hypothesis put in by hand: what follows from it is no
+    evidence for it.
     """
 
     def __init__(self, leaves: Sequence[Leaf], *, seed: int, knobs: Knobs = DEFAULT):
         shares = {k: v for k, v in knobs._asdict().items() if k != "zipf"}
         bad = next((k for k, v in shares.items() if not 0 <= v <= 1), None)
-        if bad or knobs.off_leaf + knobs.unanswerable + knobs.unsafe > 1 or knobs.wrong + knobs.truncated > 1 or not knobs.zipf >= 0:
-            raise ValueError(f"shares lie in [0, 1], those of one answer add up to at most 1, and zipf is at least 0, given {knobs}")
+        if (
+            bad
+            or knobs.off_leaf + knobs.unanswerable + knobs.unsafe > 1
+            or knobs.wrong + knobs.truncated > 1
+            or not knobs.zipf >= 0
+        ):
+            raise ValueError(
+                f"shares lie in [0, 1], those of one answer add up to at most 1, and zipf is at least 0, given {knobs}"
+            )
         unknown = next((leaf.path for leaf in leaves if leaf.kind != "knowledge" and leaf.checker is None), None)
         if unknown or not leaves:
             raise ValueError(f"a templated teacher knows leaves with a checker or documents, given {unknown or 'none'}")
         self.leaves, self.by, self.seed, self.knobs = list(leaves), {leaf.path: leaf for leaf in leaves}, seed, knobs
-        self.name = f"templated {seed} {hashlib.sha256(repr((knobs, [leaf.path for leaf in leaves])).encode()).hexdigest()[:12]}"
+        self.name = (
+            f"templated {seed} "
+            f"{hashlib.sha256(repr((knobs, [leaf.path for leaf in leaves])).encode()).hexdigest()[:12]}"
+        )
 
     def __call__(self, requests: Sequence[Request]) -> list[Reply]:
-        return [self._reply(r, np.random.default_rng([self.seed, *hashlib.sha256(f"{r.ask} {r.id}".encode()).digest()])) for r in requests]
+        return [
+            self._reply(r, np.random.default_rng([self.seed, *hashlib.sha256(f"{r.ask} {r.id}".encode()).digest()]))
+            for r in requests
+        ]
 
     def _reply(self, r: Request, rng: np.random.Generator) -> Reply:
         if r.ask not in ASKS:
@@ -104,7 +123,11 @@ class Templated:
         return shown[rng.integers(len(shown))], False
 
     def _other(self, leaf: Leaf, rng: np.random.Generator) -> Leaf:
-        others = [x for x in self.leaves if x != leaf and all((x.kind == kind) == (leaf.kind == kind) for kind in ("grounded", "knowledge"))]
+        others = [
+            x
+            for x in self.leaves
+            if x != leaf and all((x.kind == kind) == (leaf.kind == kind) for kind in ("grounded", "knowledge"))
+        ]
         return others[rng.integers(len(others))] if others else leaf
 
     def _question(self, r: Request, rng: np.random.Generator) -> tuple[str, dict]:
@@ -115,18 +138,29 @@ class Templated:
         if r.context:  # what can be asked is up to the context
             free = [x for x in self.leaves if x.kind in ("foundational", "freeform")]
             error = error if free or error != "off-leaf" else "right"
-            text = phrases.question(free[rng.integers(len(free))].checker, rng, zipf) if error == "off-leaf" else phrases.about(r.context, rng)
+            text = (
+                phrases.question(free[rng.integers(len(free))].checker, rng, zipf)
+                if error == "off-leaf"
+                else phrases.about(r.context, rng)
+            )
         else:
             if error == "off-leaf":
                 leaf, error = (other, error) if (other := self._other(leaf, rng)) != leaf else (leaf, "right")
             text = phrases.question(leaf.checker, rng, zipf)
-        text = phrases.UNANSWERABLE.format(phrases.word(rng)) if error == "unanswerable" else text + f" {judges.UNSAFE}" * (error == "unsafe")
+        text = (
+            phrases.UNANSWERABLE.format(phrases.word(rng))
+            if error == "unanswerable"
+            else text + f" {judges.UNSAFE}" * (error == "unsafe")
+        )
         return text, {"asked": error} if r.context else {"leaf": leaf.path, "asked": error}
 
     def _context(self, r: Request, rng: np.random.Generator) -> tuple[str, dict]:
         leaf, _ = self._target(r, ("grounded",), rng)
         other = self._other(leaf, rng) if rng.random() < self.knobs.off_leaf else leaf
-        return phrases.context(other.checker, rng), {"leaf": other.path, "given": "right" if other == leaf else "off-leaf"}
+        return phrases.context(other.checker, rng), {
+            "leaf": other.path,
+            "given": "right" if other == leaf else "off-leaf",
+        }
 
     def _answer(self, asked: str, context: str, rng: np.random.Generator) -> tuple[str, dict]:
         name = judges.form(asked, context)
@@ -140,21 +174,42 @@ class Templated:
         return phrases.right(name, asked, context, explained), {"told": "right", "explained": explained}
 
     def _pair(self, r: Request, rng: np.random.Generator) -> tuple[str, dict]:
-        """A sentence of the context with a blank, and what belongs there: facts' own questions are held out and never used."""
-        leaf, asked, explained, u = self.by[r.leaf], self._error(rng), bool(rng.random() < self.knobs.explained), rng.random()
+        """A sentence of the context with a blank, and what belongs there: facts' own questions are held out and never
+        used."""
+        leaf, asked, explained, u = (
+            self.by[r.leaf],
+            self._error(rng),
+            bool(rng.random() < self.knobs.explained),
+            rng.random(),
+        )
         if asked == "off-leaf" and (other := self._other(leaf, rng)) != leaf:
             leaf, source = other, other.documents[rng.integers(len(other.documents))].text
         else:
             asked, source = "right" if asked == "off-leaf" else asked, r.context
-        told = "wrong" if u < self.knobs.wrong else "truncated" if u < self.knobs.wrong + self.knobs.truncated else "right"
+        told = (
+            "wrong" if u < self.knobs.wrong else "truncated" if u < self.knobs.wrong + self.knobs.truncated else "right"
+        )
         question, answer = phrases.cloze(leaf, source, told, explained, rng)
         if asked == "unanswerable":
-            question, answer, told = phrases.UNANSWERABLE.format(phrases.word(rng)), "I cannot see that.", "unanswerable"
+            question, answer, told = (
+                phrases.UNANSWERABLE.format(phrases.word(rng)),
+                "I cannot see that.",
+                "unanswerable",
+            )
         question += f" {judges.UNSAFE}" * (asked == "unsafe")
-        return f"Question: {question}\nAnswer: {answer}", {"leaf": leaf.path, "asked": asked, "told": told, "explained": explained and told != "truncated"}
+        return f"Question: {question}\nAnswer: {answer}", {
+            "leaf": leaf.path,
+            "asked": asked,
+            "told": told,
+            "explained": explained and told != "truncated",
+        }
 
     def _verdict(self, r: Request, rng: np.random.Generator) -> Reply:
-        leaf, row, turned = self.by.get(r.leaf), {"question": r.question, "context": r.context, "answer": r.answer}, rng.random() < self.knobs.misjudged
+        leaf, row, turned = (
+            self.by.get(r.leaf),
+            {"question": r.question, "context": r.context, "answer": r.answer},
+            rng.random() < self.knobs.misjudged,
+        )
         if r.ask == "judge question":
             score = judges.question_score(leaf, row)
             score = 1 - score if turned else score
@@ -162,7 +217,10 @@ class Templated:
             score = judges.pair_score(leaf, row)
             score = (1 if score >= 2 else 2) if turned else score
             score = float(score >= 2) if r.ask == "judge faithful" else score
-        return Reply(f"{'This is fine' if score >= (2 if r.ask == 'judge pair' else 1) else 'This will not do'}. Score: {score:.0f}")
+        return Reply(
+            f"{'This is fine' if score >= (2 if r.ask == 'judge pair' else 1) else 'This will not do'}. Score: "
+            f"{score:.0f}"
+        )
 
 
 def load(spec: str, leaves: Sequence[Leaf], *, seed: int) -> Templated | Chat:
@@ -171,31 +229,59 @@ def load(spec: str, leaves: Sequence[Leaf], *, seed: int) -> Templated | Chat:
         return Templated(leaves, seed=seed)
     url, _, model = spec.partition(" ")
     if not model.strip():
-        raise ValueError(f"a teacher is 'templated' or the address and model of a server, 'http://localhost:8000/v1 name', given {spec!r}")
+        raise ValueError(
+            "a teacher is 'templated' or the address and model of a server, 'http://localhost:8000/v1 name', "
+            f"given {spec!r}"
+        )
     return Chat(url, model.strip(), seed=seed)
 
 
 class Continuing:
-    """A language model that continues a list of a prompt's examples (small models follow a list, not instructions); it does not judge.
+    """A language model that continues a list of a prompt's examples (small models follow a list, not instructions); it
+    does not judge.
 
-    `batch` prompts at a time, with random numbers of their own. At 1 a text does not depend on what else is asked; above, on who shares its
-    batch, so that a run which was killed within one goes on with other texts.
+    `batch` prompts at a time, with random numbers of their own. At 1 a text does not depend on what else is asked;
+    above, on who shares its batch, so that a run which was killed within one goes on with other texts.
     """
 
-    def __init__(self, model, tokenizer, *, max_new_tokens: int, temperature: float, seed: int, top_p: float = 1.0, batch: int = 1):
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        top_p: float = 1.0,
+        batch: int = 1,
+    ):
         from lib.engine.models import fingerprint, stop_ids
 
         if temperature <= 0 or max_new_tokens < 1 or batch < 1:
-            raise ValueError(f"temperature lies above 0, max_new_tokens and batch are at least 1, given {temperature}, {max_new_tokens} and {batch}")
-        self.model, self.tokenizer, self.seed, self.batch, self.stop = model, tokenizer, seed, batch, stop_ids(model, tokenizer)
+            raise ValueError(
+                f"temperature lies above 0, max_new_tokens and batch are at least 1, given {temperature}, "
+                f"{max_new_tokens} and {batch}"
+            )
+        self.model, self.tokenizer, self.seed, self.batch, self.stop = (
+            model,
+            tokenizer,
+            seed,
+            batch,
+            stop_ids(model, tokenizer),
+        )
         self.settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
         self.name = f"continuing {fingerprint(model)} {model.dtype} {self.settings} {seed}"
 
     def __call__(self, requests: Sequence[Request]) -> Iterable[str | None]:
         bad = next((r.ask for r in requests if r.ask not in (*LISTED, "answer")), None)
         if bad:
-            raise ValueError(f"a continued list gives {', '.join(LISTED)} or answer, asked for {bad!r}; judge with lib.synthesis.judges")
-        return (reply for i in range(0, len(requests), self.batch) for reply in self._replies(requests[i : i + self.batch]))
+            raise ValueError(
+                f"a continued list gives {', '.join(LISTED)} or answer, asked for {bad!r}; judge with "
+                "lib.synthesis.judges"
+            )
+        return (
+            reply for i in range(0, len(requests), self.batch) for reply in self._replies(requests[i : i + self.batch])
+        )
 
     def _replies(self, requests: Sequence[Request]) -> list[str | None]:
         import torch
@@ -203,7 +289,9 @@ class Continuing:
         from lib.engine.generation import generate
 
         names = " ".join(f"{r.ask} {r.id}" for r in requests)
-        generator = torch.Generator(device=self.model.device).manual_seed(int.from_bytes(hashlib.sha256(f"{self.seed} {names}".encode()).digest()[:7], "big"))
+        generator = torch.Generator(device=self.model.device).manual_seed(
+            int.from_bytes(hashlib.sha256(f"{self.seed} {names}".encode()).digest()[:7], "big")
+        )
         ids = [self.tokenizer.encode(listing(r), add_special_tokens=False) for r in requests]
         done = generate(self.model, ids, stop_ids=self.stop, batch=self.batch, generator=generator, **self.settings)
         texts = [self.tokenizer.decode(c.tokens, skip_special_tokens=True) for c in done]
@@ -211,14 +299,17 @@ class Continuing:
 
     @staticmethod
     def _read(r: Request, text: str) -> str:
-        return text.split("\n\n")[0].split("\nQuestion:")[0] if r.ask == "answer" else continued(text, len(r.examples) + 1)
+        return (
+            text.split("\n\n")[0].split("\nQuestion:")[0] if r.ask == "answer" else continued(text, len(r.examples) + 1)
+        )
 
 
 class Chat:
-    """A server that speaks the OpenAI protocol (POST {url}/chat/completions). None where it was too busy or slow `retries` + 1 times, or said nothing.
+    """A server that speaks the OpenAI protocol (POST {url}/chat/completions). None where it was too busy or slow
+    `retries` + 1 times, or said nothing.
 
-    A key, if the server wants one, is read from the environment variable `key` at each call and kept nowhere. ConnectionError where
-    nobody answers; ValueError with the server's words where it refuses the request.
+    A key, if the server wants one, is read from the environment variable `key` at each call and kept nowhere.
+    ConnectionError where nobody answers; ValueError with the server's words where it refuses the request.
     """
 
     def __init__(
@@ -228,7 +319,13 @@ class Chat:
         if not re.match(r"https?://", url):
             raise ValueError(f"a base URL begins with http:// or https://, given {url!r}")
         self.url, self.model, self.seed, self.key = url.rstrip("/"), model, seed, key
-        self.temperature, self.max_tokens, self.timeout, self.retries, self.pause = temperature, max_tokens, timeout, retries, pause
+        self.temperature, self.max_tokens, self.timeout, self.retries, self.pause = (
+            temperature,
+            max_tokens,
+            timeout,
+            retries,
+            pause,
+        )
         self.name = f"chat {model} {temperature} {max_tokens} {seed}"
 
     def __call__(self, requests: Sequence[Request]) -> Iterable[str | None]:
@@ -238,7 +335,9 @@ class Chat:
         seed = int.from_bytes(hashlib.sha256(f"{self.seed} {r.ask} {r.id}".encode()).digest()[:3], "big")
         body = {"model": self.model, "messages": [{"role": "user", "content": instruction(r)}], "seed": seed}
         body |= {"temperature": self.temperature, "max_tokens": self.max_tokens}
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {os.environ[self.key]}"} if os.environ.get(self.key) else {})
+        headers = {"Content-Type": "application/json"} | (
+            {"Authorization": f"Bearer {os.environ[self.key]}"} if os.environ.get(self.key) else {}
+        )
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(self.pause * 2 ** (attempt - 1))
@@ -250,13 +349,20 @@ class Chat:
             except urllib.error.HTTPError as error:
                 if error.code < 500 and error.code not in (408, 429):
                     said = error.read(300).decode(errors="replace").strip()
-                    raise ValueError(f"{self.url} refused the request for {self.model!r} ({error.code}): {said}") from None
+                    raise ValueError(
+                        f"{self.url} refused the request for {self.model!r} ({error.code}): {said}"
+                    ) from None
             except (KeyError, IndexError, TypeError, json.JSONDecodeError):
-                raise ValueError(f"{self.url} does not speak the OpenAI protocol: its answer has no choices[0].message.content") from None
+                raise ValueError(
+                    f"{self.url} does not speak the OpenAI protocol: its answer has no choices[0].message.content"
+                ) from None
             except TimeoutError:
                 continue
             except (urllib.error.URLError, ConnectionError, http.client.HTTPException) as error:
                 refused = error
         if refused is not None and not isinstance(getattr(refused, "reason", None), TimeoutError):
-            raise ConnectionError(f"no server answers at {self.url} ({getattr(refused, 'reason', refused)}), asked {self.retries + 1} times")
+            raise ConnectionError(
+                f"no server answers at {self.url} ({getattr(refused, 'reason', refused)}), asked "
+                f"{self.retries + 1} times"
+            )
         return None

@@ -1,4 +1,5 @@
-"""A taxonomy of skills and knowledge as a folder of qna.yaml files: reading it (`tree`), saying what is wrong with it (`yaml_lines`), checking answers (`checkers`)."""
+"""A taxonomy of skills and knowledge as a folder of qna.yaml files: reading it (`tree`), saying what is wrong with it
+(`yaml_lines`), checking answers (`checkers`)."""
 
 from lib.taxonomy.tree import (
     Document,

@@ -1,6 +1,8 @@
-"""Checkers of the taxonomy's skills: pure functions (question, context, answer) -> whether the answer does what is asked.
+"""Checkers of the taxonomy's skills: pure functions (question, context, answer) -> whether the answer does what is
+asked.
 
-A question that is not of the skill's form has no right answer: its checker says False. Where only one answer is right, `solve` gives it.
+A question that is not of the skill's form has no right answer: its checker says False. Where only one answer is right,
+`solve` gives it.
 """
 
 from __future__ import annotations
@@ -17,13 +19,22 @@ Solution = Callable[[str, str], str | None]
 MONTHS = "January February March April May June July August September October November December".split()
 DATE = re.compile(rf"\b(\d{{1,2}}) ({'|'.join(MONTHS)}) (\d{{4}})\b")
 QUOTED = re.compile(r'"([^"]+)"')
-MOST, LEAST = re.compile(r"\b(larger|largest|greater|greatest|bigger|biggest|higher|highest|most|later|latest)\b"), re.compile(r"\b(smaller|smallest|less|least|lower|lowest|fewest|earlier|earliest)\b")
-OPENERS = "who what when where why how which is are was were do does did has have had can could will would should may".split()
+MOST, LEAST = (
+    re.compile(r"\b(larger|largest|greater|greatest|bigger|biggest|higher|highest|most|later|latest)\b"),
+    re.compile(r"\b(smaller|smallest|less|least|lower|lowest|fewest|earlier|earliest)\b"),
+)
+OPENERS = (
+    "who what when where why how which is are was were do does did has have had can could will would should may".split()
+)
 UNITS = {  # unit -> (what it measures, size in the smallest unit, other spellings)
-    "millimetres": ("length", 1, "mm millimetre"), "centimetres": ("length", 10, "cm centimetre"), "metres": ("length", 1000, "m metre"),
-    "kilometres": ("length", 1_000_000, "km kilometre"), "grams": ("mass", 1, "g gram"), "kilograms": ("mass", 1000, "kg kilogram"),
-    "tonnes": ("mass", 1_000_000, "t tonne"), "millilitres": ("volume", 1, "ml millilitre"), "litres": ("volume", 1000, "l litre"),
-    "seconds": ("time", 1, "s second"), "minutes": ("time", 60, "min minute"), "hours": ("time", 3600, "h hour"), "days": ("time", 86400, "d day"),
+    "millimetres": ("length", 1, "mm millimetre"), "centimetres": ("length", 10, "cm centimetre"),
+    "metres": ("length", 1000, "m metre"),
+    "kilometres": ("length", 1_000_000, "km kilometre"), "grams": ("mass", 1, "g gram"),
+    "kilograms": ("mass", 1000, "kg kilogram"),
+    "tonnes": ("mass", 1_000_000, "t tonne"), "millilitres": ("volume", 1, "ml millilitre"),
+    "litres": ("volume", 1000, "l litre"),
+    "seconds": ("time", 1, "s second"), "minutes": ("time", 60, "min minute"), "hours": ("time", 3600, "h hour"),
+    "days": ("time", 86400, "d day"),
 }  # fmt: skip
 SPELLING = {word: unit for unit, (_, _, others) in UNITS.items() for word in (unit, *others.split())}
 
@@ -34,9 +45,14 @@ def _flat(text: str) -> str:
 
 
 def says(answer: str, result: str) -> bool:
-    """Whether the answer ends with the result, after whatever explanation: "17 and 25 make 42." says 42; "142" and "41 or 42" do not."""
+    """Whether the answer ends with the result, after whatever explanation: "17 and 25 make 42." says 42; "142" and "41
+    or 42" do not."""
     head, found, tail = _flat(answer).rpartition(_flat(result))
-    return bool(found) and not tail and not re.search(r"\S(?<![\"'*`:=(])$|[,;/-]\s*$|(\d|\b(or|and|not|than|before|after))\s+$", head)
+    return (
+        bool(found)
+        and not tail
+        and not re.search(r"\S(?<![\"'*`:=(])$|[,;/-]\s*$|(\d|\b(or|and|not|than|before|after))\s+$", head)
+    )
 
 
 def _words(text: str) -> set[str]:
@@ -79,7 +95,9 @@ def _alphabet(question: str, context: str) -> str | None:
 
 def _reversal(question: str, context: str) -> str | None:
     words = QUOTED.findall(question)
-    return words[0][::-1] if len(words) == 1 and re.search(r"\b(backwards|reverse|reversed)\b", question.lower()) else None
+    return (
+        words[0][::-1] if len(words) == 1 and re.search(r"\b(backwards|reverse|reversed)\b", question.lower()) else None
+    )
 
 
 def _count(question: str, context: str) -> str | None:
@@ -137,13 +155,16 @@ def _replacement(question: str, context: str) -> str | None:
 
 
 SOLUTIONS: dict[str, Solution] = {
-    "sum": _sum, "comparison": _comparison, "alphabetical": _alphabet, "reversal": _reversal, "letter_count": _count, "date_order": _date_order,
-    "conversion": _conversion, "date_in_context": _only_date, "table_cell": _cell, "record_holder": _record, "replacement": _replacement,
+    "sum": _sum, "comparison": _comparison, "alphabetical": _alphabet, "reversal": _reversal, "letter_count": _count,
+    "date_order": _date_order,
+    "conversion": _conversion, "date_in_context": _only_date, "table_cell": _cell, "record_holder": _record,
+    "replacement": _replacement,
 }  # fmt: skip
 
 
 def solve(name: str, question: str, context: str = "") -> str | None:
-    """The only right answer, without explanation; None for a question that is not of this form, or a checker that several answers pass."""
+    """The only right answer, without explanation; None for a question that is not of this form, or a checker that
+    several answers pass."""
     _known(name)
     return SOLUTIONS[name](question, context) if name in SOLUTIONS else None
 
@@ -178,11 +199,14 @@ def _bullets(question: str, context: str, answer: str) -> bool:
     """Three lines, each a bullet that mentions its item of the list after the question's colon."""
     items = [w.strip(" .") for w in re.split(r",| and ", question.partition(":")[2]) if w.strip(" .")]
     lines = [line for line in answer.splitlines() if line.strip()]
-    return len(items) == len(lines) == 3 and all(re.fullmatch(rf"[-*] .*{re.escape(item)}.*", line, re.I) for item, line in zip(items, lines))
+    return len(items) == len(lines) == 3 and all(
+        re.fullmatch(rf"[-*] .*{re.escape(item)}.*", line, re.I) for item, line in zip(items, lines)
+    )
 
 
 def _question(question: str, context: str, answer: str) -> bool:
-    """One question that opens like one, about the statement after the colon: at least half of its words, by their first four letters."""
+    """One question that opens like one, about the statement after the colon: at least half of its words, by their first
+    four letters."""
     stems = lambda t: {word[:4] for word in _words(t)}  # noqa: E731  (leaves and leave)
     told, text = stems(question.partition(":")[2]), answer.strip()
     asks = text.endswith("?") and text.count("?") == 1 and "\n" not in text and text.lower().split(" ")[0] in OPENERS
@@ -196,7 +220,12 @@ def _note(question: str, context: str, answer: str) -> bool:
     if not asked or len(lines) < 3:
         return False
     polite = re.search(r"\b(please|thank|thanks|grateful|kind)\b", answer.lower())
-    return lines[0] == f"Dear {asked[1]}," and lines[-1] == asked[2] and bool(polite) and _words(asked[3]) <= _words(answer)
+    return (
+        lines[0] == f"Dear {asked[1]},"
+        and lines[-1] == asked[2]
+        and bool(polite)
+        and _words(asked[3]) <= _words(answer)
+    )
 
 
 def _json(question: str, context: str, answer: str) -> bool:
@@ -216,7 +245,11 @@ def _json(question: str, context: str, answer: str) -> bool:
 def _mate(question: str, context: str, answer: str) -> bool:
     """The ship's mate reports: one line that opens with "Aye, captain:" and holds every word of the news."""
     news = re.search(r"\b[Rr]eport that (.+)\.$", question)
-    return bool(news) and re.fullmatch(r"Aye, captain: .+[.!]", answer.strip()) is not None and _words(news[1]) <= _words(answer)
+    return (
+        bool(news)
+        and re.fullmatch(r"Aye, captain: .+[.!]", answer.strip()) is not None
+        and _words(news[1]) <= _words(answer)
+    )
 
 
 CHECKERS: dict[str, Checker] = {

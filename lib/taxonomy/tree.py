@@ -1,7 +1,9 @@
-"""Reads and validates a taxonomy: a tree of the public qna.yaml files (InstructLab schema, version 3) with their documents and held-out facts.
+"""Reads and validates a taxonomy: a tree of the public qna.yaml files (InstructLab schema, version 3) with their
+documents and held-out facts.
 
-A folder with a qna.yaml is a leaf. Two things differ from the public form, and keep its files valid: the patterns of `document` are looked up
-in the leaf's own folder (repo and commit are read, not fetched), and a facts.jsonl beside a knowledge leaf holds its held-out questions.
+A folder with a qna.yaml is a leaf. Two things differ from the public form, and keep its files valid: the patterns of
+`document` are looked up in the leaf's own folder (repo and commit are read, not fetched), and a facts.jsonl beside a
+knowledge leaf holds its held-out questions.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ KNOWLEDGE = ("version", "created_by", "domain", "seed_examples", "document", "do
 
 
 class Seed(NamedTuple):
-    """A hand-written question with its answer; in grounded skills with the context it is about, in knowledge with the passage that answers it."""
+    """A hand-written question with its answer; in grounded skills with the context it is about, in knowledge with the
+    passage that answers it."""
 
     question: str
     answer: str
@@ -59,20 +62,26 @@ class Leaf(NamedTuple):
 
 
 def load(root: Path | str) -> list[Leaf]:
-    """The leaves of the tree, by path. FileNotFoundError where there is none; ValueError with the first problem and the number of others."""
+    """The leaves of the tree, by path. FileNotFoundError where there is none; ValueError with the first problem and the
+    number of others."""
     leaves, problems = _all(Path(root))
     if problems:
-        raise ValueError(problems[0] + (f" (and {len(problems) - 1} more: plumbline taxonomy check lists them)" if problems[1:] else ""))
+        raise ValueError(
+            problems[0]
+            + (f" (and {len(problems) - 1} more: plumbline taxonomy check lists them)" if problems[1:] else "")
+        )
     return leaves
 
 
 def check(root: Path | str) -> list[str]:
-    """Every problem of the tree, one sentence each: "file:line field: what was given and what is allowed". FileNotFoundError where there is no leaf."""
+    """Every problem of the tree, one sentence each: "file:line field: what was given and what is allowed".
+    FileNotFoundError where there is no leaf."""
     return _all(Path(root))[1]
 
 
 def outline(leaves: Sequence[Leaf]) -> str:
-    """The tree as indented lines: folders with the number of leaves below, leaves with kind and counts of seeds, documents and facts."""
+    """The tree as indented lines: folders with the number of leaves below, leaves with kind and counts of seeds,
+    documents and facts."""
     below = Counter("/".join(leaf.path.split("/")[:n]) for leaf in leaves for n in range(1, leaf.path.count("/") + 1))
     rows, seen = [], set()
     for leaf in sorted(leaves, key=lambda leaf: (BRANCHES.index(leaf.path.split("/")[0]), leaf.path)):
@@ -83,9 +92,21 @@ def outline(leaves: Sequence[Leaf]) -> str:
                 seen.add(folder)
                 rows.append((f"{'  ' * (n - 1)}{parts[n - 1]}/", _count(below[folder], "leaf")))
         counts = [_count(len(leaf.seeds), "seed")]
-        counts += [_count(len(leaf.documents), "document") + f" of {_count(sum(len(d.text.split()) for d in leaf.documents), 'word')}"] if leaf.documents else []
+        counts += (
+            [
+                _count(len(leaf.documents), "document")
+                + f" of {_count(sum(len(d.text.split()) for d in leaf.documents), 'word')}"
+            ]
+            if leaf.documents
+            else []
+        )
         counts += [_count(len(leaf.facts), "fact")] if leaf.facts else []
-        rows.append((f"{'  ' * (len(parts) - 1)}{parts[-1]}", ", ".join([leaf.kind, *counts, *([f"checker {leaf.checker}"] if leaf.checker else [])])))
+        rows.append(
+            (
+                f"{'  ' * (len(parts) - 1)}{parts[-1]}",
+                ", ".join([leaf.kind, *counts, *([f"checker {leaf.checker}"] if leaf.checker else [])]),
+            )
+        )
     width = max((len(name) for name, _ in rows), default=0)
     return "\n".join(f"{name:{width}}  {what}" for name, what in rows)
 
@@ -96,7 +117,10 @@ def _count(n: int, noun: str) -> str:
 
 def _all(root: Path) -> tuple[list[Leaf], list[str]]:
     """The leaves that are in form, and the problems of the others."""
-    names = {name: sorted(p for p in root.rglob(name) if not any(part.startswith(".") for part in p.relative_to(root).parts)) for name in ("qna.yaml", "qna.yml")}
+    names = {
+        name: sorted(p for p in root.rglob(name) if not any(part.startswith(".") for part in p.relative_to(root).parts))
+        for name in ("qna.yaml", "qna.yml")
+    }
     if not names["qna.yaml"]:
         raise FileNotFoundError(f"no qna.yaml below {root}; a taxonomy is a folder with some of {', '.join(BRANCHES)}")
     read = [_read(root, path) for path in names["qna.yaml"]]
@@ -126,20 +150,38 @@ def _read(root: Path, path: Path) -> tuple[Leaf | None, list[str]]:
     file.text(fields.get("created_by"), "created_by")
     task = file.text(fields.get(known[2]), known[2])
     nodes = file.items(fields.get("seed_examples"), "seed_examples", LEAST_SEEDS, "seed examples")
-    leaf = Leaf(where.as_posix(), "knowledge", task, tuple(_passages(file, nodes) if knowledge else _seeds(file, nodes)))
+    leaf = Leaf(
+        where.as_posix(), "knowledge", task, tuple(_passages(file, nodes) if knowledge else _seeds(file, nodes))
+    )
     if knowledge:
         outline = file.text(fields.get("document_outline"), "document_outline")
-        leaf = leaf._replace(documents=_documents(file, path.parent, fields["document"]) if "document" in fields else (), outline=outline)
+        leaf = leaf._replace(
+            documents=_documents(file, path.parent, fields["document"]) if "document" in fields else (), outline=outline
+        )
         facts, of_facts = _facts(root, path.parent / "facts.jsonl", leaf)
         leaf = leaf._replace(facts=facts)
     else:
-        kind = "foundational" if where.parts[0] == "foundational_skills" else "grounded" if any(s.context for s in leaf.seeds) else "freeform"
+        kind = (
+            "foundational"
+            if where.parts[0] == "foundational_skills"
+            else "grounded"
+            if any(s.context for s in leaf.seeds)
+            else "freeform"
+        )
         leaf, of_facts = leaf._replace(kind=kind, checker=checkers.LEAVES.get(leaf.path)), []
     _repeats(file, leaf)
     if leaf.checker:
         for i, seed in enumerate(leaf.seeds):
-            if seed.question and seed.answer and not checkers.passes(leaf.checker, seed.question, seed.context, seed.answer):
-                file.no(seed.line, f"seed_examples[{i}].answer", f"does not pass the leaf's checker {leaf.checker!r}, given {seed.answer!r}")
+            if (
+                seed.question
+                and seed.answer
+                and not checkers.passes(leaf.checker, seed.question, seed.context, seed.answer)
+            ):
+                file.no(
+                    seed.line,
+                    f"seed_examples[{i}].answer",
+                    f"does not pass the leaf's checker {leaf.checker!r}, given {seed.answer!r}",
+                )
     problems = file.sentences() + of_facts
     return (None if problems else leaf), problems
 
@@ -150,12 +192,19 @@ def _seeds(file: File, nodes: list[yaml.Node]) -> list[Seed]:
     for i, node in enumerate(nodes):
         name = f"seed_examples[{i}]"
         fields = file.fields(node, name, ("question", "answer", "context"), ("question", "answer"))
-        seeds.append(Seed(*(file.text(fields.get(k), f"{name}.{k}") for k in ("question", "answer", "context")), line_of(node)))
+        seeds.append(
+            Seed(*(file.text(fields.get(k), f"{name}.{k}") for k in ("question", "answer", "context")), line_of(node))
+        )
         has.append("context" in fields)
     if len(set(has)) > 1:
         odd = 2 * sum(has) < len(has)  # the smaller part is named; of two equal ones, the seeds without
         for i in (i for i, h in enumerate(has) if h == odd):
-            file.no(seeds[i].line, f"seed_examples[{i}].context", f"{'given' if odd else 'missing'}, and {sum(has)} of {len(has)} seeds have one: a leaf is grounded in all its seeds or in none")
+            file.no(
+                seeds[i].line,
+                f"seed_examples[{i}].context",
+                f"{'given' if odd else 'missing'}, and {sum(has)} of {len(has)} seeds have one: a leaf is "
+                "grounded in all its seeds or in none",
+            )
     return seeds
 
 
@@ -166,10 +215,19 @@ def _passages(file: File, nodes: list[yaml.Node]) -> list[Seed]:
         name = f"seed_examples[{i}]"
         fields = file.fields(node, name, ("context", "questions_and_answers"), ("context", "questions_and_answers"))
         context = file.text(fields.get("context"), f"{name}.context")
-        for j, pair in enumerate(file.items(fields.get("questions_and_answers"), f"{name}.questions_and_answers", LEAST_PAIRS, "questions with answers")):
+        for j, pair in enumerate(
+            file.items(
+                fields.get("questions_and_answers"),
+                f"{name}.questions_and_answers",
+                LEAST_PAIRS,
+                "questions with answers",
+            )
+        ):
             place = f"{name}.questions_and_answers[{j}]"
             both = file.fields(pair, place, ("question", "answer"), ("question", "answer"))
-            seeds.append(Seed(*(file.text(both.get(k), f"{place}.{k}") for k in ("question", "answer")), context, line_of(pair)))
+            seeds.append(
+                Seed(*(file.text(both.get(k), f"{place}.{k}") for k in ("question", "answer")), context, line_of(pair))
+            )
     return seeds
 
 
@@ -208,7 +266,11 @@ def _documents(file: File, folder: Path, node: yaml.Node) -> tuple[Document, ...
             file.no(line_of(item), field, f"no file matches {pattern!r} in {folder.name}/")
         for path in paths:
             if path.suffix != ".md" or not path.resolve().is_relative_to(folder.resolve()):
-                file.no(line_of(item), field, f"documents are Markdown files (.md) of the leaf's folder, {pattern!r} gives {path.name}")
+                file.no(
+                    line_of(item),
+                    field,
+                    f"documents are Markdown files (.md) of the leaf's folder, {pattern!r} gives {path.name}",
+                )
                 continue
             text = path.read_text(encoding="utf-8", errors="replace").strip()
             if not text or "\ufffd" in text:
@@ -233,11 +295,24 @@ def _facts(root: Path, path: Path, leaf: Leaf) -> tuple[tuple[Fact, ...], list[s
             file.no(n, ".", f"not JSON: {error}")
             continue
         if not isinstance(row, dict) or set(row) != {"question", "answer", "distractors"}:
-            file.no(n, ".", f"fields question, answer, distractors are wanted, given {', '.join(row) if isinstance(row, dict) else type(row).__name__}")
+            file.no(
+                n,
+                ".",
+                "fields question, answer, distractors are wanted, given "
+                f"{', '.join(row) if isinstance(row, dict) else type(row).__name__}",
+            )
             continue
         options = [row["answer"], *(row["distractors"] if isinstance(row["distractors"], list) else [])]
-        if not all(isinstance(t, str) and t.strip() for t in (row["question"], *options)) or len(options) != DISTRACTORS + 1:
-            file.no(n, "distractors", f"a question, an answer and a list of {DISTRACTORS} distractors are wanted, each of them text, given {line}")
+        if (
+            not all(isinstance(t, str) and t.strip() for t in (row["question"], *options))
+            or len(options) != DISTRACTORS + 1
+        ):
+            file.no(
+                n,
+                "distractors",
+                f"a question, an answer and a list of {DISTRACTORS} distractors are wanted, each of them text, "
+                f"given {line}",
+            )
             continue
         if len({_flat(o) for o in options}) < len(options):
             file.no(n, "distractors", f"the options are not different: {', '.join(options)}")

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import yaml
 
-TYPES = {"str": "text", "int": "a number", "float": "a number", "bool": "a yes or no", "null": "nothing", "timestamp": "a date", "seq": "a list", "map": "fields"}
+TYPES = {
+    "str": "text",
+    "int": "a number",
+    "float": "a number",
+    "bool": "a yes or no",
+    "null": "nothing",
+    "timestamp": "a date",
+    "seq": "a list",
+    "map": "fields",
+}
 
 
 class File:
@@ -38,7 +47,11 @@ class File:
                 self.no(line_of(key), prefix + name, f"given twice, first in line {line_of(out[name])}")
             elif name not in known:
                 close = get_close_matches(name, known, 1)
-                self.no(line_of(key), prefix + name, f"unknown field{f', did you mean {close[0]}' if close else ''}; allowed are {', '.join(known)}")
+                self.no(
+                    line_of(key),
+                    prefix + name,
+                    f"unknown field{f', did you mean {close[0]}' if close else ''}; allowed are {', '.join(known)}",
+                )
             else:
                 out[name] = value
         for name in needed:

@@ -5,7 +5,9 @@ import torch
 
 from lib import bandit
 
-R = torch.tensor([[1, 0.5, -0.2, 0.9], [0.2, 0.8, 0.4, -1], [0.9, 1.1, -0.5, 0.3]], dtype=torch.float64)[:, None]  # 3 heads, 1 prompt, 4 answers
+R = torch.tensor([[1, 0.5, -0.2, 0.9], [0.2, 0.8, 0.4, -1], [0.9, 1.1, -0.5, 0.3]], dtype=torch.float64)[
+    :, None
+]  # 3 heads, 1 prompt, 4 answers
 KINDS = torch.arange(4)[None]
 generator = lambda seed=0: torch.Generator().manual_seed(seed)  # noqa: E731
 
@@ -68,7 +70,11 @@ def test_rules_are_the_same_as_loops(seed):
     r = torch.randn(k, b, n, generator=g, dtype=torch.float64)
     kinds = torch.randint(0, 3, (b, n), generator=g)
     heads, order = torch.randint(k, (b,), generator=g), torch.rand(b, k, generator=g).argsort(1)
-    arm, ets, unsure = bandit.best_arm(r, kinds, heads), bandit.double_thompson(r, kinds, order), bandit.least_certain(r, kinds)
+    arm, ets, unsure = (
+        bandit.best_arm(r, kinds, heads),
+        bandit.double_thompson(r, kinds, order),
+        bandit.least_certain(r, kinds),
+    )
     for i in range(b):
         var = lambda x, y: float(torch.sigmoid(r[:, i, x] - r[:, i, y]).var(correction=0))  # noqa: B023, E731
         other = lambda x: [j for j in range(n) if kinds[i, j] != kinds[i, x]]  # noqa: B023, E731
@@ -98,10 +104,18 @@ def test_no_duel_holds_one_answer_twice_while_two_differ(seed):
     r, kinds = torch.randn(4, 200, 5, generator=g), torch.randint(0, 2, (200, 5), generator=g)
     heads, order = torch.randint(4, (200,), generator=g), torch.rand(200, 4, generator=g).argsort(1)
     two = kinds.amin(1) != kinds.amax(1)
-    for duels in (bandit.best_arm(r, kinds, heads), bandit.double_thompson(r, kinds, order), bandit.least_certain(r, kinds), bandit.two_of(kinds, g), bandit.first_two(kinds)):
+    for duels in (
+        bandit.best_arm(r, kinds, heads),
+        bandit.double_thompson(r, kinds, order),
+        bandit.least_certain(r, kinds),
+        bandit.two_of(kinds, g),
+        bandit.first_two(kinds),
+    ):
         a, b = kinds.gather(1, duels).unbind(1)
         assert (a != b)[two].all() and (duels[:, 0] != duels[:, 1])[~two].sum() >= 0 and duels.max() < 5
-    assert (bandit.two_of(torch.zeros(9, 3, dtype=torch.long), g).diff(dim=1) != 0).all()  # all equal: two places all the same
+    assert (
+        bandit.two_of(torch.zeros(9, 3, dtype=torch.long), g).diff(dim=1) != 0
+    ).all()  # all equal: two places all the same
 
 
 def test_passive_takes_the_first_two():
@@ -109,13 +123,21 @@ def test_passive_takes_the_first_two():
 
 
 def test_kinds():
-    assert bandit.kinds_of([[(1, 2), (3,), (1, 2)], [(9,), (9,), (8,)]]).tolist() == [[0, 1, 0], [0, 0, 1]] and bandit.kinds_of([[4, 4, 2]]).tolist() == [[0, 0, 1]]
+    assert bandit.kinds_of([[(1, 2), (3,), (1, 2)], [(9,), (9,), (8,)]]).tolist() == [
+        [0, 1, 0],
+        [0, 0, 1],
+    ] and bandit.kinds_of([[4, 4, 2]]).tolist() == [[0, 0, 1]]
 
 
 def test_reward_loss_by_hand():
-    chosen, rejected = torch.tensor([[1, 0.2], [0.5, -0.3]], dtype=torch.float64), torch.tensor([[0, 0.4], [0.7, -1.3]], dtype=torch.float64)
+    chosen, rejected = (
+        torch.tensor([[1, 0.2], [0.5, -0.3]], dtype=torch.float64),
+        torch.tensor([[0, 0.4], [0.7, -1.3]], dtype=torch.float64),
+    )
     assert bandit.reward_loss(chosen, rejected).item() == pytest.approx(0.5557002784, abs=1e-9)
-    assert bandit.reward_loss(chosen, rejected, torch.tensor([1.0, 0.0])).item() == pytest.approx(0.2778501392, abs=1e-9)
+    assert bandit.reward_loss(chosen, rejected, torch.tensor([1.0, 0.0])).item() == pytest.approx(
+        0.2778501392, abs=1e-9
+    )
 
 
 def test_ensemble_is_its_heads_one_by_one():
@@ -129,7 +151,11 @@ def test_ensemble_is_its_heads_one_by_one():
             h = h @ w[k].detach() + b[k, 0].detach()
             h = h.relu() if j < 2 else h
         assert torch.allclose(got[k], h[..., 0], atol=1e-6)
-    assert e.weights[0].abs().max() <= 1 / 5**0.5 and e.weights[0].std().item() == pytest.approx(0.44 / 5**0.5, rel=0.3) and not any(b.any() for b in e.biases)
+    assert (
+        e.weights[0].abs().max() <= 1 / 5**0.5
+        and e.weights[0].std().item() == pytest.approx(0.44 / 5**0.5, rel=0.3)
+        and not any(b.any() for b in e.biases)
+    )
     with pytest.raises(ValueError, match="at least 1, given 0"):
         bandit.Ensemble(0, 5, 4, generator=generator())
 
@@ -154,7 +180,9 @@ def test_the_anchor_holds_each_head_near_its_start():
     assert e.distance().tolist() == [0, 0]
     with torch.no_grad():
         e.weights[0][0, 0, 0] += 2
-    assert e.distance().tolist() == pytest.approx([4, 0]) and bandit.anchor(e, weight=0.5, seen=4).item() == pytest.approx(0.5 / 4 * 2)
+    assert e.distance().tolist() == pytest.approx([4, 0]) and bandit.anchor(
+        e, weight=0.5, seen=4
+    ).item() == pytest.approx(0.5 / 4 * 2)
     n = sum(p.numel() for p in e.parameters())
     assert bandit.release_anchor(e, weight=0.5, seen=1280).item() == pytest.approx(0.05 * 4 / n)
 

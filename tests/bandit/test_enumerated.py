@@ -10,7 +10,9 @@ generator = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
 
 
 def world(coverage="hard", **kw):
-    return Enumerated(**{"prompts": 6, "answers": 12, "dim": 4, "coverage": coverage, "lr": 1e-2, "generator": generator(0)} | kw)
+    return Enumerated(
+        **{"prompts": 6, "answers": 12, "dim": 4, "coverage": coverage, "lr": 1e-2, "generator": generator(0)} | kw
+    )
 
 
 def step(w, n=8, bonus=None):
@@ -28,17 +30,26 @@ def test_scores_by_loops():
     own, start = w.logits(slice(None)).detach().softmax(-1), w.start.softmax(-1)
     for p in range(6):
         best = int(own[p].argmax())
-        win = sum(float(start[p, b]) * (1.0 if w.rewards[p, best] > w.rewards[p, b] else 0.5 if best == b else 0.0) for b in range(12))
+        win = sum(
+            float(start[p, b]) * (1.0 if w.rewards[p, best] > w.rewards[p, b] else 0.5 if best == b else 0.0)
+            for b in range(12)
+        )
         kl = sum(float(own[p, b] * (own[p, b] / start[p, b]).log()) for b in range(12))
-        assert out["win rate"][p].item() == pytest.approx(win, abs=1e-5) and out["KL to the start"][p].item() == pytest.approx(kl, abs=1e-5)
-        assert out["expected reward"][p].item() == pytest.approx(sum(float(own[p, b] * w.rewards[p, b]) for b in range(12)), abs=1e-5)
+        assert out["win rate"][p].item() == pytest.approx(win, abs=1e-5) and out["KL to the start"][
+            p
+        ].item() == pytest.approx(kl, abs=1e-5)
+        assert out["expected reward"][p].item() == pytest.approx(
+            sum(float(own[p, b] * w.rewards[p, b]) for b in range(12)), abs=1e-5
+        )
 
 
 def test_coverage():
     correlation = lambda w: torch.corrcoef(torch.stack([w.start.flatten(), w.rewards.flatten()]))[0, 1]  # noqa: E731
     assert correlation(world("hard", answers=200)) < -0.7 and abs(correlation(world("easy", answers=200))) < 0.15
     w = world()
-    assert torch.allclose(w.rewards.mean(1), torch.zeros(6), atol=1e-5) and torch.allclose(w.rewards.std(1), torch.full((6,), 2.0), atol=1e-5)
+    assert torch.allclose(w.rewards.mean(1), torch.zeros(6), atol=1e-5) and torch.allclose(
+        w.rewards.std(1), torch.full((6,), 2.0), atol=1e-5
+    )
     with pytest.raises(ValueError, match="easy or hard, given 'odd'"):
         world("odd")
 
@@ -46,7 +57,12 @@ def test_coverage():
 def test_the_policy_starts_as_the_start_and_the_best_of_all_answers_is_the_best():
     w = world("easy")
     assert torch.equal(w.logits(slice(None)), w.start)
-    oracle = lambda features: torch.stack([(f[:, None] == w.features[p]).all(-1).float() @ w.rewards[p] for p, f in enumerate(features)]).argmax(-1)  # noqa: E731
+
+    def oracle(features):
+        return torch.stack(
+            [(f[:, None] == w.features[p]).all(-1).float() @ w.rewards[p] for p, f in enumerate(features)]
+        ).argmax(-1)  # noqa: E731
+
     assert w.evaluate(oracle, "start", n=300)["reward"].tolist() == w.rewards.amax(1).tolist()
 
 
@@ -56,7 +72,9 @@ def test_answers_come_at_the_policy_s_rates():
     share = torch.tensor(c.answers).flatten().bincount(minlength=12) / 4000
     assert torch.allclose(share, w.start[0].softmax(-1), atol=0.04)
     for i in range(5):
-        assert torch.allclose(c.features[i, 0], w.features[0, c.answers[i][0]]) and c.start[i, 0] == pytest.approx(w.start[0].log_softmax(-1)[c.answers[i][0]].item())
+        assert torch.allclose(c.features[i, 0], w.features[0, c.answers[i][0]]) and c.start[i, 0] == pytest.approx(
+            w.start[0].log_softmax(-1)[c.answers[i][0]].item()
+        )
 
 
 def test_a_step_prefers_the_chosen_and_a_bonus_lowers_the_start_s_answers():
@@ -111,6 +129,10 @@ def test_compete_gives_a_score_a_world():
 
     cfg = presets.resolve("sea", {"PRESET": "smoke", "SEED": 0})
     rows, scores = enumerated.compete("sea", "hard", cfg, lr=1e-2, seed=0, worlds=3)
-    assert rows[0]["step"] == 0 and rows[-1]["step"] >= cfg.world_budget and all(v.shape == (3,) for v in scores.values())
+    assert (
+        rows[0]["step"] == 0 and rows[-1]["step"] >= cfg.world_budget and all(v.shape == (3,) for v in scores.values())
+    )
     again = enumerated.compete("sea", "hard", cfg, lr=1e-2, seed=0, worlds=3)[1]
-    assert {"win rate", "win rate, whole run", "expected reward", "duel regret"} <= set(scores) and torch.equal(scores["duel regret"], again["duel regret"])
+    assert {"win rate", "win rate, whole run", "expected reward", "duel regret"} <= set(scores) and torch.equal(
+        scores["duel regret"], again["duel regret"]
+    )

@@ -1,4 +1,5 @@
-"""The online loop in the exact world: what is asked, what is counted, what is learnt, and that a stopped run goes on as it would have."""
+"""The online loop in the exact world: what is asked, what is counted, what is learnt, and that a stopped run goes on as
+it would have."""
 
 from types import SimpleNamespace
 
@@ -12,7 +13,8 @@ from lib.bandit.online import METHODS, Agent, Method
 from lib.scoring.oracles import Oracle
 
 CFG = SimpleNamespace(
-    loss="dpo", beta=0.1, heads=4, hidden=8, heads_lr=1e-2, buffer=500, batch=10, candidates=5, oversample=3, burn_in=1, optimism=1e-3,
+    loss="dpo", beta=0.1, heads=4, hidden=8, heads_lr=1e-2, buffer=500, batch=10, candidates=5, oversample=3,
+    burn_in=1, optimism=1e-3,
     heads_batch=8, heads_steps=2, anchor=0.5, slic_beta=0.2, ipo_beta=0.2,
 )  # fmt: skip
 generator = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
@@ -58,7 +60,10 @@ def test_synthetic_pairs_make_no_call_and_are_labelled_by_the_heads():
     a.round()
     assert a.oracle.queries - before == 1
     duels, rewards = seen[0][1], heads(seen[0][0].features)
-    by_head = sum(bool((rewards[drawn[1][i], i].argmax() == w) and (rewards[drawn[1][i], i].argmin() == l)) for i, (w, l) in enumerate(duels.tolist()))
+    by_head = sum(
+        bool((rewards[drawn[1][i], i].argmax() == w) and (rewards[drawn[1][i], i].argmin() == l))
+        for i, (w, l) in enumerate(duels.tolist())
+    )
     assert by_head >= 9
 
 
@@ -105,7 +110,15 @@ def test_loss_of_xpo_by_hand():
     assert (d + 5e-6 * of_start).item() == pytest.approx(0.6970352092, abs=1e-9)
 
 
-@pytest.mark.parametrize("name, values, beta", [("dpo", [0.6209570478, 0.8259394199, 0.6443966601], 0.1), ("slic", [0.7, 1.5, 0.8], 0.2), ("ipo", [1.0, 25.0, 2.25], 0.2), ("ipo-mean", [5.5617361111, 7.0225, 5.29], 0.2)])
+@pytest.mark.parametrize(
+    "name, values, beta",
+    [
+        ("dpo", [0.6209570478, 0.8259394199, 0.6443966601], 0.1),
+        ("slic", [0.7, 1.5, 0.8], 0.2),
+        ("ipo", [1.0, 25.0, 2.25], 0.2),
+        ("ipo-mean", [5.5617361111, 7.0225, 5.29], 0.2),
+    ],
+)
 def test_policy_losses_by_hand(name, values, beta):
     t = lambda *x: torch.tensor(x, dtype=torch.float64)  # noqa: E731
     loss = online.policy_loss(name, beta=beta)
@@ -142,7 +155,13 @@ def test_worlds_side_by_side_do_not_see_each_other(method):
         world = Enumerated(prompts=6, answers=12, dim=4, coverage="easy", lr=1e-2, generator=generator(0), worlds=2)
         if change:
             world.rewards[6:] = world.rewards[6:].flip(1)
-        a = Agent(world, METHODS[method], Oracle(world.reward, labels="bernoulli", flip=0.1, generator=generator(1)), CFG, generator=generator(2))
+        a = Agent(
+            world,
+            METHODS[method],
+            Oracle(world.reward, labels="bernoulli", flip=0.1, generator=generator(1)),
+            CFG,
+            generator=generator(2),
+        )
         rows, over, last = online.play(a, budget=60, every=20, desc="", quiet=True)
         assert rows[-1]["step"] >= 60 and len(a.oracle.log) == 2 * rows[-1]["step"] and len(last["win rate"]) == 12
         runs.append((last["expected reward"], last["win rate"], world.regret(a.oracle.log), a.heads(world.features)))
@@ -157,18 +176,26 @@ def test_regret_of_the_log_by_hand():
     world = Enumerated(prompts=2, answers=3, dim=2, coverage="easy", lr=1e-2, generator=generator(0), worlds=2)
     world.rewards = torch.tensor([[0.0, 1, 4], [3, 0, 0], [1, 1, 1], [5, 0, 1]])
     log = [((0, 0), (0, 1), 0.5, True), ((1, 0), (1, 1), 0.5, False), ((3, 1), (3, 2), 0.5, True)]
-    assert world.regret(log).tolist() == [pytest.approx((3.5 + 1.5) / 2), 4.5] and world.by_world(torch.arange(4.0)).tolist() == [0.5, 2.5]
+    assert world.regret(log).tolist() == [pytest.approx((3.5 + 1.5) / 2), 4.5] and world.by_world(
+        torch.arange(4.0)
+    ).tolist() == [0.5, 2.5]
 
 
 def test_rounds_of_a_budget():
-    """50,000 queries, 128 prompts a round, five rounds of burn-in, then 38 of 128 synthetic (the release, by 4 x 9 of 32: 36)."""
+    """50,000 queries, 128 prompts a round, five rounds of burn-in, then 38 of 128 synthetic (the release, by 4 x 9 of
+    32: 36)."""
     cfg = SimpleNamespace(batch=128, burn_in=5)
-    assert online.rounds(METHODS["passive"], cfg, 50_000) == 391 and online.rounds(METHODS["sea"], cfg, 50_000) == 5 + -(-(50_000 - 640) // 90)
+    assert online.rounds(METHODS["passive"], cfg, 50_000) == 391 and online.rounds(
+        METHODS["sea"], cfg, 50_000
+    ) == 5 + -(-(50_000 - 640) // 90)
     assert online.rounds(METHODS["sea"], cfg, 300) == 3
     for method in ("sea", "passive-matched"):
         a = agent(method)
         rows, *_ = online.play(a, budget=77, every=20, desc="", quiet=True)
-        assert a.rounds == online.rounds(METHODS[method], CFG, 77) and a.oracle.queries >= 77 > a.oracle.queries - CFG.batch
+        assert (
+            a.rounds == online.rounds(METHODS[method], CFG, 77)
+            and a.oracle.queries >= 77 > a.oracle.queries - CFG.batch
+        )
 
 
 def test_what_is_watched_costs_no_query():
@@ -191,7 +218,8 @@ def test_a_method_may_name_its_loss(method, loss):
 
 @pytest.mark.parametrize("broken", [lambda texts: torch.full((len(texts),), torch.nan), lambda texts: [][0]])
 def test_an_oracle_that_fails_halfway_loses_nothing(tmp_path, broken):
-    """The run stops with a checkpoint; the next call goes on and ends where an undisturbed run ends, without asking twice."""
+    """The run stops with a checkpoint; the next call goes on and ends where an undisturbed run ends, without asking
+    twice."""
     whole = agent("sea")
     rows, over, last = online.play(whole, budget=70, every=20, desc="", quiet=True)
     a, keep = agent("sea"), tmp_path / "kept.safetensors"
@@ -208,7 +236,11 @@ def test_an_oracle_that_fails_halfway_loses_nothing(tmp_path, broken):
     b = agent("sea")
     again, over_b, last_b = online.play(b, budget=70, every=20, desc="", quiet=True, keep=keep)
     assert not keep.exists() and b.oracle.queries == whole.oracle.queries
-    assert [r["win rate"] for r in again] == [r["win rate"] for r in rows] and torch.equal(last_b["win rate"], last["win rate"]) and torch.equal(over_b["win rate"], over["win rate"])
+    assert (
+        [r["win rate"] for r in again] == [r["win rate"] for r in rows]
+        and torch.equal(last_b["win rate"], last["win rate"])
+        and torch.equal(over_b["win rate"], over["win rate"])
+    )
 
 
 def test_bad_budgets_and_shares():

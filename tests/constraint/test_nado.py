@@ -43,7 +43,9 @@ def test_the_target_by_hand():
     assert w.tolist() == pytest.approx([1.2 + 0.05, 0.8 / 6 + 0.45, 0.8 / 1.2 + 0.25])
     assert soft_weight(log_r, log_not, x, delta=0.6, floor=0.0).abs().max() == 0, "where the constraint holds, q is p"
     floored = soft_weight(*logs([[1e-9, 1e-8, 1e-7]]), x, delta=1.0, floor=1e-4)
-    assert torch.equal(steered(log_p, floored).exp().round(decimals=12), log_p.exp().round(decimals=12)), "where all is lost, none is preferred"
+    assert torch.equal(steered(log_p, floored).exp().round(decimals=12), log_p.exp().round(decimals=12)), (
+        "where all is lost, none is preferred"
+    )
 
 
 @pytest.mark.parametrize("direction", constraint.DIRECTIONS)
@@ -69,7 +71,10 @@ def test_distance_and_gradient_typed_again(direction):
 @pytest.mark.parametrize("direction", constraint.DIRECTIONS)
 def test_the_fused_distance_is_the_plain_one(direction):
     g = torch.Generator().manual_seed(1)
-    hidden, head = torch.randn(7, 4, dtype=D64, generator=g).requires_grad_(), torch.randn(11, 4, dtype=D64, generator=g)
+    hidden, head = (
+        torch.randn(7, 4, dtype=D64, generator=g).requires_grad_(),
+        torch.randn(11, 4, dtype=D64, generator=g),
+    )
     log_r = torch.rand(7, 11, dtype=D64, generator=g).log()
     plain = constraint_kl((hidden @ head.T).log_softmax(-1), log_r, direction=direction)
     fused = head_kl(hidden, head, lambda s: log_r[s], direction=direction, chunk=3)
@@ -82,7 +87,11 @@ def test_no_gradient_enters_the_target():
     log_p, log_r, log_not = case()
     r = log_r.clone().requires_grad_()
     for direction in constraint.DIRECTIONS:
-        kl = constraint_kl(log_p.clone().requires_grad_(), soft_weight(r, log_not, torch.full((3,), 0.4, dtype=D64), delta=1.0, floor=1e-4), direction=direction)
+        kl = constraint_kl(
+            log_p.clone().requires_grad_(),
+            soft_weight(r, log_not, torch.full((3,), 0.4, dtype=D64), delta=1.0, floor=1e-4),
+            direction=direction,
+        )
         assert torch.autograd.grad(kl.sum(), r, allow_unused=True)[0] is None
 
 
@@ -91,7 +100,9 @@ def test_a_constant_success_rate_steers_nowhere():
     same = torch.full_like(log_r, 0.3).log()
     for direction in constraint.DIRECTIONS:
         for delta in (0.9, 1.0):
-            w = soft_weight(same, torch.full_like(log_r, 0.7).log(), torch.full((3,), 0.3, dtype=D64), delta=delta, floor=1e-4)
+            w = soft_weight(
+                same, torch.full_like(log_r, 0.7).log(), torch.full((3,), 0.3, dtype=D64), delta=delta, floor=1e-4
+            )
             assert constraint_kl(log_p, w, direction=direction).abs().max() < 1e-12
 
 
@@ -108,7 +119,9 @@ def test_an_untrained_nado_changes_nothing(style):
     embeddings, hidden = torch.randn(9, 6, generator=g), torch.randn(4, 6, generator=g)
     nado = Nado(embeddings, 2, generator=g, style=style)
     log_r, log_not = nado(hidden)
-    assert torch.allclose(log_r.exp(), torch.full((4, 9), 0.5)) and torch.allclose(log_not.exp(), torch.full((4, 9), 0.5))
+    assert torch.allclose(log_r.exp(), torch.full((4, 9), 0.5)) and torch.allclose(
+        log_not.exp(), torch.full((4, 9), 0.5)
+    )
     log_p = torch.randn(4, 9, generator=g).log_softmax(-1)
     assert torch.allclose(steered(log_p, log_r), log_p, atol=1e-6)
     assert not any(p.shape == embeddings.shape for p in nado.parameters()), "the embeddings are not its own"
@@ -143,7 +156,8 @@ def test_the_label_is_asked_at_every_prefix():
 
 @pytest.mark.parametrize("direction", ["expected", "said"])
 def test_consistency_is_aligned_by_one_token(direction):
-    """r of a prefix was said one token before E of it; the first token of an answer has no predecessor, of another answer neither."""
+    """r of a prefix was said one token before E of it; the first token of an answer has no predecessor, of another
+    answer neither."""
     picked, expected, branch = logs([0.8, 0.6, 0.3, 0.9]), logs([0.5, 0.7, 0.2, 0.4]), torch.tensor([0, 0, 1, 1])
 
     def kl(a, b):
@@ -153,7 +167,9 @@ def test_consistency_is_aligned_by_one_token(direction):
     assert at.tolist() == [0, 2]
     pairs = [(0.7, 0.8), (0.4, 0.3)]
     want = sum(kl(e, r) if direction == "expected" else kl(r, e) for e, r in pairs) / 2
-    assert consistency(tuple(x[at + 1] for x in expected), tuple(x[at] for x in picked), direction=direction).item() == pytest.approx(want)
+    assert consistency(
+        tuple(x[at + 1] for x in expected), tuple(x[at] for x in picked), direction=direction
+    ).item() == pytest.approx(want)
     none = constraint.followers(torch.arange(4))
     assert consistency(tuple(x[none + 1] for x in expected), tuple(x[none] for x in picked)).item() == 0
 
@@ -198,7 +214,9 @@ def test_weights_row_by_row_are_the_soft_weights(style, delta, floor):
     x[3] = 0.99  # the prompt is fine already
     with torch.no_grad():
         want, got = soft_weight(*nado(h), x, delta=delta, floor=floor), nado.weights(h, x, delta=delta, floor=floor)
-        assert torch.allclose(torch.cat([got[slice(0, 8)], got[slice(8, 16)]]), want, atol=1e-9) and torch.allclose(nado.log_success(h), nado(h)[0])
+        assert torch.allclose(torch.cat([got[slice(0, 8)], got[slice(8, 16)]]), want, atol=1e-9) and torch.allclose(
+            nado.log_success(h), nado(h)[0]
+        )
     out, head = [], torch.randn(30, 6, generator=g, dtype=D64)
     for w in (lambda s: want[s], lambda s: nado.weights(h[s], x[s], delta=delta, floor=floor)):
         hidden = h.clone().requires_grad_()
@@ -216,38 +234,60 @@ def test_expected_success_without_logarithms_is_that_with_them(style):
     h, log_p = torch.randn(11, 6, generator=g, dtype=D64), torch.randn(11, 30, generator=g, dtype=D64).log_softmax(-1)
     out, weight = [], torch.randn(2, 11, generator=g, dtype=D64)
     for e, n in (nado.expected(h, log_p), expected_success(log_p, nado(h))):
-        out.append((e.detach(), n.detach(), *torch.autograd.grad((weight[0] * e + weight[1] * n).sum(), list(nado.parameters()))))
+        out.append(
+            (
+                e.detach(),
+                n.detach(),
+                *torch.autograd.grad((weight[0] * e + weight[1] * n).sum(), list(nado.parameters())),
+            )
+        )
     assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(*out)) and out[0][2].abs().max() > 1e-3
     assert torch.allclose(out[0][0].exp() + out[0][1].exp(), torch.ones(11, dtype=D64)) or style == "dinado"
 
 
 def test_the_policy_gradient_of_answers_drawn_before_is_that_of_now():
-    """Drawn from an older policy and weighted by p / p then, the surrogate still has the gradient of the present one."""
+    """Drawn from an older policy and weighted by p / p then, the surrogate still has the gradient of the present
+    one."""
     g = torch.Generator().manual_seed(0)
-    logits, older = torch.tensor([0.3, -0.2, 0.5], dtype=D64, requires_grad=True), torch.tensor([0.9, 0.4, -0.5], dtype=D64).log_softmax(0)
+    logits, older = (
+        torch.tensor([0.3, -0.2, 0.5], dtype=D64, requires_grad=True),
+        torch.tensor([0.9, 0.4, -0.5], dtype=D64).log_softmax(0),
+    )
     start, c, beta = torch.tensor([0.2, 0.5, 0.3], dtype=D64).log(), torch.tensor([1.0, 0.0, 1.0], dtype=D64), 0.3
     log_p = logits.log_softmax(0)
     (exact,) = torch.autograd.grad((log_p.exp() * (c - beta * (log_p - start))).sum(), logits)
     drawn = torch.multinomial(older.exp(), 400_000, replacement=True, generator=g)
     estimate = {}
     for name, then in (("weighted", older[drawn]), ("not", None)):
-        surrogate = constraint.policy_gradient(logits.log_softmax(0)[drawn], c[drawn], start[drawn], beta=beta, then=then).mean()
+        surrogate = constraint.policy_gradient(
+            logits.log_softmax(0)[drawn], c[drawn], start[drawn], beta=beta, then=then
+        ).mean()
         (estimate[name],) = torch.autograd.grad(surrogate, logits)
-    assert torch.allclose(-estimate["weighted"], exact, atol=6e-3) and not torch.allclose(-estimate["not"], exact, atol=2e-2)
+    assert torch.allclose(-estimate["weighted"], exact, atol=6e-3) and not torch.allclose(
+        -estimate["not"], exact, atol=2e-2
+    )
     now = logits.log_softmax(0)[drawn[:50]]
-    same = [constraint.policy_gradient(now, c[drawn[:50]], start[drawn[:50]], beta=beta, then=then) for then in (None, now.detach())]
+    same = [
+        constraint.policy_gradient(now, c[drawn[:50]], start[drawn[:50]], beta=beta, then=then)
+        for then in (None, now.detach())
+    ]
     assert torch.allclose(*same)
 
 
 def test_subtrajectory_balance_by_hand():
-    """Two tokens, all three prefixes can end: balances b_i = log R_i - log stop_i - path_i; mean of the squared differences."""
+    """Two tokens, all three prefixes can end: balances b_i = log R_i - log stop_i - path_i; mean of the squared
+    differences."""
     log_reward, log_stop = torch.tensor([[-1.0, -2.0, -0.5]], dtype=D64), torch.tensor([[-1.5, -0.7, 0.0]], dtype=D64)
     log_token = torch.tensor([[-0.4, -0.9]], dtype=D64)
     b = [-1.0 + 1.5, -2.0 + 0.7 + 0.4, -0.5 - 0.0 + 1.3]
     want = ((b[0] - b[1]) ** 2 + (b[0] - b[2]) ** 2 + (b[1] - b[2]) ** 2) / 3
-    assert constraint.subtrajectory_balance(log_reward, log_token, log_stop, torch.ones(1, 3, dtype=torch.bool)).item() == pytest.approx(want)
+    assert constraint.subtrajectory_balance(
+        log_reward, log_token, log_stop, torch.ones(1, 3, dtype=torch.bool)
+    ).item() == pytest.approx(want)
     cut = torch.tensor([[True, True, False]])
-    assert constraint.subtrajectory_balance(log_reward, log_token, log_stop, cut).item() == pytest.approx((b[0] - b[1]) ** 2)
+    assert constraint.subtrajectory_balance(log_reward, log_token, log_stop, cut).item() == pytest.approx(
+        (b[0] - b[1]) ** 2
+    )
 
 
 @pytest.mark.parametrize("call, message", [
@@ -257,7 +297,8 @@ def test_subtrajectory_balance_by_hand():
     (lambda p, r, n: constraint_kl(p, r, direction="both"), "direction is one of reverse, forward, given 'both'"),
     (lambda p, r, n: head_kl(p, p, lambda s: r, direction="both"), "direction is one of reverse, forward"),
     (lambda p, r, n: Nado(p.exp(), 1, generator=None, style="gedi"), "style is one of nado, dinado"),
-    (lambda p, r, n: consistency((p[:, 0], p[:, 0]), (p[:, 0], p[:, 0]), direction="x"), "direction is expected or said"),
+    (lambda p, r, n: consistency((p[:, 0], p[:, 0]), (p[:, 0], p[:, 0]), direction="x"),
+        "direction is expected or said"),
 ])  # fmt: skip
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):

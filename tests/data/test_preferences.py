@@ -32,4 +32,7 @@ def test_pairs_of_messages_and_of_data_sets(tmp_path):
     rows = [("a?", "good", 4), ("a?", "bad", 1), ("a?", "fair", 2), ("b?", "x", 3), ("b?", "y", 3), ("c?", "alone", 4)]
     scored.write_text("\n".join(json.dumps(dict(prompt=p, response=r, helpfulness=h)) for p, r, h in rows))
     assert data.load_pairs(f"{scored.parent}:train") == [("a?", "good", "bad")]
-    assert data.load_sets(["none", f"{scored.parent}:train", "a.jsonl"], tmp_path) == {f"{scored.parent}:train": [("a?", "good", "bad")], "a.jsonl": [("a?", "x", "y")]}
+    assert data.load_sets(["none", f"{scored.parent}:train", "a.jsonl"], tmp_path) == {
+        f"{scored.parent}:train": [("a?", "good", "bad")],
+        "a.jsonl": [("a?", "x", "y")],
+    }

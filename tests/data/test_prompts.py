@@ -19,7 +19,12 @@ def test_our_prompts():
 
 def test_no_near_duplicates_across_splits():
     prompts = data.load_prompts(paths.DATA / "prompts.jsonl")
-    worst = max((data.similarity(a.text, b.text), a.text, b.text) for i, a in enumerate(prompts) for b in prompts[:i] if a.split != b.split)
+    worst = max(
+        (data.similarity(a.text, b.text), a.text, b.text)
+        for i, a in enumerate(prompts)
+        for b in prompts[:i]
+        if a.split != b.split
+    )
     assert worst[0] < 0.5, worst
 
 
@@ -30,7 +35,12 @@ def test_similarity_by_hand():
 
 def test_fastchat_form_and_errors(tmp_path):
     f = tmp_path / "q.jsonl"
-    f.write_text("".join(json.dumps({"question_id": i, "category": "x", "turns": [f"question number {i}", "then"]}) + "\n" for i in range(200)))
+    f.write_text(
+        "".join(
+            json.dumps({"question_id": i, "category": "x", "turns": [f"question number {i}", "then"]}) + "\n"
+            for i in range(200)
+        )
+    )
     prompts = data.load_prompts(f)
     assert prompts[3].text == "question number 3" and 110 < sum(p.split == "train" for p in prompts) < 165
     assert data.load_prompts(f) == prompts
@@ -54,7 +64,9 @@ def test_sample_is_balanced_and_repeatable():
 
 def test_equal_pairs_are_dropped():
     prompts = [data.Prompt(str(i), "c", "t", "train") for i in range(4)]
-    pairs = data.pairs(prompts, [[1]] * 4, [[1, 2, 3], [1, 2], [5, 6, 7], [8]], [[1, 2, 3], [1, 3], [5, 6, 9, 9], [8, 9]])
+    pairs = data.pairs(
+        prompts, [[1]] * 4, [[1, 2, 3], [1, 2], [5, 6, 7], [8]], [[1, 2, 3], [1, 3], [5, 6, 9, 9], [8, 9]]
+    )
     assert [(p.id, p.divergence) for p in pairs] == [("1", 1), ("2", 2)]
     assert pairs[1].truncated().chosen == [5, 6, 7] and pairs[1].truncated().rejected == [5, 6, 9]
     assert pairs[0].truncated(5) == pairs[0]
@@ -62,13 +74,20 @@ def test_equal_pairs_are_dropped():
 
 def test_calibration_rows():
     (ids, mask), (last, _) = data.calibration([[1, 2], [3], [4]], [[5], [6, 7, 8], [9]], n=3, batch=2)
-    assert ids.tolist() == [[4, 9, 0], [1, 2, 5]] and mask.tolist() == [[1, 1, 0], [1, 1, 1]] and last.tolist() == [[3, 6, 7, 8]]
+    assert (
+        ids.tolist() == [[4, 9, 0], [1, 2, 5]]
+        and mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+        and last.tolist() == [[3, 6, 7, 8]]
+    )
 
 
 def test_calibration_is_spread_over_the_rows():
     prompts, answers = [[i] for i in range(12)], [[100 + i] * (1 + i % 2) for i in range(12)]
     got = data.calibration(prompts, answers, n=4, batch=3)
-    assert sorted(int(x) for ids, _ in got for x in ids[:, 0]) == [0, 3, 6, 9] and [len(ids) for ids, _ in got] == [3, 1]
+    assert sorted(int(x) for ids, _ in got for x in ids[:, 0]) == [0, 3, 6, 9] and [len(ids) for ids, _ in got] == [
+        3,
+        1,
+    ]
     assert all((mask.sum(1) == 1 + torch.tensor([1 + int(i) % 2 for i in ids[:, 0]])).all() for ids, mask in got)
     with pytest.raises(ValueError, match="1 to 12 prompts, given 13"):
         data.calibration(prompts, answers, n=13, batch=3)
@@ -79,4 +98,7 @@ def test_a_chat_in_the_template_or_in_plain_tags(byte_tokenizer):
     templated = data.chat(byte_tokenizer, turns)
     assert templated == list(byte_tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False))
     byte_tokenizer.chat_template = None
-    assert byte_tokenizer.decode(data.chat(byte_tokenizer, turns)) == "<|system|>\nBe brief.\n<|user|>\nHello?\n<|assistant|>\n"
+    assert (
+        byte_tokenizer.decode(data.chat(byte_tokenizer, turns))
+        == "<|system|>\nBe brief.\n<|user|>\nHello?\n<|assistant|>\n"
+    )

@@ -19,10 +19,15 @@ def repeated(q, k, v, mask, **kw):
 def test_values_and_gradients_equal_repeated_keys(heads, masking, short, monkeypatch):
     monkeypatch.setattr(attention, "SHORT", short)  # 0: the fused gradient
     g = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(3, h, 7, 8, generator=g, dtype=torch.float64).requires_grad_() for h in (heads[0], heads[1], heads[1]))
+    q, k, v = (
+        torch.randn(3, h, 7, 8, generator=g, dtype=torch.float64).requires_grad_()
+        for h in (heads[0], heads[1], heads[1])
+    )
     mask = torch.rand(3, 1, 7, 7, generator=g) > 0.4
     mask |= torch.eye(7, dtype=torch.bool)
-    mask = {"bool": mask, "additive": torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, -1e9)}.get(masking)
+    mask = {"bool": mask, "additive": torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, -1e9)}.get(
+        masking
+    )
     want = repeated(q, k, v, mask, is_causal=masking == "causal", scale=0.3)
     got = attention.grouped_attention(q, k, v, mask, causal=masking == "causal", scale=0.3)
     assert torch.allclose(got, want, atol=1e-12)
@@ -42,7 +47,11 @@ def test_the_short_gradient_in_bfloat16_is_as_near_to_float64_as_the_fused_one(m
         out = attention.grouped_attention(*x, mask, causal=False, scale=None)
         return out, torch.autograd.grad(out, x, up.to(dtype))
 
-    (fused, a), (ours, b), (_, exact) = gradients(torch.bfloat16, 0), gradients(torch.bfloat16, 40), gradients(torch.float64, 0)
+    (fused, a), (ours, b), (_, exact) = (
+        gradients(torch.bfloat16, 0),
+        gradients(torch.bfloat16, 40),
+        gradients(torch.float64, 0),
+    )
     assert torch.equal(fused, ours)  # what is trained has the values that scoring gives
     error = lambda got: [((x.double() - e).norm() / e.norm()).item() for x, e in zip(got, exact)]  # noqa: E731
     assert max(error(b)) < 2 * max(error(a)) < 0.02

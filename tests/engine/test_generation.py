@@ -14,7 +14,9 @@ def test_greedy_equals_transformers(tiny_model):
     stop = [257, run(tiny_model, n=6)[1].tokens[3]]  # a token that ends one row early
     ours = run(tiny_model, stop=stop)
     for p, c in zip(PROMPTS, ours):
-        theirs = tiny_model.generate(torch.tensor([p]), max_new_tokens=12, do_sample=False, eos_token_id=stop, pad_token_id=0)
+        theirs = tiny_model.generate(
+            torch.tensor([p]), max_new_tokens=12, do_sample=False, eos_token_id=stop, pad_token_id=0
+        )
         assert c.tokens == theirs[0, len(p) :].tolist()
         assert c.finish == ("stop" if c.tokens[-1] in stop else "length")
     assert {c.finish for c in ours} == {"stop", "length"}
@@ -33,7 +35,9 @@ def test_batch_size_does_not_matter_in_float64(tiny_model):
 
 
 def test_seeds(tiny_model):
-    draw = lambda seed: [c.tokens for c in run(tiny_model, temperature=1.0, generator=torch.Generator().manual_seed(seed))]  # noqa: E731
+    def draw(seed):
+        return [c.tokens for c in run(tiny_model, temperature=1.0, generator=torch.Generator().manual_seed(seed))]  # noqa: E731
+
     assert draw(0) == draw(0) != draw(1)
 
 
@@ -54,17 +58,24 @@ def test_draws_follow_the_exact_distribution(temperature, top_p, tries, monkeypa
     got = token.bincount(minlength=300)
     assert got[p == 0].sum() == 0
     often = p * draws >= 5
-    seen, want = [*got[often].tolist(), got[~often].sum().item()], [*(p[often] * draws).tolist(), p[~often].sum().item() * draws]
+    seen, want = (
+        [*got[often].tolist(), got[~often].sum().item()],
+        [*(p[often] * draws).tolist(), p[~often].sum().item() * draws],
+    )
     if want[-1] < 1e-9:
         seen, want = seen[:-1], want[:-1]
     assert chisquare(seen, want).pvalue > 1e-3
-    assert torch.allclose(logprob[:50], row.log_softmax(-1)[token[:50]], atol=1e-5)  # at temperature 1, whatever was drawn
+    assert torch.allclose(
+        logprob[:50], row.log_softmax(-1)[token[:50]], atol=1e-5
+    )  # at temperature 1, whatever was drawn
 
 
 @pytest.mark.parametrize("tries", [0, 8])
 def test_of_equal_tokens_the_first_belong_to_the_nucleus(tries):
     weight = torch.tensor([[1.0, 2.0, 1.0, 1.0, 1.0]]).expand(2000, -1)  # 2, 1 and 1 hold two thirds of 6
-    got = generation._nucleus(weight, torch.rand(2000, tries + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), 0.6)
+    got = generation._nucleus(
+        weight, torch.rand(2000, tries + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), 0.6
+    )
     count = got.bincount(minlength=5).tolist()
     assert count[3:] == [0, 0] and abs(count[1] - 1000) < 120 and abs(count[0] - count[2]) < 120
 
@@ -93,7 +104,9 @@ def test_candidates_share_a_prompt_and_nothing_else(tiny_model):
     for i, c in enumerate(got):
         prompt = PROMPTS[i // 5]
         lp = model(torch.tensor([[*prompt, *c.tokens]])).logits[0].log_softmax(-1)
-        assert c.logprobs == pytest.approx([lp[len(prompt) - 1 + t, y].item() for t, y in enumerate(c.tokens)], abs=1e-10)
+        assert c.logprobs == pytest.approx(
+            [lp[len(prompt) - 1 + t, y].item() for t, y in enumerate(c.tokens)], abs=1e-10
+        )
         assert all(y not in stop for y in c.tokens[:-1]) and (c.finish == "stop") == (c.tokens[-1] in stop)
 
 

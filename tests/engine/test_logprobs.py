@@ -13,7 +13,8 @@ def gpt_neox():
 
     torch.manual_seed(0)
     return GPTNeoXForCausalLM(GPTNeoXConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=300, initializer_range=0.2,
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=300,
+        initializer_range=0.2,
     )).eval().requires_grad_(False)  # fmt: skip
 
 
@@ -110,8 +111,15 @@ def test_greedy_tokens_are_the_likeliest_and_of_twins_the_first(chunk):
     g = torch.Generator().manual_seed(0)
     h, w = torch.randn(30, 6, generator=g, dtype=torch.float64), torch.randn(20, 6, generator=g, dtype=torch.float64)
     want = [max(range(20), key=lambda v: (row @ w[v]).item()) for row in h]
-    assert logprobs.greedy_tokens(h, w, chunk=chunk).tolist() == want == logprobs.greedy_tokens(h, torch.cat([w, w]), chunk=chunk).tolist()
-    assert logprobs.greedy_tokens(h.bfloat16(), w.bfloat16(), chunk=chunk).tolist() == (h.bfloat16() @ w.bfloat16().T).float().argmax(-1).tolist()
+    assert (
+        logprobs.greedy_tokens(h, w, chunk=chunk).tolist()
+        == want
+        == logprobs.greedy_tokens(h, torch.cat([w, w]), chunk=chunk).tolist()
+    )
+    assert (
+        logprobs.greedy_tokens(h.bfloat16(), w.bfloat16(), chunk=chunk).tolist()
+        == (h.bfloat16() @ w.bfloat16().T).float().argmax(-1).tolist()
+    )
     assert len(logprobs.greedy_tokens(h[:0], w)) == 0
 
 
@@ -123,9 +131,12 @@ def test_a_trainable_head_gets_its_gradient():
     assert torch.allclose(w.grad, want, atol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "tolerance"), [("gpt_neox", 1e-10), ("llama", 1e-6)])  # transformers' RMSNorm is float32
+@pytest.mark.parametrize(
+    ("family", "tolerance"), [("gpt_neox", 1e-10), ("llama", 1e-6)]
+)  # transformers' RMSNorm is float32
 def test_loss_and_gradient_of_a_pair_equal_the_naive_ones_in_float64(tiny_model, family, tolerance):
-    """Shared prefix, chunks and micro-batches against one plain forward a sequence: DPO loss and every weight's gradient."""
+    """Shared prefix, chunks and micro-batches against one plain forward a sequence: DPO loss and every weight's
+    gradient."""
     from functools import partial
 
     from lib import data, losses
@@ -161,7 +172,8 @@ def test_broken_weights_are_named(tiny_model):
 
 
 def test_bfloat16_noise_does_not_grow_with_length(tiny_model):
-    """The error of a token's log-prob stays what rounding makes it, however long the answer; the sum grows like a random walk."""
+    """The error of a token's log-prob stays what rounding makes it, however long the answer; the sum grows like a
+    random walk."""
     import copy
 
     g = torch.Generator().manual_seed(0)
@@ -169,7 +181,13 @@ def test_bfloat16_noise_does_not_grow_with_length(tiny_model):
     wide = copy.deepcopy(low).float()  # the same rounded weights: only the arithmetic differs
     error = {}
     for length in (32, 512):
-        rows = [(torch.randint(5, 250, (16,), generator=g).tolist(), [torch.randint(5, 250, (length,), generator=g).tolist()]) for _ in range(4)]
+        rows = [
+            (
+                torch.randint(5, 250, (16,), generator=g).tolist(),
+                [torch.randint(5, 250, (length,), generator=g).tolist()],
+            )
+            for _ in range(4)
+        ]
         gap = packed_logprobs(low, rows)[0] - packed_logprobs(wide, rows)[0]
         error[length] = gap.abs().mean().item()
         assert gap.view(4, -1).sum(1).abs().max() < 6 * gap.std() * length**0.5

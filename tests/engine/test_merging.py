@@ -20,7 +20,9 @@ def shifted(**by):
 def test_average_and_interpolation_by_hand():
     up, down = shifted(a=[[1.0, 0.0], [0.0, 2.0]]), shifted(a=[[-3.0, 0.0], [0.0, 1.0]], b=1.0)
     got = merging.average([up, down, BASE])
-    assert torch.allclose(got["a"], BASE["a"] + torch.tensor([[-2 / 3, 0], [0, 1]])) and got["b"].item() == pytest.approx(0.5 + 1 / 3)
+    assert torch.allclose(got["a"], BASE["a"] + torch.tensor([[-2 / 3, 0], [0, 1]])) and got[
+        "b"
+    ].item() == pytest.approx(0.5 + 1 / 3)
     got = merging.average([up, down], [3, 1])  # over their sum
     assert torch.allclose(got["a"], BASE["a"] + torch.tensor([[0.0, 0.0], [0.0, 1.75]])) and got["b"].item() == 0.75
     got = merging.interpolate(BASE, down, 0.25)
@@ -32,7 +34,10 @@ def test_average_and_interpolation_by_hand():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("k", [1, 2, 3, 7])
 def test_equal_models_merge_to_themselves(k, dtype):
-    model = {"w": torch.randn(40, 30, generator=generator()).to(dtype), "v": torch.randn(5, generator=generator(1)).to(dtype)}
+    model = {
+        "w": torch.randn(40, 30, generator=generator()).to(dtype),
+        "v": torch.randn(5, generator=generator(1)).to(dtype),
+    }
     base = {n: torch.zeros_like(x) for n, x in model.items()}
     selected, kept = merging.select([model] * k, base, generator=generator(), redraws=k - 1)
     for got in (merging.average([model] * k), selected):
@@ -44,7 +49,9 @@ def test_every_number_has_its_own_draw():
     base = {"w": torch.zeros(300, 400)}
     models = [{"w": torch.full((300, 400), float(i))} for i in (1, 2, 3)]
     w, kept = merging.select(models, base, generator=generator())
-    assert kept == 0 and [(w["w"] == i).double().mean().item() for i in (1, 2, 3)] == pytest.approx([1 / 3] * 3, abs=0.01)
+    assert kept == 0 and [(w["w"] == i).double().mean().item() for i in (1, 2, 3)] == pytest.approx(
+        [1 / 3] * 3, abs=0.01
+    )
     assert torch.corrcoef(torch.stack([w["w"][:-1].flatten(), w["w"][1:].flatten()]))[0, 1].abs() < 0.02
     again, other = (merging.select(models, base, generator=generator(s))[0]["w"] for s in (0, 1))
     assert torch.equal(again, w["w"]) and not torch.equal(other, w["w"])
@@ -62,7 +69,9 @@ def test_redraws_prefer_a_changed_number():
         w, kept = merging.select(models, base, generator=generator(), redraws=redraws)
         assert kept == pytest.approx(want, abs=0.005) and (w["w"] == 0).double().mean().item() == pytest.approx(kept)
     # none changed the first number, all the second one, and what is not the base is never drawn again
-    w, kept = merging.select([{"w": torch.tensor([0.0, 1.0 + i])} for i in range(3)], {"w": torch.zeros(2)}, generator=generator(), redraws=2)
+    w, kept = merging.select(
+        [{"w": torch.tensor([0.0, 1.0 + i])} for i in range(3)], {"w": torch.zeros(2)}, generator=generator(), redraws=2
+    )
     assert w["w"][0] == 0 and w["w"][1] > 0 and kept == 0.5
 
 
@@ -72,7 +81,9 @@ def test_float32_leaves_nothing_to_redraw_and_bfloat16_does():
     counts = {}
     for dtype in (torch.float32, torch.bfloat16):
         cast = [{"w": m.to(dtype)} for m in moved]
-        counts[dtype] = [merging.select(cast, {"w": base["w"].to(dtype)}, generator=generator(), redraws=r)[1] for r in (0, 2)]
+        counts[dtype] = [
+            merging.select(cast, {"w": base["w"].to(dtype)}, generator=generator(), redraws=r)[1] for r in (0, 2)
+        ]
     assert max(counts[torch.float32]) < 1e-2 and counts[torch.bfloat16][0] > 0.6 > counts[torch.bfloat16][1] + 0.1
 
 
@@ -104,9 +115,17 @@ def test_pairs_are_of_one_question():
 def test_easy_pairs_give_way_to_hard_ones():
     gaps = [2, 1] * 30
     easy_share = lambda batches: [sum(gaps[i] == 2 for i in b) / len(b) for b in batches]  # noqa: E731
-    draw = lambda order, steps=10, batch=12: merging.curriculum(gaps, easy=2, steps=steps, batch=batch, order=order, generator=generator())  # noqa: E731
+
+    def draw(order, steps=10, batch=12):
+        return merging.curriculum(gaps, easy=2, steps=steps, batch=batch, order=order, generator=generator())  # noqa: E731
+
     rising, falling, mixed = (easy_share(draw(o)) for o in ("hard to easy", "easy to hard", "mixed"))
-    assert falling == sorted(falling, reverse=True) and falling[0] >= 11 / 12 and falling[-1] <= 1 / 12 and mixed == [0.5] * 10
+    assert (
+        falling == sorted(falling, reverse=True)
+        and falling[0] >= 11 / 12
+        and falling[-1] <= 1 / 12
+        and mixed == [0.5] * 10
+    )
     for shares, sign in (falling, 1), (rising, -1):
         want = [0.5 + sign * (0.5 - (t + 0.5) / 10) for t in range(10)]
         assert shares == pytest.approx(want, abs=1 / 12) and sum(shares) == pytest.approx(5, abs=1 / 12)

@@ -16,7 +16,9 @@ def test_tiny_random_is_the_same_every_time(tiny_model, byte_tokenizer):
 def test_byte_tokenizer_keeps_every_text(byte_tokenizer, text):
     ids = byte_tokenizer.encode(text, add_special_tokens=False)
     assert byte_tokenizer.decode(ids) == text and len(ids) == len(text.encode())
-    chat = byte_tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False)
+    chat = byte_tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
+    )
     assert chat[0] == 256 and chat.count(257) == 1 and byte_tokenizer.decode(chat).endswith("<|im_start|>assistant\n")
 
 
@@ -25,7 +27,9 @@ def test_a_local_folder_gives_the_same_logits(tmp_path, tiny_model, byte_tokeniz
     if family == "gpt_neox":
         from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-        config = GPTNeoXConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=258)
+        config = GPTNeoXConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=258
+        )
         tiny_model = GPTNeoXForCausalLM(config).eval()
     tiny_model.save_pretrained(tmp_path / "m")
     byte_tokenizer.save_pretrained(tmp_path / "m")
@@ -111,7 +115,10 @@ def test_a_model_with_terms_of_its_own_is_asked_for():
 
     models.check("gemma3-270m", accepted=True)
     models.check("embedded", accepted=False)
-    with pytest.raises(AssetError, match="Gemma Terms of Use: read them at https://ai.google.dev/gemma/terms and set GEMMA_TERMS='accepted'"):
+    with pytest.raises(
+        AssetError,
+        match="Gemma Terms of Use: read them at https://ai.google.dev/gemma/terms and set GEMMA_TERMS='accepted'",
+    ):
         models.check("gemma3-270m", accepted=False)
     with pytest.raises(FileNotFoundError, match="no model folder at './absent'"):
         models.check("./absent", accepted=False)
@@ -119,7 +126,8 @@ def test_a_model_with_terms_of_its_own_is_asked_for():
 
 @pytest.mark.network
 def test_gemma_reads_and_speaks():
-    """Ids as its own tokenizer gives them; the next word after half a sentence. Fetches 238 MB under the Gemma Terms of Use."""
+    """Ids as its own tokenizer gives them; the next word after half a sentence. Fetches 238 MB under the Gemma Terms of
+    Use."""
     from lib.engine.generation import generate
 
     model, tokenizer = models.load("gemma3-270m", dtype=torch.bfloat16)

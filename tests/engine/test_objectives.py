@@ -8,7 +8,11 @@ from lib import data, losses
 from lib.engine import objectives
 from lib.scoring.likelihood import completion_logprobs
 
-P = [data.Pair("a", [1, 2, 3], [4, 5, 257], [4, 9], 1), data.Pair("b", [8, 9], [10], [11, 12, 13, 14], 0), data.Pair("c", [7], [6, 5], [5, 6], 0)]
+P = [
+    data.Pair("a", [1, 2, 3], [4, 5, 257], [4, 9], 1),
+    data.Pair("b", [8, 9], [10], [11, 12, 13, 14], 0),
+    data.Pair("c", [7], [6, 5], [5, 6], 0),
+]
 X, W, L = [p.prompt for p in P], [p.chosen for p in P], [p.rejected for p in P]
 
 
@@ -35,10 +39,17 @@ def test_preference_typed_again(tiny_model):
     total, logged = objectives.preference(tiny_model, P, partial(losses.dpo, beta=0.5), **ref)([2, 0])
     want = 0.0
     for i in (2, 0):
-        h = 0.5 * (plain(tiny_model, X[i], W[i]).sum() - ref["ref_w"][i] - plain(tiny_model, X[i], L[i]).sum() + ref["ref_l"][i])
+        h = 0.5 * (
+            plain(tiny_model, X[i], W[i]).sum()
+            - ref["ref_w"][i]
+            - plain(tiny_model, X[i], L[i]).sum()
+            + ref["ref_l"][i]
+        )
         want -= torch.nn.functional.logsigmoid(h).item()
     assert total.item() == pytest.approx(want, abs=1e-4)
-    assert logged["chosen logprob"] == pytest.approx(sum(plain(tiny_model, X[i], W[i]).sum().item() for i in (2, 0)), abs=1e-3)
+    assert logged["chosen logprob"] == pytest.approx(
+        sum(plain(tiny_model, X[i], W[i]).sum().item() for i in (2, 0)), abs=1e-3
+    )
 
 
 def test_supervised_typed_again(tiny_model):
@@ -102,7 +113,13 @@ def test_trl_computes_the_same_loss_and_gradient(tiny_model, byte_tokenizer, tmp
         gradient_checkpointing=False, max_length=None, remove_unused_columns=False, dataloader_pin_memory=False,
     )  # fmt: skip
     rows = [{"prompt_ids": p.prompt, "chosen_ids": p.chosen, "rejected_ids": p.rejected} for p in P]
-    trainer = Trainer(model=tiny_model, ref_model=reference, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=byte_tokenizer)
+    trainer = Trainer(
+        model=tiny_model,
+        ref_model=reference,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=byte_tokenizer,
+    )
     loss = trainer.compute_loss(tiny_model, next(iter(trainer.get_train_dataloader())))
     (theirs,) = torch.autograd.grad(loss, layer)
     assert (total / 3).item() == pytest.approx(loss.item(), abs=1e-4) and abs(loss.item() - math.log(2)) > 0.01

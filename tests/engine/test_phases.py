@@ -73,7 +73,9 @@ class Characters(nn.Module):
         return self.head
 
     def latent(self):
-        return training.Latent({n: m for n, m in self.named_modules() if hasattr(m, "weight")}, partial(training.Full, quantizer=None))
+        return training.Latent(
+            {n: m for n, m in self.named_modules() if hasattr(m, "weight")}, partial(training.Full, quantizer=None)
+        )
 
     def weights(self):
         return torch.cat([p.flatten() for p in self.parameters()])
@@ -118,7 +120,12 @@ def test_packed_is_padded(tiny_model):
     tiny_model.requires_grad_(True)
     loss = phases.nll(tiny_model)
     packed = pack([(p, [a]) for p, a in rows])
-    plain = lambda _: -token_logprobs(hidden_states(tiny_model, packed), tiny_model.get_output_embeddings().weight, packed.target).sum()  # noqa: E731
+
+    def plain(_):
+        return -token_logprobs(
+            hidden_states(tiny_model, packed), tiny_model.get_output_embeddings().weight, packed.target
+        ).sum()  # noqa: E731
+
     out = []
     for f, sequences in (plain, None), (loss, [[r] for r in rows]), (loss, groups(rows, 30)), (loss, [rows]):
         tiny_model.zero_grad()
@@ -135,7 +142,9 @@ def test_a_row_does_not_see_its_neighbours(tiny_model):
     scores = lambda rows: hidden_states(tiny_model, phases.pack_rows([rows]))  # noqa: E731
     n = len(b[1])
     mine = scores([a, b])[-n:]
-    assert torch.allclose(scores([c, a, b])[-n:], mine, atol=1e-5) and torch.allclose(scores([b, c])[:n], mine, atol=1e-5)
+    assert torch.allclose(scores([c, a, b])[-n:], mine, atol=1e-5) and torch.allclose(
+        scores([b, c])[:n], mine, atol=1e-5
+    )
     packed = phases.pack_rows([[a, b], [c]])
     assert packed.branches == 3 and packed.branch.bincount().tolist() == [len(x[1]) for x in (a, b, c)]
     first = len(a[0]) + len(a[1])
@@ -147,7 +156,9 @@ def test_bins_hold_everything_once():
     rng = random.Random(0)
     lengths = [rng.randint(1, 20) for _ in range(50)]
     found = phases.bins(lengths, 32)
-    assert sorted(i for b in found for i in b) == list(range(50)) and all(sum(lengths[i] for i in b) <= 32 for b in found)
+    assert sorted(i for b in found for i in b) == list(range(50)) and all(
+        sum(lengths[i] for i in b) <= 32 for b in found
+    )
     assert len(found) <= 1.25 * sum(lengths) / 32
     assert phases.bins([5, 3, 2, 4], 7) == [[0, 2], [3, 1]]
     with pytest.raises(ValueError, match="32 tokens cannot hold a row of 33"):
@@ -156,7 +167,8 @@ def test_bins_hold_everything_once():
 
 @pytest.mark.parametrize(("micro", "capacity"), [(1, None), (3, None), (64, None), (1, 16), (2, 30), (64, 200)])
 def test_gradients_do_not_depend_on_the_split(micro, capacity, monkeypatch):
-    """d/dtheta of the mean over the answer tokens of the whole batch: long answers weigh more, rows that share a forward do not."""
+    """d/dtheta of the mean over the answer tokens of the whole batch: long answers weigh more, rows that share a
+    forward do not."""
     model = small()
     model.requires_grad_(True)
     rows = next(phases.batches([FIRST._replace(batch=9)], 0, 0))[0]
@@ -166,11 +178,17 @@ def test_gradients_do_not_depend_on_the_split(micro, capacity, monkeypatch):
     gradient = torch.cat([m.weight.grad.flatten() for m in model.latent().linears.values()])
     seen = []
     real = nn.utils.clip_grad_norm_
-    monkeypatch.setattr(training.nn.utils, "clip_grad_norm_", lambda p, clip: (seen.append(torch.cat([x.grad.flatten() for x in p])), real(p, clip))[1])
+    monkeypatch.setattr(
+        training.nn.utils,
+        "clip_grad_norm_",
+        lambda p, clip: (seen.append(torch.cat([x.grad.flatten() for x in p])), real(p, clip))[1],
+    )
     (done,) = tune(small(), [FIRST._replace(steps=1, batch=9)], micro=micro, capacity=capacity)
     assert len({len(a) for _, a in rows}) > 1 and gradient.abs().max() > 0.05
     assert torch.allclose(seen[0], gradient, rtol=1e-3, atol=1e-6)
-    assert done.curve[0]["loss"] == pytest.approx(want.item(), rel=1e-5) and done.curve[0]["tokens"] == sum(len(a) for _, a in rows)
+    assert done.curve[0]["loss"] == pytest.approx(want.item(), rel=1e-5) and done.curve[0]["tokens"] == sum(
+        len(a) for _, a in rows
+    )
 
 
 # ---- data
@@ -181,11 +199,20 @@ def test_mixing_by_counts_and_by_shares():
     g = lambda seed=0: torch.Generator().manual_seed(seed)  # noqa: E731
     of = lambda rows: [sum(r[0] == n for r in rows) for n in "abc"]  # noqa: E731
     rows = phases.mix(sources, {"a": 7, "b": 9, "c": 0}, generator=g())
-    assert of(rows) == [7, 9, 0] and len(set(rows)) == 16 and rows != sorted(rows) and rows == phases.mix(sources, {"a": 7, "b": 9, "c": 0}, generator=g())
+    assert (
+        of(rows) == [7, 9, 0]
+        and len(set(rows)) == 16
+        and rows != sorted(rows)
+        and rows == phases.mix(sources, {"a": 7, "b": 9, "c": 0}, generator=g())
+    )
     assert rows != phases.mix(sources, {"a": 7, "b": 9, "c": 0}, generator=g(1))
     assert of(phases.mix(sources, {"a": 0.5, "b": 0.3, "c": 0.2}, total=20, generator=g())) == [10, 6, 4]
     assert of(phases.mix(sources, {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, total=20, generator=g())) == [7, 7, 6]
-    assert of(phases.mix(sources, {"a": 0.54, "b": 0.25, "c": 0.21}, total=10, generator=g())) == [5, 3, 2]  # 5.4, 2.5, 2.1
+    assert of(phases.mix(sources, {"a": 0.54, "b": 0.25, "c": 0.21}, total=10, generator=g())) == [
+        5,
+        3,
+        2,
+    ]  # 5.4, 2.5, 2.1
     many = phases.mix(sources, {"b": 30}, generator=g(), replacement=True)
     assert len(many) == 30 and len(set(many)) < 9 + 1
 
@@ -211,7 +238,8 @@ THREE = facts(3, 15, 0)
 
 @pytest.mark.parametrize(
     ("replay", "want"),
-    [(0.25, [4.0, 0]), (0.01, [0.16, 0]), (0.3, [4.8, 0]), (5, [5.0, 0]), ({"one": 0.125, "two": 0.25}, [2.0, 4.0]), ({"two": 3}, [0, 3.0]),
+    [(0.25, [4.0, 0]), (0.01, [0.16, 0]), (0.3, [4.8, 0]), (5, [5.0, 0]), ({"one": 0.125, "two": 0.25}, [2.0, 4.0]),
+        ({"two": 3}, [0, 3.0]),
      ({"one": 0.1, "two": 0.33}, [1.6, 5.28]), (0, [0, 0]), ({"one": 0.5, "two": 0.45}, [8.0, 7.2])],
 )  # fmt: skip
 def test_replay_is_its_share_of_every_batch(replay, want):
@@ -251,17 +279,29 @@ def test_every_row_comes_once_an_epoch():
 
 
 def test_rates_by_hand():
-    plan = [Phase("one", ONE, 8, 2, 0.01, warmup=0.5), Phase("two", TWO, 8, 2, 0.02, warmup=0.25, decay="cosine"), Phase("three", ONE, 3, 2, 0.01, warmup=0)]
+    plan = [
+        Phase("one", ONE, 8, 2, 0.01, warmup=0.5),
+        Phase("two", TWO, 8, 2, 0.02, warmup=0.25, decay="cosine"),
+        Phase("three", ONE, 3, 2, 0.01, warmup=0),
+    ]
     rates = [[r["rate"] for r in d.curve] for d in tune(small(), plan)]
     half = [0.02 * (1 + torch.cos(torch.tensor(torch.pi * k / 6)).item()) / 2 for k in range(6)]
     assert rates[0] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01, 0.01, 0.01])
-    assert rates[1] == pytest.approx([0.01, 0.02, *half]) and half[-1] < 0.07 * 0.02  # on to 0 at the step after the last
+    assert (
+        rates[1] == pytest.approx([0.01, 0.02, *half]) and half[-1] < 0.07 * 0.02
+    )  # on to 0 at the step after the last
     assert rates[2] == [0.01] * 3
 
 
 def test_one_row_is_adamw_by_hand():
     """Carried moments make two phases one; a restarted optimizer does not."""
-    alone, plan = [ONE[0]], lambda how: [Phase("a", [ONE[0]], 3, 1, 0.01, warmup=0), Phase("b", [ONE[0]], 4, 1, 0.01, warmup=0, optimizer=how)]
+    alone, plan = (
+        [ONE[0]],
+        lambda how: [
+            Phase("a", [ONE[0]], 3, 1, 0.01, warmup=0),
+            Phase("b", [ONE[0]], 4, 1, 0.01, warmup=0, optimizer=how),
+        ],
+    )
     model = small().requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, betas=(0.9, 0.95), weight_decay=0.0)
     for _ in range(7):
@@ -280,17 +320,21 @@ def test_one_row_is_adamw_by_hand():
 def test_arms_take_equal_steps_and_rows():
     arms = {r: tune(small(), [FIRST, SECOND._replace(replay=r)]) for r in (0, 0.25, "all")}
     for done in arms.values():
-        assert [len(d.curve) for d in done] == [6, 5] and [d.curve[-1]["step"] for d in done] == [d.kept for d in done] == [6, 5]
+        assert [len(d.curve) for d in done] == [6, 5] and [d.curve[-1]["step"] for d in done] == [
+            d.kept for d in done
+        ] == [6, 5]
     assert [r["replayed"] for r in arms[0.25][1].curve] == [1] * 5 and sum(r["replayed"] for r in arms[0][1].curve) == 0
     stacked = tune(small(), [Phase("stacked", ONE + TWO, steps=11, batch=4, lr=1e-2)])
     assert sum(r["tokens"] for r in stacked[0].curve) > 0
 
 
 @pytest.mark.parametrize(
-    ("keep", "slack", "kept"), [("last", 0, 7), ("best", 0, 6), ("early", 0.15, 2), ("early", 0.05, 6), ("early", 0.11, 4)]
+    ("keep", "slack", "kept"),
+    [("last", 0, 7), ("best", 0, 6), ("early", 0.15, 2), ("early", 0.05, 6), ("early", 0.11, 4)]
 )  # fmt: skip
 def test_checkpoint_rules(keep, slack, kept):
-    """Scores after steps 2, 4, 6 and 7 (the last): of the best, 0.9, the first to reach it, or the first that is not far from it."""
+    """Scores after steps 2, 4, 6 and 7 (the last): of the best, 0.9, the first to reach it, or the first that is not
+    far from it."""
     model, scores, seen = small(), iter([0.76, 0.8, 0.9, 0.9]), {}
 
     def score():
@@ -354,7 +398,9 @@ def test_a_run_goes_on_at_the_phase_that_failed(optimizer, keep, tmp_path):
         plan = [FIRST, SECOND._replace(optimizer=optimizer, keep=keep, every=2 * (keep == "best"), score=score), third]
         loss = Counting(model, fail)
         try:
-            done = phases.run(model.latent(), loss, plan, seed=0, evaluate=lambda: [model.weights().sum()], journal=journal)
+            done = phases.run(
+                model.latent(), loss, plan, seed=0, evaluate=lambda: [model.weights().sum()], journal=journal
+            )
         except RuntimeError:
             done = None
         return done, model.weights(), loss.calls
@@ -390,7 +436,9 @@ def test_memory_by_hand():
     got = phases.memory(r)
     assert got == pytest.approx(((0.6 + 0.7 + 1.0) / 3, (0.3 + 0.1) / 2, (-0.3 - 0.1) / 2, 1.0))
     r[1][0] = 0.95  # the best came after the start: forgotten more than since it was taught
-    assert phases.memory(r).forgetting == pytest.approx((0.35 + 0.1) / 2) and phases.memory(r).backward == pytest.approx(-0.2)
+    assert phases.memory(r).forgetting == pytest.approx((0.35 + 0.1) / 2) and phases.memory(
+        r
+    ).backward == pytest.approx(-0.2)
     r[2][:2] = 1.0, 0.9
     assert phases.memory(r).forgetting == 0 and phases.memory(r).backward == pytest.approx(0.1)
     with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
@@ -398,7 +446,8 @@ def test_memory_by_hand():
 
 
 def test_replay_keeps_what_was_learnt(tmp_path):
-    """Section 3.3's claim on a toy: facts, other facts, then reversing strings never seen. Both arms share the first phase."""
+    """Section 3.3's claim on a toy: facts, other facts, then reversing strings never seen. Both arms share the first
+    phase."""
     rng = random.Random("reversal")
     one, two, reverse = facts(1, 20, 0), facts(2, 20, 0), [row(f"3{w}?", w[::-1]) for w in strings(1000, rng, 4)]
     rng.shuffle(reverse)
@@ -436,7 +485,10 @@ def test_replay_keeps_what_was_learnt(tmp_path):
         ({"warmup": 385}, "0.01 and 385"),
         ({"rows": []}, "given 0, 5, 4"),
         ({"rows": [((1,), (2,)), ((1,), ())]}, "two: row 1 has an empty prompt or an empty answer"),
-        ({"replay": 1.5}, "two: replay is a share of at least 0 and below 1, a whole number of rows, or all, given 1.5"),
+        (
+            {"replay": 1.5},
+            "two: replay is a share of at least 0 and below 1, a whole number of rows, or all, given 1.5",
+        ),
         ({"replay": "most"}, "given 'most'"),
         ({"replay": 4}, "two: replay leaves none of 4 rows for its own data, given 4"),
         ({"replay": {"zero": 0.1}}, "two replays phases before it \\(one\\), given 'zero'"),

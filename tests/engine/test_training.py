@@ -60,7 +60,9 @@ def test_straight_through_gradient_is_the_plain_one_at_the_quantized_weight():
 def test_masters_round_to_the_weights_they_came_from_and_small_steps_count(dtype):
     """Steps far below the spacing of bfloat16 change a fitting share of the weights: their mean moves by the step."""
     g = torch.Generator().manual_seed(0)
-    weight = torch.cat([torch.randn(400, 250, generator=g) * 0.05, torch.tensor([0.0, 1.0, -2.0, 0.5, 1e-30] * 50)[None]]).to(dtype)
+    weight = torch.cat(
+        [torch.randn(400, 250, generator=g) * 0.05, torch.tensor([0.0, 1.0, -2.0, 0.5, 1e-30] * 50)[None]]
+    ).to(dtype)
     master = training.dithered(weight)
     assert torch.equal(master.to(dtype), weight) and torch.equal(training.dithered(weight), master)
     big = (weight.abs() > 0.03) & (weight.abs() < 0.2)
@@ -80,7 +82,10 @@ def test_deployed_weights_are_q_of_latent_bit_for_bit():
         if dtype == torch.float32:
             fit(latent, m)
         assert torch.equal(m.weight, Q(latent.parameters[0].detach()).to(dtype))
-        assert torch.equal(m.weight, rtn.quantize(latent.parameters[0].detach(), bits=3, group=4, symmetric=False).dequantize().to(dtype))
+        assert torch.equal(
+            m.weight,
+            rtn.quantize(latent.parameters[0].detach(), bits=3, group=4, symmetric=False).dequantize().to(dtype),
+        )
 
 
 def test_lora_before_the_quantizer():
@@ -97,7 +102,9 @@ def test_lora_before_the_quantizer():
     w = linear().weight + 2.0 * (b @ a)
     straight = w + (Q(w.detach()) - w.detach())
     ((X[:4] @ straight.T - Y[:4]) ** 2).sum().backward()
-    assert torch.allclose(latent.parameters[0].grad, b.grad, atol=1e-5) and torch.allclose(latent.parameters[1].grad, a.grad, atol=1e-5)
+    assert torch.allclose(latent.parameters[0].grad, b.grad, atol=1e-5) and torch.allclose(
+        latent.parameters[1].grad, a.grad, atol=1e-5
+    )
 
 
 def test_lora_without_a_quantizer_is_pefts():
@@ -195,7 +202,10 @@ def test_bad_input():
 
 
 def test_a_cosine_falls_to_a_tenth_at_its_horizon():
-    """SEA: peak 5e-7, warm-up 12 of 390 steps. The notes count from 0 at the start, we from the first step's own rate."""
+    """SEA: peak 5e-7, warm-up 12 of 390 steps. The notes count from 0 at the start, we from the first step's own
+    rate."""
     rate = lambda step: 5e-7 * training.schedule(step, 12, 390)  # noqa: E731
-    assert [rate(t) for t in (5, 12, 100, 200, 390, 500)] == pytest.approx([2.5e-7, 5e-7, 4.4245761e-7, 2.7686997e-7, 5e-8, 5e-8], rel=1e-6)
+    assert [rate(t) for t in (5, 12, 100, 200, 390, 500)] == pytest.approx(
+        [2.5e-7, 5e-7, 4.4245761e-7, 2.7686997e-7, 5e-8, 5e-8], rel=1e-6
+    )
     assert training.schedule(500, 12) == 1

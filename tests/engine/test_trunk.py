@@ -21,7 +21,9 @@ def test_top_of_trunk_is_the_whole(tiny_model, family):
     pieces = trunk.states(low, ROWS, batch=2)
     assert [[len(x) for x in p] for p in pieces] == [[len(x), *map(len, b)] for x, b in ROWS]
     again, got = trunk.top_states(top, ROWS, pieces)
-    assert torch.allclose(got, want, atol=1e-6 if family == "llama" else 1e-10) and torch.equal(again.target, packed.target)
+    assert torch.allclose(got, want, atol=1e-6 if family == "llama" else 1e-10) and torch.equal(
+        again.target, packed.target
+    )
     assert torch.allclose(logprobs.hidden_states(model, packed), want)  # the model itself is as it was
 
 
@@ -33,7 +35,8 @@ def test_what_is_recorded_while_sampling_is_what_a_second_pass_gives(tiny_model,
     low, top = trunk.split(model, blocks)
     prompts = [[5, 6, 7], [8, 9], [3, 4, 5, 6, 7]]
     done = generate(
-        model, prompts, n=3, temperature=2.0, generator=torch.Generator().manual_seed(0), max_new_tokens=6, stop_ids=range(0, model.config.vocab_size, 4),
+        model, prompts, n=3, temperature=2.0, generator=torch.Generator().manual_seed(0), max_new_tokens=6,
+        stop_ids=range(0, model.config.vocab_size, 4),
         batch=2, watch=trunk.end(model, blocks),
     )  # fmt: skip
     each = [done[3 * i : 3 * i + 3] for i in range(3)]
@@ -64,7 +67,9 @@ def test_training_the_top_trains_the_whole(tiny_model):
         return -logprobs.token_logprobs(hidden, head, packed.target).sum(), {}
 
     latent = training.Latent(block_linears(top), partial(training.Full, quantizer=None))
-    curve = training.fit(latent, training.epochs(3, 3, torch.Generator()), loss, steps=5, lr=1e-3, warmup=1, clip=1.0, micro=2)
+    curve = training.fit(
+        latent, training.epochs(3, 3, torch.Generator()), loss, steps=5, lr=1e-3, warmup=1, clip=1.0, micro=2
+    )
     assert curve[-1]["loss"] < curve[0]["loss"]
     assert not torch.allclose(tiny_model(torch.tensor([[5, 6, 7, 8]])).logits, before)
     changed = {n.split(".")[2] for n, p in tiny_model.named_parameters() if not torch.equal(p, first[n])}

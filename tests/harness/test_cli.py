@@ -12,8 +12,10 @@ def test_list_and_presets():
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (("run", "qdop"), "did you mean qdpo"), (("run", "qdpo", "--set", "betta=1"), "did you mean BETA"), (("run", "qdpo", "--preset", "tiny"), "PRESET takes one of"),
-    (("run", "qdpo", "--set", "beta"), "NAME=VALUE"), (("reproduce", "--seeds", "a b"), "whole numbers"), (("run", "qdpo", "--set", "bits=9"), "bits lies in"),
+    (("run", "qdop"), "did you mean qdpo"), (("run", "qdpo", "--set", "betta=1"), "did you mean BETA"),
+    (("run", "qdpo", "--preset", "tiny"), "PRESET takes one of"),
+    (("run", "qdpo", "--set", "beta"), "NAME=VALUE"), (("reproduce", "--seeds", "a b"), "whole numbers"),
+    (("run", "qdpo", "--set", "bits=9"), "bits lies in"),
 ])  # fmt: skip
 def test_bad_input_is_one_sentence(sandbox, arguments, words):
     r = invoke(*arguments)
@@ -23,8 +25,28 @@ def test_bad_input_is_one_sentence(sandbox, arguments, words):
 def test_overrides_are_literals(monkeypatch):
     seen = {}
     monkeypatch.setattr(runner, "run", lambda paper, **k: seen.update(k) or runner.RunResult(None, 0, ""))
-    assert invoke("run", "qdpo", "--seed", "4", "--set", "beta=1e-1", "--set", "arms=fp,rtn", "--set", "ablate_bits=5", "--force").exit_code == 0
-    assert seen == {"preset": "small", "seed": 4, "overrides": {"beta": 0.1, "arms": "fp,rtn", "ablate_bits": "5"}, "force": True}
+    assert (
+        invoke(
+            "run",
+            "qdpo",
+            "--seed",
+            "4",
+            "--set",
+            "beta=1e-1",
+            "--set",
+            "arms=fp,rtn",
+            "--set",
+            "ablate_bits=5",
+            "--force",
+        ).exit_code
+        == 0
+    )
+    assert seen == {
+        "preset": "small",
+        "seed": 4,
+        "overrides": {"beta": 0.1, "arms": "fp,rtn", "ablate_bits": "5"},
+        "force": True,
+    }
 
 
 def test_reproduce_passes_on_what_was_asked(monkeypatch):
@@ -32,13 +54,31 @@ def test_reproduce_passes_on_what_was_asked(monkeypatch):
     monkeypatch.setattr(runner, "reproduce", lambda *a: seen.append(a) or 7)
     assert invoke("reproduce", "--paper", "qdpo", "--preset", "smoke", "--seeds", "0 2").exit_code == 7
     assert invoke("reproduce", "--paper", "", "--preset", "", "--seeds", "").exit_code == 7
-    assert seen[0] == (["qdpo"], "smoke", [0, 2], False) and seen[1][0][0] == "qdpo" and seen[1][1:] == ("small", [0], False)
+    assert (
+        seen[0] == (["qdpo"], "smoke", [0, 2], False)
+        and seen[1][0][0] == "qdpo"
+        and seen[1][1:] == ("small", [0], False)
+    )
 
 
 def test_sweep_checks_every_point_before_it_starts(monkeypatch, sandbox):
     commands = []
     monkeypatch.setattr(cli, "_call", lambda c: commands.append(c) or 0)
-    assert invoke("sweep", "qdpo", "--grid", "lr_qdpo=1e-5,1e-4", "--grid", "beta=0.1,1", "--seeds", "0 1", "--preset", "smoke").exit_code == 0
+    assert (
+        invoke(
+            "sweep",
+            "qdpo",
+            "--grid",
+            "lr_qdpo=1e-5,1e-4",
+            "--grid",
+            "beta=0.1,1",
+            "--seeds",
+            "0 1",
+            "--preset",
+            "smoke",
+        ).exit_code
+        == 0
+    )
     assert len(commands) == 8 and "lr_qdpo=1e-4" in commands[-1]
     assert invoke("sweep", "qdpo", "--grid", "beta=0.1,-1").exit_code == 2 and len(commands) == 8
 

@@ -20,13 +20,16 @@ def test_all_notebooks_are_found_and_in_form():
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_parameter_is_read_by_the_settings(paper):
     found = notebooks.parameters(notebooks.find(paper))
-    assert {"PRESET", "SEED"} <= found.keys() and all(v is None for k, v in found.items() if k not in ("PRESET", "SEED"))
+    assert {"PRESET", "SEED"} <= found.keys() and all(
+        v is None for k, v in found.items() if k not in ("PRESET", "SEED")
+    )
     runner.validate(paper, "paper", 0, {})
 
 
 @pytest.fixture(scope="module")
 def smoke_runs(tmp_path_factory):
-    """One run through the runner, its arms one after another, one through plain papermill, two arms at a time, of every paper."""
+    """One run through the runner, its arms one after another, one through plain papermill, two arms at a time, of every
+    paper."""
     folder = tmp_path_factory.mktemp("smoke")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLUMBLINE_RESULTS", str(folder / "results"))
@@ -37,7 +40,13 @@ def smoke_runs(tmp_path_factory):
             assert runner.run(paper, preset="smoke", seed=0).code == 0
             patch.setenv("PLUMBLINE_PROCESSES", "2")
             book = notebooks.find(paper)
-            papermill.execute_notebook(str(book), str(folder / f"{paper}.ipynb"), {"PRESET": "smoke", "SEED": 0}, progress_bar=False, cwd=str(book.parent))
+            papermill.execute_notebook(
+                str(book),
+                str(folder / f"{paper}.ipynb"),
+                {"PRESET": "smoke", "SEED": 0},
+                progress_bar=False,
+                cwd=str(book.parent),
+            )
         return {p: results.load_runs(p) for p in PAPERS}
 
 
@@ -46,7 +55,9 @@ def test_runner_and_plain_papermill_agree_and_repeat(smoke_runs, paper):
     a, b = smoke_runs[paper]
     assert a.manifest["status"] == b.manifest["status"] == "done" and a.dir != b.dir
     x, y = (r.metrics().drop(columns="run_id") for r in (a, b))
-    x, y = (m[~m.metric.str.contains("per second|^seconds")].reset_index(drop=True) for m in (x, y))  # what a clock says does not repeat
+    x, y = (
+        m[~m.metric.str.contains("per second|^seconds")].reset_index(drop=True) for m in (x, y)
+    )  # what a clock says does not repeat
     assert x.equals(y) and len(x) + len(a.items()) > 50
     assert a.items().equals(b.items())
     assert (a.dir / "notebook.ipynb").exists()
@@ -57,7 +68,11 @@ def test_what_a_smoke_run_of_qdpo_records(smoke_runs):
     m = run.metrics()
     arms = set(run.manifest["settings"]["arms"].split(","))
     assert arms <= set(m.arm), "every arm is measured"
-    shares = m[m.metric.isin(["flips", "exact match", "rouge-l", "accuracy", "codes changed", "agreement", "win", "lose", "distinct-2"])]
+    shares = m[
+        m.metric.isin(
+            ["flips", "exact match", "rouge-l", "accuracy", "codes changed", "agreement", "win", "lose", "distinct-2"]
+        )
+    ]
     assert shares.value.between(0, 1).all() and len(shares) > 30
     assert (m[m.metric == "kl"].value > -1e-6).all()
     assert m[(m.arm == "fp") & (m.metric == "flips")].value.item() == 0
@@ -73,7 +88,10 @@ def test_what_a_smoke_run_of_mrpo_records(smoke_runs):
     assert set(run.manifest["settings"]["arms"].split(",")) <= set(scarce.arm) and "mrpo, mis-scored" in set(scarce.arm)
     assert {"mrpo", "dpo"} <= set(m[m.dataset == "held-out plain+varied"].arm)
     accuracy = scarce[scarce.metric.str.startswith("accuracy")]
-    assert accuracy.value.between(0, 1).all() and accuracy[(accuracy.arm == "base") & (accuracy.metric == "accuracy, primary reference")].value.item() == 0
+    assert (
+        accuracy.value.between(0, 1).all()
+        and accuracy[(accuracy.arm == "base") & (accuracy.metric == "accuracy, primary reference")].value.item() == 0
+    )
     assert (run.items().metric == "true reward").any() and run.manifest["model"]["sha256"]
 
 
@@ -81,7 +99,9 @@ def test_what_a_smoke_run_of_attribute_control_records(smoke_runs):
     run = smoke_runs["attribute_control"][0]
     m, items = run.metrics(), run.items()
     arms = {a for a in run.manifest["settings"]["arms"].split(",")}
-    assert arms <= set(items[items.dataset == "written forum"].arm) and arms - {"base", "nado-base"} <= set(items[items.dataset == "text general"].arm)
+    assert arms <= set(items[items.dataset == "written forum"].arm) and arms - {"base", "nado-base"} <= set(
+        items[items.dataset == "text general"].arm
+    )
     assert items[items.metric.str.contains("one half|maximum|auc|accuracy")].value.between(0, 1).all()
     turns = m[(m.exhibit == "turns") & (m.arm == "ours")]
     assert set(turns.dataset) == {"iteration 0", "iteration 1"} and (turns[turns.metric == "updated"].value == 1).all()
@@ -93,14 +113,34 @@ def test_what_a_smoke_run_of_lab_records(smoke_runs):
     run = smoke_runs["lab"][0]
     m, items = run.metrics(), run.items()
     arms = set(run.manifest["settings"]["arms"].split(","))
-    assert arms | {"start", "stacked, averaged", "replay-all, mixed", "replay-all, chosen only"} <= set(items[items.dataset == "exam"].arm) and items[items.metric == "accuracy"].value.between(0, 1).all()
-    assert {"coverage, templated 0.8", "coverage, templated 0", "coverage, language model", "faithfulness", "students filters", "students coverage, templated 0.8"} <= set(items.dataset)
+    assert (
+        arms | {"start", "stacked, averaged", "replay-all, mixed", "replay-all, chosen only"}
+        <= set(items[items.dataset == "exam"].arm)
+        and items[items.metric == "accuracy"].value.between(0, 1).all()
+    )
+    assert {
+        "coverage, templated 0.8",
+        "coverage, templated 0",
+        "coverage, language model",
+        "faithfulness",
+        "students filters",
+        "students coverage, templated 0.8",
+    } <= set(items.dataset)
     assert set(run.manifest["settings"]["filters"].split(",")) == set(items[items.dataset == "filters"].arm)
-    purity = items[(items.dataset == "filters") & (items.metric == "purity")].groupby("arm")[["value", "weight"]].apply(lambda t: (t.value * t.weight).sum() / t.weight.sum())
+    purity = (
+        items[(items.dataset == "filters") & (items.metric == "purity")]
+        .groupby("arm")[["value", "weight"]]
+        .apply(lambda t: (t.value * t.weight).sum() / t.weight.sum())
+    )
     assert purity["oracle"] == 1 > purity["none"]
     steps = run.curve()[lambda c: c.name == "loss"].groupby("arm").size()
     assert set(steps[[a for a in arms if a != "replay-epochs"]]) == {9}
-    assert set(m[(m.exhibit == "after phase") & (m.arm == "phased")].dataset) == {"0 start", "1 knowledge-short", "2 knowledge-long", "3 skills"}
+    assert set(m[(m.exhibit == "after phase") & (m.arm == "phased")].dataset) == {
+        "0 start",
+        "1 knowledge-short",
+        "2 knowledge-long",
+        "3 skills",
+    }
 
 
 def test_the_timings_run(sandbox, monkeypatch):
@@ -109,7 +149,14 @@ def test_the_timings_run(sandbox, monkeypatch):
     assert runner.run("speed", preset="smoke", seed=0).code == 0
     run = results.load_runs("speed")[0]
     tasks = set(index.speed([run]).task)
-    assert [t.split(",")[0] for t in sorted(tasks)] == ["DPO step", "LoRA DPO step", "greedy", "quantized DPO step", "sampling", "scoring"]
+    assert [t.split(",")[0] for t in sorted(tasks)] == [
+        "DPO step",
+        "LoRA DPO step",
+        "greedy",
+        "quantized DPO step",
+        "sampling",
+        "scoring",
+    ]
     m = run.metrics()
     assert m[m.metric == "largest loss difference to TRL"].value.item() < 1e-3
     assert m[(m.dataset == "greedy answers, float32") & (m.arm == "ours")].value.item() == 1.0
@@ -119,7 +166,9 @@ def test_a_misspelt_parameter_fails_under_plain_papermill(tmp_path, monkeypatch)
     monkeypatch.setenv("PLUMBLINE_RESULTS", str(tmp_path / "results"))
     book = notebooks.find("qdpo")
     with pytest.raises(Exception, match="did you mean BETA"):
-        papermill.execute_notebook(str(book), str(tmp_path / "out.ipynb"), {"BETTA": 0.1}, progress_bar=False, cwd=str(book.parent))
+        papermill.execute_notebook(
+            str(book), str(tmp_path / "out.ipynb"), {"BETTA": 0.1}, progress_bar=False, cwd=str(book.parent)
+        )
 
 
 # ------------------------------------------------------------------------------------------------ the tool
@@ -140,7 +189,8 @@ def code(source, cid, tags=()):
 
 @pytest.mark.parametrize("cell, message", [
     (code("def f():\n    pass", "a"), "defines or installs"), (code("!pip install x", "a"), "defines or installs"),
-    (code("open('/ho" + "me/x')", "a"), "absolute path"), (code("\n".join("x" * 26), "a"), "26 lines"), (code("1", "Bad_Id"), "not a word"),
+    (code("open('/ho" + "me/x')", "a"), "absolute path"), (code("\n".join("x" * 26), "a"), "26 lines"),
+    (code("1", "Bad_Id"), "not a word"),
 ])  # fmt: skip
 def test_form_is_checked(tmp_path, cell, message):
     path = tmp_path / "00_x.ipynb"
@@ -149,7 +199,8 @@ def test_form_is_checked(tmp_path, cell, message):
 
 
 @pytest.mark.parametrize("line, message", [
-    ("BETTA = 0.1  # help", "no setting"), ("BETA = dict(a=1)  # help", "NAME = literal"), ("BETA = None", "NAME = literal"),
+    ("BETTA = 0.1  # help", "no setting"), ("BETA = dict(a=1)  # help", "NAME = literal"),
+    ("BETA = None", "NAME = literal"),
 ])  # fmt: skip
 def test_parameter_lines_are_checked(tmp_path, line, message):
     path = tmp_path / "10_qdpo.ipynb"
@@ -160,7 +211,10 @@ def test_parameter_lines_are_checked(tmp_path, line, message):
 def test_clean_and_copy(tmp_path):
     path = tmp_path / "00_x.ipynb"
     cell = code("1", "one", ["keep"])
-    cell.outputs = [nbformat.v4.new_output("stream", name="stderr", text="9 % left"), nbformat.v4.new_output("stream", text=f"{paths.ROOT}/lib")]
+    cell.outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="9 % left"),
+        nbformat.v4.new_output("stream", text=f"{paths.ROOT}/lib"),
+    ]
     cell.execution_count = 3
     nbformat.write(book([cell]), path)
     assert any("has outputs" in p for p in notebooks.check(path))
@@ -189,13 +243,16 @@ def miniatures(tmp_path_factory):
 
     folder, tokenizer = tmp_path_factory.mktemp("miniatures"), models.byte_tokenizer()
     size = dict(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=len(tokenizer), max_position_embeddings=1024,
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, vocab_size=len(tokenizer),
+        max_position_embeddings=1024,
         bos_token_id=256, eos_token_id=257, initializer_range=0.2,
     )  # fmt: skip
     torch.manual_seed(0)
     for name, build, config in (
-        ("llama", AutoModelForCausalLM, LlamaConfig(**size)), ("mistral", AutoModelForCausalLM, MistralConfig(**size, num_key_value_heads=2)),
-        ("pythia", AutoModelForCausalLM, GPTNeoXConfig(**size)), ("reward", AutoModelForSequenceClassification, LlamaConfig(**size, num_labels=1)),
+        ("llama", AutoModelForCausalLM, LlamaConfig(**size)),
+        ("mistral", AutoModelForCausalLM, MistralConfig(**size, num_key_value_heads=2)),
+        ("pythia", AutoModelForCausalLM, GPTNeoXConfig(**size)),
+        ("reward", AutoModelForSequenceClassification, LlamaConfig(**size, num_labels=1)),
     ):  # fmt: skip
         build.from_config(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
@@ -204,18 +261,24 @@ def miniatures(tmp_path_factory):
 
 FEW = {
     "mrpo": dict(
-        n_train=16, n_test=8, n_validation=8, tokens=8, each=1, n_scarce=8, n_abundant=16, n_heldout=12, n_reference=8, scarce="plain", ablations="mrpo-tsw", epsilons="0.5",
+        n_train=16, n_test=8, n_validation=8, tokens=8, each=1, n_scarce=8, n_abundant=16, n_heldout=12, n_reference=8,
+        scarce="plain", ablations="mrpo-tsw", epsilons="0.5",
         batch=4, blocks=2,
     ),
     "attribute_control": dict(
-        n_related=12, n_general=12, n_detection=12, n_test=8, n_prompts=4, samples=3, tokens=6, iterations=2, n_asked=4, each=3, mixed=8, layers=1, nado_epochs=1, batch=8, blocks=1, world_lams="0,1", world_steps=50,
-        real_prompts="no", tasks="none", arms="base,sft,nado-sft,ours", lams="none", rl_weights="none", style="dinado", direction="forward", tau=0.8,
+        n_related=12, n_general=12, n_detection=12, n_test=8, n_prompts=4, samples=3, tokens=6, iterations=2,
+        n_asked=4, each=3, mixed=8, layers=1, nado_epochs=1, batch=8, blocks=1, world_lams="0,1", world_steps=50,
+        real_prompts="no", tasks="none", arms="base,sft,nado-sft,ours", lams="none", rl_weights="none", style="dinado",
+        direction="forward", tau=0.8,
     ),
     "lab": dict(
-        teacher="templated", chunk=60, calls=2, questions=4, contexts=2, pairs=3, per_leaf=6, draws=1, draw_calls=12, draw_questions=3, model_calls=12, model_tokens=16, n_two_order=12, n_faithful=12, filter_steps=2, steps="2,2,2",
-        batch=4, lr=1e-3, orders=2, rivals=3, contrast_steps=2, contrasts="easy to hard", exam=3, exam_knowledge=6, exam_general=8, exam_text=6, answer_tokens=8, blocks=1, tasks="none", arms="phased,replay-all", noises="0.5",
+        teacher="templated", chunk=60, calls=2, questions=4, contexts=2, pairs=3, per_leaf=6, draws=1, draw_calls=12,
+        draw_questions=3, model_calls=12, model_tokens=16, n_two_order=12, n_faithful=12, filter_steps=2, steps="2,2,2",
+        batch=4, lr=1e-3, orders=2, rivals=3, contrast_steps=2, contrasts="easy to hard", exam=3, exam_knowledge=6,
+        exam_general=8, exam_text=6, answer_tokens=8, blocks=1, tasks="none", arms="phased,replay-all", noises="0.5",
     ),
-    "sea": dict(n_train=16, n_test=4, n_validation=4, tokens=6, candidates=3, batch=4, budget=12, every=8, burn_in=1, heads_batch=4, buffer=100, blocks=1, worlds=2, world_answers=30, world_budget=64),
+    "sea": dict(n_train=16, n_test=4, n_validation=4, tokens=6, candidates=3, batch=4, budget=12, every=8, burn_in=1,
+        heads_batch=4, buffer=100, blocks=1, worlds=2, world_answers=30, world_budget=64),
 }  # fmt: skip
 
 
@@ -224,23 +287,47 @@ def test_the_paper_preset_on_miniatures_of_its_models(sandbox, miniatures, monke
     """Its settings as they are, but for models, device and sizes."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     people = sandbox / "people.jsonl"
-    people.write_text("\n".join(json.dumps({"prompt": f"Say {i}.", "chosen": f"{i}", "rejected": "no"}) for i in range(60)))
+    people.write_text(
+        "\n".join(json.dumps({"prompt": f"Say {i}.", "chosen": f"{i}", "rejected": "no"}) for i in range(60))
+    )
     of = {
-        "mrpo": dict(model=str(miniatures / "llama"), second_model=str(miniatures / "mistral"), transfer=str(people), pairs=str(people), tasks="none"),
-        "attribute_control": dict(model=str(miniatures / "llama"), oracle=str(miniatures / "reward"), second_judge="negative"),
+        "mrpo": dict(
+            model=str(miniatures / "llama"),
+            second_model=str(miniatures / "mistral"),
+            transfer=str(people),
+            pairs=str(people),
+            tasks="none",
+        ),
+        "attribute_control": dict(
+            model=str(miniatures / "llama"), oracle=str(miniatures / "reward"), second_judge="negative"
+        ),
         "lab": dict(model=str(miniatures / "mistral")),
-        "sea": dict(model=str(miniatures / "pythia"), reward=str(miniatures / "reward"), world_arms="sea", world_tuned="sea", arms="passive,sea-logit,xpo"),
+        "sea": dict(
+            model=str(miniatures / "pythia"),
+            reward=str(miniatures / "reward"),
+            world_arms="sea",
+            world_tuned="sea",
+            arms="passive,sea-logit,xpo",
+        ),
     }
     assert runner.run(paper, preset="paper", seed=0, overrides={"device": "cpu", **FEW[paper], **of[paper]}).code == 0
     run = results.load_runs(paper)[0]
     m, items = run.metrics(), run.items()
     if paper == "mrpo":
-        assert {"mrpo, other model", "mrpo-normalized, other model"} <= set(m.arm) and run.manifest["settings"]["rank"] == 8
+        assert {"mrpo, other model", "mrpo-normalized, other model"} <= set(m.arm) and run.manifest["settings"][
+            "rank"
+        ] == 8
         assert any(d.startswith("transfer") for d in items.dataset)
-        assert {f"held-out {people}, few", f"held-out {people}, many"} <= set(m.dataset) and "true reward" not in set(items.metric)
+        assert {f"held-out {people}, few", f"held-out {people}, many"} <= set(m.dataset) and "true reward" not in set(
+            items.metric
+        )
     elif paper == "lab":
-        assert {"start", "phased", "replay-all", "replay-all, easy to hard", "phased, half-way"} <= set(items[items.dataset == "exam"].arm)
+        assert {"start", "phased", "replay-all", "replay-all, easy to hard", "phased, half-way"} <= set(
+            items[items.dataset == "exam"].arm
+        )
     elif paper == "attribute_control":
-        assert {"base", "sft", "nado-sft", "ours"} <= set(items[items.dataset == "written forum"].arm) and items[items.dataset == "exact"].value.between(0, 1).all()
+        assert {"base", "sft", "nado-sft", "ours"} <= set(items[items.dataset == "written forum"].arm) and items[
+            items.dataset == "exact"
+        ].value.between(0, 1).all()
     else:
         assert {"passive", "sea-logit", "xpo"} <= set(items[items.dataset == "language"].arm)

@@ -11,8 +11,17 @@ class Record:
 
     def items(self):
         rng = np.random.default_rng(0)
-        rows = [("test prompts", arm, m, f"p{i}", rng.random(), 10.0) for arm in ("fp", "rtn", "qdpo") for m in ("flips", "kl", "agreement prefix") for i in range(9)]
-        rows += [("first divergence", v, "agreement", f"p{i}", rng.random(), np.nan) for v in ("flip only", "full quantized decoding") for i in range(9)]
+        rows = [
+            ("test prompts", arm, m, f"p{i}", rng.random(), 10.0)
+            for arm in ("fp", "rtn", "qdpo")
+            for m in ("flips", "kl", "agreement prefix")
+            for i in range(9)
+        ]
+        rows += [
+            ("first divergence", v, "agreement", f"p{i}", rng.random(), np.nan)
+            for v in ("flip only", "full quantized decoding")
+            for i in range(9)
+        ]
         return pd.DataFrame(rows, columns=["dataset", "arm", "metric", "prompt_id", "value", "weight"])
 
     def metrics(self):
@@ -35,7 +44,9 @@ def test_bars_show_the_pooled_rate():
 
 
 def test_curves_and_their_meaning():
-    figure = plots.curves({"kd": [{"step": 0, "validation kl": 1.0}, {"step": 1}, {"step": 2, "validation kl": 0.5}]}, "validation kl")
+    figure = plots.curves(
+        {"kd": [{"step": 0, "validation kl": 1.0}, {"step": 1}, {"step": 2, "validation kl": 0.5}]}, "validation kl"
+    )
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[0, 1], [2, 0.5]]
     assert len(plots.glossary("loss", "margin").splitlines()) == 2
     plt.close("all")

@@ -13,13 +13,20 @@ from lib.harness.presets.base import Setting
 SETTINGS = {
     "beta": Setting(smoke=0.1, small=0.1, paper=1, published=0.1, source="Sec. 4.1", help="strength", allowed=(0, 10)),
     "lr": Setting(smoke=1e-3, small=1e-4, paper=5e-7, published=5e-7, source="Table 7", help="learning rate"),
-    "steps": Setting(smoke=2, small=50, paper=1000, published=None, source="not stated: ours", help="updates", allowed=(1, 10**6)),
+    "steps": Setting(
+        smoke=2, small=50, paper=1000, published=None, source="not stated: ours", help="updates", allowed=(1, 10**6)
+    ),
     "lora": Setting(smoke=False, small=True, paper=False, published=False, source="App. D", help="low rank?"),
-    "model": Setting(smoke="tiny-random", small="embedded", paper="hub/model", published="hub/model", source="Sec. 5", help="policy"),
-    "judge": Setting(smoke="vader", small="vader", paper="gpt", published="gpt", source="App. D", help="judge", allowed=("vader", "gpt")),
+    "model": Setting(
+        smoke="tiny-random", small="embedded", paper="hub/model", published="hub/model", source="Sec. 5", help="policy"
+    ),
+    "judge": Setting(
+        smoke="vader", small="vader", paper="gpt", published="gpt", source="App. D", help="judge", allowed=("vader", "gpt")
+    ),
     "bits": Setting(smoke=4, small=4, paper=4, published=4, source="Sec. 5", help="bits a weight", allowed=[4, 8]),
     "arms": Setting(
-        smoke="fp,rtn", small="fp, rtn, qdpo", paper="fp,rtn,qdpo", published=None, source="Table 1", help="what is compared",
+        smoke="fp,rtn", small="fp, rtn, qdpo", paper="fp,rtn,qdpo", published=None, source="Table 1",
+        help="what is compared",
         allowed=("fp", "rtn", "qdpo"), many=True,
     ),
     "limit": Setting(smoke=20, small=200, paper=None, published=None, source="ours", help="rows; None takes all"),
@@ -77,7 +84,9 @@ def test_notebook_globals_may_hold_other_things():
 
 
 def test_misspelt_parameter_stops_with_the_nearest():
-    with pytest.raises(presets.UnknownSetting, match=r"^fake_paper has no parameter BTEA, did you mean BETA\?; it has ARMS, BETA"):
+    with pytest.raises(
+        presets.UnknownSetting, match=r"^fake_paper has no parameter BTEA, did you mean BETA\?; it has ARMS, BETA"
+    ):
         resolve(BTEA=0.3)
     with pytest.raises(KeyError, match="no parameter SEEDS, did you mean SEED"):
         resolve(SEEDS=None)  # None too: a name that nobody reads is a mistake
@@ -121,7 +130,9 @@ def test_bad_values_stop_in_one_sentence(namespace, error, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "written"), [("5e-7", "5.0e-7"), ("2.5E-05", "2.5e-5"), ("1e20", "1.0e+20"), ("0.3", "0.3")])
+@pytest.mark.parametrize(
+    ("text", "written"), [("5e-7", "5.0e-7"), ("2.5E-05", "2.5e-5"), ("1e20", "1.0e+20"), ("0.3", "0.3")]
+)
 def test_the_number_that_is_suggested_is_one_for_yaml(text, written):
     import yaml
 
@@ -203,7 +214,10 @@ def test_settings_check_themselves():
 
 @pytest.mark.parametrize("name", ["Beta", "seed", "as_dict", "items", "2x"])
 def test_names_that_would_hide_something_are_refused(name, tmp_path, monkeypatch):
-    text = f"from lib.harness.presets.base import Setting\nS = dict(smoke=1, small=1, paper=1, published=1, source='s', help='h')\nSETTINGS = {{{name!r}: Setting(**S)}}\n"
+    text = (
+        "from lib.harness.presets.base import Setting\nS = dict(smoke=1, small=1, paper=1, published=1, source='s', "
+        f"help='h')\nSETTINGS = {{{name!r}: Setting(**S)}}\n"
+    )
     (tmp_path / f"odd_{name.lower()}.py").write_text(text)
     with pytest.raises(ValueError, match=f"{name!r} cannot name a setting"):
         presets.settings(f"odd_{name.lower()}")
@@ -216,5 +230,7 @@ def test_every_paper_resolves_at_every_preset():
             cfg = presets.resolve(paper, {"PRESET": preset, "SEED": 0})
             assert len(presets.table(cfg)) == len(cfg) > 0, (paper, preset)
         for name, known in presets.settings(paper).items():
-            assert known.published is None or "not stated" not in known.source, f"{paper}.{name}: a published value has a source"
+            assert known.published is None or "not stated" not in known.source, (
+                f"{paper}.{name}: a published value has a source"
+            )
     assert base.NOT_SEEN == "not seen"

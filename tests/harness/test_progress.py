@@ -91,7 +91,15 @@ def test_headless_goes_to_stderr(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(-3, "0 s"), (8.4, "8 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (3840, "1 h 04 min"), (90000, "25 h 00 min")]
+    ("seconds", "text"),
+    [
+        (-3, "0 s"),
+        (8.4, "8 s"),
+        (59.6, "1 min 00 s"),
+        (125, "2 min 05 s"),
+        (3840, "1 h 04 min"),
+        (90000, "25 h 00 min"),
+    ],
 )
 def test_duration(seconds, text):
     assert progress.duration(seconds) == text
@@ -104,6 +112,12 @@ def test_peak_memory_is_the_process_own_and_not_its_parents():
     import numpy as np
 
     held = np.ones(60_000_000)  # half a gigabyte here, which a child must not report as its own
-    child = subprocess.run([sys.executable, "-c", "from lib.harness.progress import peak_memory; print(peak_memory())"], capture_output=True, text=True, check=True, cwd=paths.ROOT)
+    child = subprocess.run(
+        [sys.executable, "-c", "from lib.harness.progress import peak_memory; print(peak_memory())"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=paths.ROOT,
+    )
     mine = progress.peak_memory()
     assert mine > held.nbytes / 2**30 and 0 < float(child.stdout) < mine - 0.2

@@ -34,7 +34,11 @@ def test_a_run_leaves_everything(sandbox, monkeypatch):
     m = results.load_runs("qdpo")[0].manifest
     assert m["status"] == "done" and m["seed"] == 3 and m["stages"].keys() == {"train"} and m["settings"]["bits"] == 3
     row = run.record().metrics().iloc[0]
-    assert list(run.record().metrics().columns) == results.METRIC_COLUMNS and row.value == pytest.approx(1 / 3, abs=1e-7) and row.run_id == run.dir.name
+    assert (
+        list(run.record().metrics().columns) == results.METRIC_COLUMNS
+        and row.value == pytest.approx(1 / 3, abs=1e-7)
+        and row.run_id == run.dir.name
+    )
     assert run.record().items().weight.tolist() == [10, 20]
     assert pd.read_csv(run.dir / "curve.csv").name.tolist() == ["kl", "kl"]
     assert json.loads((run.dir / "samples.jsonl").read_text())["answer"] == "é"
@@ -121,6 +125,10 @@ def test_the_committed_pages_are_what_the_committed_runs_give():
 
 def test_cited_runs_are_whole():
     for run in results.cited(results.load_runs()):
-        assert run.manifest["status"] == "done" and run.manifest["commit"] != "unknown" and run.manifest["model"]["sha256"]
+        assert (
+            run.manifest["status"] == "done" and run.manifest["commit"] != "unknown" and run.manifest["model"]["sha256"]
+        )
         m = run.metrics()
-        assert m.value.between(-1e4, 1e4).where(m.exhibit != "limits", m.value > 0).all() and len(run.items()) > 100  # limits: operations and bytes a second
+        assert (
+            m.value.between(-1e4, 1e4).where(m.exhibit != "limits", m.value > 0).all() and len(run.items()) > 100
+        )  # limits: operations and bytes a second

@@ -29,7 +29,8 @@ def world(sandbox, monkeypatch):
 
     def write(cell):
         nb = nbformat.v4.new_notebook(cells=[
-            nbformat.v4.new_code_cell('PRESET = "smoke"  # p\nSEED = 0  # s\nBETA = None  # b', id="parameters", metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell('PRESET = "smoke"  # p\nSEED = 0  # s\nBETA = '
+                'None  # b', id="parameters", metadata={"tags": ["parameters"]}),
             nbformat.v4.new_code_cell(START, id="setup"),
             nbformat.v4.new_code_cell(cell, id="work"),
             nbformat.v4.new_code_cell("run.finish()", id="record"),
@@ -67,7 +68,9 @@ def test_a_failing_cell(world, capsys):
     world("raise RuntimeError('boom')")
     r = runner.run("qdpo", preset="smoke", seed=0)
     m = manifest(r)
-    assert r.code == 1 and m["status"] == "failed" and m["failed cell"] == "work" and m["reason"] == "RuntimeError: boom"
+    assert (
+        r.code == 1 and m["status"] == "failed" and m["failed cell"] == "work" and m["reason"] == "RuntimeError: boom"
+    )
     assert "boom" in capsys.readouterr().out
 
 
@@ -87,12 +90,16 @@ def test_an_interrupt(world, monkeypatch):
     import papermill
 
     world("1")
-    monkeypatch.setattr(papermill, "execute_notebook", lambda *a, **k: os.kill(os.getpid(), signal.SIGINT) or signal.pause())
+    monkeypatch.setattr(
+        papermill, "execute_notebook", lambda *a, **k: os.kill(os.getpid(), signal.SIGINT) or signal.pause()
+    )
     r = runner.run("qdpo", preset="smoke", seed=0)
     assert r.code == 130 and manifest(r)["status"] == "failed"
 
 
-@pytest.mark.parametrize("overrides, error", [({"betta": 0.1}, KeyError), ({"beta": "5e-7"}, TypeError), ({"bits": 9}, ValueError)])
+@pytest.mark.parametrize(
+    "overrides, error", [({"betta": 0.1}, KeyError), ({"beta": "5e-7"}, TypeError), ({"bits": 9}, ValueError)]
+)
 def test_bad_parameters_start_nothing(sandbox, overrides, error):
     with pytest.raises(error):
         runner.run("qdpo", preset="smoke", seed=0, overrides=overrides)
@@ -116,7 +123,8 @@ def test_two_runs_at_the_same_moment_do_not_meet(world):
     """Each has a kernel and sockets of its own: all end well, each with its own seed."""
     world(
         "import json, time\nfrom ipykernel.connect import get_connection_info\n"
-        "assert 'plumbline-' in json.loads(get_connection_info())['ip'], 'sockets under the name that every run has by default'\n"
+        "assert 'plumbline-' in json.loads(get_connection_info())['ip'], 'sockets under the name that every run "
+        "has by default'\n"
         "assert SEED == run.manifest['seed']\ntime.sleep(1)"
     )
     ended = {}
@@ -130,5 +138,8 @@ def test_two_runs_at_the_same_moment_do_not_meet(world):
 
 
 def _in_a_process(seed):
-    code = f"from lib.harness import paths, runner; from pathlib import Path; paths.NOTEBOOKS = Path({str(paths.NOTEBOOKS)!r}); raise SystemExit(runner.run('qdpo', preset='smoke', seed={seed}).code)"
+    code = (
+        "from lib.harness import paths, runner; from pathlib import Path; paths.NOTEBOOKS = "
+        f"Path({str(paths.NOTEBOOKS)!r}); raise SystemExit(runner.run('qdpo', preset='smoke', seed={seed}).code)"
+    )
     return subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True).returncode

@@ -8,7 +8,8 @@ from lib.harness import seeding
 
 
 def test_streams_are_the_same_on_every_machine():
-    # half of 0xf5928d159a315a4e, where sha256("0:data") begins: pinned, because a change would silently change every result
+    # half of 0xf5928d159a315a4e, where sha256("0:data") begins: pinned, because a change would silently change every
+    # result
     assert seeding.stream(0, "data") == 8847680504906427687
     assert seeding.stream(np.int64(0), "data") == 8847680504906427687
 
@@ -50,7 +51,8 @@ def test_seeds_above_32_bits_work_everywhere():
 
 
 @pytest.mark.parametrize(
-    ("seed", "error"), [("0", TypeError), (0.0, TypeError), (True, TypeError), (None, TypeError), (-1, ValueError), (2**63, ValueError)]
+    ("seed", "error"),
+    [("0", TypeError), (0.0, TypeError), (True, TypeError), (None, TypeError), (-1, ValueError), (2**63, ValueError)],
 )
 def test_bad_seeds_are_refused(seed, error):
     for function in (seeding.seed_everything, lambda s: seeding.stream(s, "data")):

@@ -32,7 +32,11 @@ def record(run, arm, seconds=0.0):
 
 
 def test_order_is_that_given_and_each_has_a_process(two, run):
-    jobs = {"slow": partial(record, run, "slow", 0.5), "fast": partial(record, run, "fast"), "last": partial(record, run, "last")}
+    jobs = {
+        "slow": partial(record, run, "slow", 0.5),
+        "fast": partial(record, run, "fast"),
+        "last": partial(record, run, "last"),
+    }
     got = list(workers.each(jobs, run=run, desc="arms"))
     assert [name for name, _ in got] == [out[0] for _, out in got] == ["slow", "fast", "last"]
     assert len({out[1] for _, out in got} | {os.getpid()}) == 4
@@ -107,7 +111,7 @@ def test_a_process_that_dies_is_an_error(two):
 
 def test_what_cannot_be_sent_is_an_error(two):
     with pytest.raises(RuntimeError, match="lambda"):
-        list(workers.each({"bad": lambda: (lambda: 0), "fine": int}, desc="arms"))
+        list(workers.each({"bad": lambda: lambda: 0, "fine": int}, desc="arms"))
 
 
 def test_stopping_stops_the_forks(two, tmp_path):

@@ -75,9 +75,9 @@ def test_penalty_by_hand_and_without_it_dpo():
     out = losses.dpop(one(-12.0), one(-10.0), one(-10.0), one(-10.0), beta=0.1, penalty=5.0)
     assert out.loss.item() == pytest.approx(math.log1p(math.exp(1.2)), abs=1e-12)
     # it gained 2: no penalty
-    assert losses.dpop(one(-8.0), one(-10.0), one(-10.0), one(-10.0), beta=0.1, penalty=5.0).loss.item() == pytest.approx(
-        math.log1p(math.exp(-0.2)), abs=1e-12
-    )
+    assert losses.dpop(
+        one(-8.0), one(-10.0), one(-10.0), one(-10.0), beta=0.1, penalty=5.0
+    ).loss.item() == pytest.approx(math.log1p(math.exp(-0.2)), abs=1e-12)
 
 
 def test_soft_label_is_smallest_at_full_precision_and_hardens():
@@ -100,7 +100,9 @@ def test_target_loss_and_margins_by_hand():
     # the model itself, h = beta delta, has exactly this loss against the quantized reference
     w, l, rw, rl = vectors()
     delta = losses.label_margin(w, l, rw, rl).delta
-    assert losses.dpo(w, l, rw, rl, beta=0.3).loss.mean().item() == pytest.approx(losses.target_loss(delta, beta=0.3).item(), abs=1e-12)
+    assert losses.dpo(w, l, rw, rl, beta=0.3).loss.mean().item() == pytest.approx(
+        losses.target_loss(delta, beta=0.3).item(), abs=1e-12
+    )
 
 
 def test_the_label_is_exact_for_the_first_differing_greedy_token():

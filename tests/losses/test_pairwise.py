@@ -25,11 +25,13 @@ def ls(x):
 
 
 AGAIN = {  # name -> (function with its settings bound, the formula of one pair: u_w, u_l, token counts)
-    "robust": (partial(losses.robust, label_smoothing=E), lambda u, v, n, m: (-(1 - E) * ls(BETA * (u - v)) + E * ls(-BETA * (u - v))) / (1 - 2 * E)),
+    "robust": (partial(losses.robust, label_smoothing=E), lambda u, v, n,
+        m: (-(1 - E) * ls(BETA * (u - v)) + E * ls(-BETA * (u - v))) / (1 - 2 * E)),
     "hinge": (losses.hinge, lambda u, v, n, m: max(0, 1 - BETA * (u - v))),
     "ipo": (partial(losses.ipo_mean, **LENGTHS), lambda u, v, n, m: (u / n - v / m - 1 / (2 * BETA)) ** 2),
     "ipo_sum": (losses.ipo_sum, lambda u, v, n, m: (u - v - 1 / (2 * BETA)) ** 2),
-    "exo_pair": (partial(losses.exo, label_smoothing=E), lambda u, v, n, m: sig(BETA * (u - v)) * math.log(sig(BETA * (u - v)) / (1 - E))
+    "exo_pair": (partial(losses.exo, label_smoothing=E), lambda u, v, n,
+        m: sig(BETA * (u - v)) * math.log(sig(BETA * (u - v)) / (1 - E))
                  + sig(BETA * (v - u)) * math.log(sig(BETA * (v - u)) / E)),
     "nca_pair": (losses.nca, lambda u, v, n, m: -ls(BETA * u) - 0.5 * ls(-BETA * u) - 0.5 * ls(-BETA * v)),
     "bco_pair": (partial(losses.bco, shift=0.0), lambda u, v, n, m: -ls(BETA * u) - ls(-BETA * v)),
@@ -37,16 +39,22 @@ AGAIN = {  # name -> (function with its settings bound, the formula of one pair:
     "sppo_hard": (losses.sppo_hard, lambda u, v, n, m: (u - 1 / (2 * BETA)) ** 2 + (v + 1 / (2 * BETA)) ** 2),
     "apo_zero": (losses.apo_zero, lambda u, v, n, m: 1 - sig(BETA * u) + sig(BETA * v)),
     "apo_down": (losses.apo_down, lambda u, v, n, m: sig(BETA * u) + 1 - sig(BETA * (u - v))),
-    "discopop": (partial(losses.discopop, tau=0.05), lambda u, v, n, m: (1 - sig(BETA * (u - v) / 0.05)) * -ls(BETA * (u - v))
+    "discopop": (partial(losses.discopop, tau=0.05), lambda u, v, n,
+        m: (1 - sig(BETA * (u - v) / 0.05)) * -ls(BETA * (u - v))
                  + sig(BETA * (u - v) / 0.05) * math.exp(-BETA * (u - v))),
     "sigmoid_norm": (partial(losses.sigmoid_norm, **LENGTHS), lambda u, v, n, m: -ls(BETA * (u / n - v / m))),
     "minor_dpo": (losses.minor_dpo, lambda u, v, n, m: -ls(BETA * u - BETA * max(0, v))),
-    "forward_kl": (partial(losses.f_dpo, kind="forward_kl"), lambda u, v, n, m: -ls(BETA * (math.exp(-v) - math.exp(-u)))),
+    "forward_kl": (partial(losses.f_dpo, kind="forward_kl"), lambda u, v, n,
+        m: -ls(BETA * (math.exp(-v) - math.exp(-u)))),
     "js": (partial(losses.f_dpo, kind="js"), lambda u, v, n, m: -ls(BETA * (ls(u) - ls(v)))),
-    "alpha": (partial(losses.f_dpo, kind="alpha", alpha=0.5), lambda u, v, n, m: -ls(BETA * (math.exp(-u / 2) - math.exp(-v / 2)) / -0.5)),
-    "modpo": (partial(losses.modpo, weight=0.5, margin=torch.full((B,), 0.7, dtype=torch.float64)), lambda u, v, n, m: -ls((BETA * (u - v) - 0.7) / 0.5)),
-    "spo": (partial(losses.spo, earlier_w=N_W, earlier_l=N_L, multiplier=0.2), lambda u, v, n, m: -ls(BETA * (u - v) - 0.2 * (n - m))),
-    "mixed": (partial(losses.mixed, weights=(0.8, 0.2, 0.0), shift=0.4, length_w=N_W), lambda u, v, n, m: -0.8 * ls(BETA * (u - v))
+    "alpha": (partial(losses.f_dpo, kind="alpha", alpha=0.5), lambda u, v, n,
+        m: -ls(BETA * (math.exp(-u / 2) - math.exp(-v / 2)) / -0.5)),
+    "modpo": (partial(losses.modpo, weight=0.5, margin=torch.full((B,), 0.7, dtype=torch.float64)), lambda u, v, n,
+        m: -ls((BETA * (u - v) - 0.7) / 0.5)),
+    "spo": (partial(losses.spo, earlier_w=N_W, earlier_l=N_L, multiplier=0.2), lambda u, v, n,
+        m: -ls(BETA * (u - v) - 0.2 * (n - m))),
+    "mixed": (partial(losses.mixed, weights=(0.8, 0.2, 0.0), shift=0.4, length_w=N_W), lambda u, v, n,
+        m: -0.8 * ls(BETA * (u - v))
               + 0.2 * (-ls(BETA * u - 0.4) - ls(0.4 - BETA * v))),
 }  # fmt: skip
 STABLE = {"forward_kl"}  # exp of -u: these inputs reach 1e4, where the sigmoid is 0 or 1
@@ -69,7 +77,18 @@ def test_forward_kl_typed_again():
 
 
 # without discopop: at d = 0 its blend pulls the other way
-ORDERED = ["robust", "ipo_sum", "sppo_hard", "apo_zero", "nca_pair", "bco_pair", "sigmoid_norm", "exo_pair", "js", "modpo"]
+ORDERED = [
+    "robust",
+    "ipo_sum",
+    "sppo_hard",
+    "apo_zero",
+    "nca_pair",
+    "bco_pair",
+    "sigmoid_norm",
+    "exo_pair",
+    "js",
+    "modpo",
+]
 
 
 @pytest.mark.parametrize("name", ORDERED)
@@ -82,7 +101,9 @@ def test_at_the_reference_chosen_goes_up_and_rejected_down(name):
 def test_gradients():
     for name, (loss, _) in AGAIN.items():
         x = [(t / 8).clone().requires_grad_(True) for t in (PI_W, PI_L)]
-        assert torch.autograd.gradcheck(lambda w, l, loss=loss: loss(w, l, REF_W / 8, REF_L / 8, beta=BETA).loss, x), name
+        assert torch.autograd.gradcheck(lambda w, l, loss=loss: loss(w, l, REF_W / 8, REF_L / 8, beta=BETA).loss, x), (
+            name
+        )
 
 
 def test_limits():
@@ -90,29 +111,44 @@ def test_limits():
     dpo = losses.dpo(*args, beta=BETA).loss
     one, none = torch.ones(B), torch.zeros(B)
     same = [
-        losses.robust(*args, beta=BETA, label_smoothing=0.0), losses.f_dpo(*args, beta=BETA, kind="reverse_kl"), losses.f_dpo(*args, beta=BETA, kind="alpha", alpha=1.0),
-        losses.sigmoid_norm(*args, beta=BETA, length_w=one, length_l=one), losses.modpo(*args, beta=BETA, weight=1.0, margin=none),
-        losses.spo(*args, beta=BETA, earlier_w=N_W, earlier_l=N_L, multiplier=0.0), losses.mixed(*args, beta=BETA, weights=(1.0, 0.0, 0.0), shift=0.0, length_w=one),
+        losses.robust(*args, beta=BETA, label_smoothing=0.0), losses.f_dpo(*args, beta=BETA, kind="reverse_kl"),
+        losses.f_dpo(*args, beta=BETA, kind="alpha", alpha=1.0),
+        losses.sigmoid_norm(*args, beta=BETA, length_w=one, length_l=one),
+        losses.modpo(*args, beta=BETA, weight=1.0, margin=none),
+        losses.spo(*args, beta=BETA, earlier_w=N_W, earlier_l=N_L, multiplier=0.0),
+        losses.mixed(*args, beta=BETA, weights=(1.0, 0.0, 0.0), shift=0.0, length_w=one),
         losses.hpo(*args, beta=BETA, gamma=0.0, tau=1.0, advantage_w=none, advantage_l=none),
     ]  # fmt: skip
     for loss in same:
         assert torch.allclose(loss.loss, dpo, atol=1e-12)
     near = losses.f_dpo(PI_W / 8, PI_L / 8, REF_W / 8, REF_L / 8, beta=BETA, kind="alpha", alpha=1.0001).loss
     assert torch.allclose(near, losses.dpo(PI_W / 8, PI_L / 8, REF_W / 8, REF_L / 8, beta=BETA).loss, atol=1e-3)
-    assert torch.allclose(losses.ipo_mean(*args, beta=BETA, length_w=one, length_l=one).loss, losses.ipo_sum(*args, beta=BETA).loss)
-    below = (PI_W, REF_L - 3, REF_W, REF_L)  # a rejected answer already less likely than under the reference is left alone
+    assert torch.allclose(
+        losses.ipo_mean(*args, beta=BETA, length_w=one, length_l=one).loss, losses.ipo_sum(*args, beta=BETA).loss
+    )
+    below = (
+        PI_W,
+        REF_L - 3,
+        REF_W,
+        REF_L,
+    )  # a rejected answer already less likely than under the reference is left alone
     l = below[1].clone().requires_grad_(True)
     losses.minor_dpo(PI_W, l, REF_W, REF_L, beta=BETA).loss.sum().backward()
     assert l.grad.abs().max() == 0
     for sorted_loss in (losses.aot, losses.aot_unpaired):
-        single = [sorted_loss(*(x[i : i + 1] for x in args), beta=BETA, label_smoothing=0.0).loss.item() for i in range(B)]
+        single = [
+            sorted_loss(*(x[i : i + 1] for x in args), beta=BETA, label_smoothing=0.0).loss.item() for i in range(B)
+        ]
         assert single == pytest.approx(dpo.tolist(), abs=1e-12)
         order = torch.randperm(B, generator=G)
         shuffled = (PI_W[order], PI_L[order], REF_W[order], REF_L[order])
         a, b = (sorted_loss(*x, beta=BETA, label_smoothing=0.1).loss.sort().values for x in (args, shuffled))
         assert torch.allclose(a, b)
     gained = losses.hpo(*args, beta=BETA, gamma=0.5, tau=2.0, advantage_w=N_W, advantage_l=N_L).loss
-    want = [d - 0.5 * (math.exp(a / 2) * w + math.exp(b / 2) * l) / 2 for d, a, b, w, l in zip(dpo.tolist(), N_W.tolist(), N_L.tolist(), PI_W.tolist(), PI_L.tolist())]
+    want = [
+        d - 0.5 * (math.exp(a / 2) * w + math.exp(b / 2) * l) / 2
+        for d, a, b, w, l in zip(dpo.tolist(), N_W.tolist(), N_L.tolist(), PI_W.tolist(), PI_L.tolist())
+    ]
     assert gained.tolist() == pytest.approx(want)
 
 
@@ -123,8 +159,12 @@ def test_without_a_reference():
         assert one(losses.simpo, gamma=0.5, length_l=N_L[i : i + 1]) == pytest.approx(-ls(BETA * (w / n - l / m) - 0.5))
         assert one(losses.cpo, nll_weight=0.7) == pytest.approx(-ls(BETA * (w - l)) - 0.7 * w / n)
         odds = lambda a: math.exp(a) / (1 - math.exp(a))  # noqa: E731
-        assert one(losses.orpo, length_l=N_L[i : i + 1]) == pytest.approx(-w / n - BETA * ls(math.log(odds(w / n) / odds(l / m))))
-    sure = losses.orpo(torch.tensor([-1e-7]), torch.tensor([-1e-6]), beta=0.1, length_w=torch.ones(1), length_l=torch.ones(1)).loss
+        assert one(losses.orpo, length_l=N_L[i : i + 1]) == pytest.approx(
+            -w / n - BETA * ls(math.log(odds(w / n) / odds(l / m)))
+        )
+    sure = losses.orpo(
+        torch.tensor([-1e-7]), torch.tensor([-1e-6]), beta=0.1, length_w=torch.ones(1), length_l=torch.ones(1)
+    ).loss
     assert torch.isfinite(sure).all()
 
 
@@ -132,8 +172,12 @@ def test_kto():
     u, good = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64), torch.tensor([True, False, False])
     for kl in (-3.0, 0.8):
         z = max(0, kl)
-        got = losses.kto(u, good, beta=BETA, kl=torch.tensor(kl, dtype=torch.float64), weight_good=1.5, weight_bad=0.5).tolist()
-        assert got == pytest.approx([1.5 * (1 - sig(BETA * (0.5 - z))), 0.5 * (1 - sig(BETA * (z + 1))), 0.5 * (1 - sig(BETA * (z - 2)))])
+        got = losses.kto(
+            u, good, beta=BETA, kl=torch.tensor(kl, dtype=torch.float64), weight_good=1.5, weight_bad=0.5
+        ).tolist()
+        assert got == pytest.approx(
+            [1.5 * (1 - sig(BETA * (0.5 - z))), 0.5 * (1 - sig(BETA * (z + 1))), 0.5 * (1 - sig(BETA * (z - 2)))]
+        )
     pair = losses.kto_pair(PI_W, PI_L, REF_W, REF_L, beta=BETA).loss.tolist()
     u, v = (PI_W - REF_W).tolist(), (PI_L - REF_L).tolist()
     z_u, z_v = max(0, sum(u) / B), max(0, sum(v) / B)
@@ -146,7 +190,10 @@ def test_kto():
 
 def test_settings_that_are_refused():
     args = (PI_W, PI_L, REF_W, REF_L)
-    for loss, message in ((partial(losses.robust, label_smoothing=0.5), "flip rate"), (partial(losses.exo, label_smoothing=0.0), "label smoothing")):
+    for loss, message in (
+        (partial(losses.robust, label_smoothing=0.5), "flip rate"),
+        (partial(losses.exo, label_smoothing=0.0), "label smoothing"),
+    ):
         with pytest.raises(ValueError, match=message):
             loss(*args, beta=BETA)
     with pytest.raises(ValueError, match="one of reverse_kl, forward_kl, js, alpha"):
@@ -154,10 +201,14 @@ def test_settings_that_are_refused():
 
 
 TRL = {
-    "sigmoid": (losses.dpo, {}), "hinge": (losses.hinge, {}), "ipo": (losses.ipo_mean, {}), "exo_pair": (losses.exo, {"label_smoothing": E}), "nca_pair": (losses.nca, {}),
-    "robust": (losses.robust, {"label_smoothing": E}), "bco_pair": (losses.bco, {"shift": 0.0}), "sppo_hard": (losses.sppo_hard, {}),
-    "aot": (losses.aot, {"label_smoothing": E}), "aot_unpaired": (losses.aot_unpaired, {"label_smoothing": E}), "apo_zero": (losses.apo_zero, {}),
-    "apo_down": (losses.apo_down, {}), "discopop": (losses.discopop, {"tau": 0.05}), "sigmoid_norm": (losses.sigmoid_norm, {}),
+    "sigmoid": (losses.dpo, {}), "hinge": (losses.hinge, {}), "ipo": (losses.ipo_mean, {}),
+    "exo_pair": (losses.exo, {"label_smoothing": E}), "nca_pair": (losses.nca, {}),
+    "robust": (losses.robust, {"label_smoothing": E}), "bco_pair": (losses.bco, {"shift": 0.0}),
+    "sppo_hard": (losses.sppo_hard, {}),
+    "aot": (losses.aot, {"label_smoothing": E}), "aot_unpaired": (losses.aot_unpaired, {"label_smoothing": E}),
+    "apo_zero": (losses.apo_zero, {}),
+    "apo_down": (losses.apo_down, {}), "discopop": (losses.discopop, {"tau": 0.05}),
+    "sigmoid_norm": (losses.sigmoid_norm, {}),
 }  # fmt: skip
 
 
@@ -174,13 +225,21 @@ def trl(tmp_path_factory):
         def _prepare_dataset(self, dataset, *args, **kwargs):
             return dataset  # token ids as they are
 
-    policy, reference = (models.load("tiny-random", dtype=torch.float32)[0] if s == 0 else models.tiny_random(s).requires_grad_(False) for s in (0, 5))
+    policy, reference = (
+        models.load("tiny-random", dtype=torch.float32)[0] if s == 0 else models.tiny_random(s).requires_grad_(False)
+        for s in (0, 5)
+    )
     tokenizer = models.byte_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token
-    x, w, l = [[1, 2, 3], [8, 9], [7], [4, 4]], [[4, 5, 257], [10], [6, 5], [9, 8, 7, 6]], [[4, 9], [11, 12, 13, 14], [5, 6], [1]]
+    x, w, l = (
+        [[1, 2, 3], [8, 9], [7], [4, 4]],
+        [[4, 5, 257], [10], [6, 5], [9, 8, 7, 6]],
+        [[4, 9], [11, 12, 13, 14], [5, 6], [1]],
+    )
     folder = str(tmp_path_factory.mktemp("trl"))
     arguments = DPOConfig(
-        output_dir=folder, per_device_train_batch_size=4, beta=BETA, label_smoothing=E, bf16=False, use_cpu=True, report_to="none",
+        output_dir=folder, per_device_train_batch_size=4, beta=BETA, label_smoothing=E, bf16=False, use_cpu=True,
+        report_to="none",
         gradient_checkpointing=False, max_length=None, remove_unused_columns=False, dataloader_pin_memory=False,
     )  # fmt: skip
     rows = Dataset.from_list([{"prompt_ids": a, "chosen_ids": b, "rejected_ids": c} for a, b, c in zip(x, w, l)])
@@ -199,7 +258,9 @@ def trl(tmp_path_factory):
 
     def ours(loss, **settings):
         wants = loss.__code__.co_varnames[: loss.__code__.co_argcount + loss.__code__.co_kwonlyargcount]
-        return loss(*values, beta=BETA, **settings, **{k: v for k, v in counts.items() if k in wants}).loss.mean().item()
+        return (
+            loss(*values, beta=BETA, **settings, **{k: v for k, v in counts.items() if k in wants}).loss.mean().item()
+        )
 
     return theirs, ours
 
@@ -217,7 +278,9 @@ def test_trl_gives_the_same_value(trl, name):
 ])  # fmt: skip
 def test_trl_gives_the_same_f_divergence(trl, kind, attributes):
     theirs, ours = trl
-    assert ours(losses.f_dpo, kind=kind, alpha=0.5) == pytest.approx(theirs("sigmoid", **attributes), rel=1e-3, abs=1e-4)
+    assert ours(losses.f_dpo, kind=kind, alpha=0.5) == pytest.approx(
+        theirs("sigmoid", **attributes), rel=1e-3, abs=1e-4
+    )
 
 
 def test_every_loss_of_trl_has_its_counterpart():

@@ -19,7 +19,8 @@ def logps(k=3, b=7, scale=30.0, seed=0):
 
 
 @pytest.mark.parametrize("mean, weights, want", [
-    ("harmonic", (0.5, 0.5), -299.3069), ("geometric", (0.5, 0.5), -290.0), ("arithmetic", (0.5, 0.5), -280.6931), ("harmonic", (0.1, 0.9), -297.6974),
+    ("harmonic", (0.5, 0.5), -299.3069), ("geometric", (0.5, 0.5), -290.0), ("arithmetic", (0.5, 0.5), -280.6931),
+    ("harmonic", (0.1, 0.9), -297.6974),
 ])  # fmt: skip
 def test_means_by_hand(mean, weights, want):
     assert references.virtual(L2, torch.tensor(weights, dtype=D), mean=mean).item() == pytest.approx(want, abs=1e-4)
@@ -63,9 +64,15 @@ def test_one_or_equal_references_are_dpo(mean):
     pi = torch.randn(2, 7, dtype=D, generator=torch.Generator().manual_seed(1)) - 110
     want = losses.dpo(*pi, w[0], l[0], beta=0.1).loss
     for k in (1, 4):
-        ref = references.combine(w.expand(k, -1), l.expand(k, -1), references.uniform(k).double(), mean=mean, epsilon=0.1, adaptive=True)
+        ref = references.combine(
+            w.expand(k, -1), l.expand(k, -1), references.uniform(k).double(), mean=mean, epsilon=0.1, adaptive=True
+        )
         assert torch.allclose(losses.dpo(*pi, *ref, beta=0.1).loss, want, atol=1e-12)
-        assert torch.allclose(references.multi_dpo(*pi, w.expand(k, -1), l.expand(k, -1), references.uniform(k).double(), beta=0.1).loss, want, atol=1e-12)
+        assert torch.allclose(
+            references.multi_dpo(*pi, w.expand(k, -1), l.expand(k, -1), references.uniform(k).double(), beta=0.1).loss,
+            want,
+            atol=1e-12,
+        )
 
 
 def test_clipping_limits():
@@ -76,7 +83,9 @@ def test_clipping_limits():
     ref = references.combine(w, l, a, mean="harmonic", epsilon=0.0, adaptive=True)
     assert torch.allclose(torch.stack(ref), torch.stack([w[0], l[0]]), atol=1e-9)  # DPO on the primary
     free = references.combine(w, l, a, mean="harmonic", epsilon=None, adaptive=True)
-    assert torch.allclose(torch.stack(references.combine(w, l, a, mean="harmonic", epsilon=1e6, adaptive=False)), torch.stack(free))
+    assert torch.allclose(
+        torch.stack(references.combine(w, l, a, mean="harmonic", epsilon=1e6, adaptive=False)), torch.stack(free)
+    )
     by_hand = references.clip(torch.tensor([[-100.0], [-150.0], [-50.0]]), 0.1)
     assert by_hand[:, 0].tolist() == pytest.approx([-100, -110, -90])
 
@@ -85,25 +94,34 @@ def test_adaptive_windows():
     w, l = logps()
     e_w, e_l = references.adaptive_epsilon(w, l, largest=0.1)
     assert torch.allclose(e_w + e_l, torch.full_like(e_w, 0.1)) and ((e_w > e_l) == (w.mean(0) < l.mean(0))).all()
-    by_hand = references.adaptive_epsilon(torch.tensor([[-10.0], [-30.0]]), torch.tensor([[-50.0], [-70.0]]), largest=0.1)
+    by_hand = references.adaptive_epsilon(
+        torch.tensor([[-10.0], [-30.0]]), torch.tensor([[-50.0], [-70.0]]), largest=0.1
+    )
     assert [x.item() for x in by_hand] == pytest.approx([0.025, 0.075])
 
 
 def test_the_release_swaps_the_weights():
     l = torch.tensor([[-104.81], [-110.0]], dtype=D)
     w = torch.tensor([0.8, 0.2], dtype=D)
-    ours, release = (references.combine(l, l, w, mean="harmonic", epsilon=None, adaptive=False, swap_weights=s)[0].item() for s in (False, True))
+    ours, release = (
+        references.combine(l, l, w, mean="harmonic", epsilon=None, adaptive=False, swap_weights=s)[0].item()
+        for s in (False, True)
+    )
     assert ours == pytest.approx(-108.413, abs=1e-3) and release == pytest.approx(-109.778, abs=1e-3)
     a, b = l[0].item(), l[1].item()  # what the release types: log pA + log pB - log(w pA + (1-w) pB)
     assert release == pytest.approx(a + b - (a + math.log(0.8 + 0.2 * math.exp(b - a))), abs=1e-9)
     with pytest.raises(ValueError, match="two references only"):
-        references.combine(*logps(), references.uniform(3), mean="harmonic", epsilon=None, adaptive=False, swap_weights=True)
+        references.combine(
+            *logps(), references.uniform(3), mean="harmonic", epsilon=None, adaptive=False, swap_weights=True
+        )
 
 
 def test_multi_dpo_is_a_convex_mix_and_gradients_are_those_derived():
     w, l = logps(k=2)
     a = torch.tensor([0.3, 0.7], dtype=D)
-    pi_w, pi_l = ((torch.randn(7, dtype=D, generator=torch.Generator().manual_seed(s)) - 110).requires_grad_() for s in (1, 2))
+    pi_w, pi_l = (
+        (torch.randn(7, dtype=D, generator=torch.Generator().manual_seed(s)) - 110).requires_grad_() for s in (1, 2)
+    )
     mixed = references.multi_dpo(pi_w, pi_l, w, l, a, beta=0.1)
     parts = [losses.dpo(pi_w, pi_l, w[k], l[k], beta=0.1).loss for k in range(2)]
     assert torch.allclose(mixed.loss, 0.3 * parts[0] + 0.7 * parts[1])
@@ -114,11 +132,15 @@ def test_multi_dpo_is_a_convex_mix_and_gradients_are_those_derived():
     (g,) = torch.autograd.grad(losses.dpo(pi_w, pi_l, ref_w, ref_l, beta=0.1).loss.sum(), pi_w)
     assert torch.allclose(g, -0.1 * (0.1 * (ref_w - ref_l - d)).sigmoid())
     start = losses.dpo(w[0], l[0], ref_w, ref_l, beta=0.1).loss  # step 0: not log 2
-    assert torch.allclose(start, -torch.nn.functional.logsigmoid(0.1 * ((w[0] - l[0]) - (ref_w - ref_l)))) and (start - math.log(2)).abs().max() > 1e-3
+    assert (
+        torch.allclose(start, -torch.nn.functional.logsigmoid(0.1 * ((w[0] - l[0]) - (ref_w - ref_l))))
+        and (start - math.log(2)).abs().max() > 1e-3
+    )
 
 
 def test_jensen_bound_and_closed_forms_on_an_enumerated_toy():
-    """Six answers, three references: the surrogate never exceeds the objective, and each closed form is its own objective's maximum."""
+    """Six answers, three references: the surrogate never exceeds the objective, and each closed form is its own
+    objective's maximum."""
     g = torch.Generator().manual_seed(0)
     logp = torch.randn(3, 6, generator=g, dtype=D).log_softmax(-1)
     r, a, beta = torch.rand(6, generator=g, dtype=D), torch.tensor([0.2, 0.5, 0.3], dtype=D), 0.5
@@ -145,7 +167,9 @@ def test_weights_by_hand():
     assert references.vaw(torch.tensor([[1.0, 1.0], [1.0, -1.0]])).tolist() == pytest.approx([2 / 3, 1 / 3])
     assert references.swcw(None, 2, one_hot=False).tolist() == [0.5, 0.5]
     assert references.swcw(margins, 2, one_hot=False).tolist() == references.arwc(margins).tolist()
-    assert references.swcw(None, 2, one_hot=True).tolist() == [1, 0] and references.swcw(-margins.flip(0), 2, one_hot=True).tolist() == [0, 1]
+    assert references.swcw(None, 2, one_hot=True).tolist() == [1, 0] and references.swcw(
+        -margins.flip(0), 2, one_hot=True
+    ).tolist() == [0, 1]
 
 
 def test_thompson_learns_which_reference_pays():
@@ -156,7 +180,11 @@ def test_thompson_learns_which_reference_pays():
         t.update(k, before=0.5, after=0.6 if k == 1 else 0.5)
     assert t.weights[1] > 0.6 and t.a[0] == 5.0 and t.a[1] > 200
     again = references.Thompson(2, prior=5.0, generator=torch.Generator().manual_seed(0))
-    assert [again.draw() for _ in range(5)] == [x.draw() for x in [references.Thompson(2, prior=5.0, generator=torch.Generator().manual_seed(0))] for _ in range(5)]
+    assert [again.draw() for _ in range(5)] == [
+        x.draw()
+        for x in [references.Thompson(2, prior=5.0, generator=torch.Generator().manual_seed(0))]
+        for _ in range(5)
+    ]
 
 
 def test_bad_input():

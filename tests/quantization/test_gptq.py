@@ -76,7 +76,8 @@ def test_gptq_is_rtn_where_inputs_are_uncorrelated(group, act_order, symmetric):
 
 
 def by_definition(w, h, bits, width, damp):
-    """Column by column with the inverse of the Hessian of the columns left, as optimal brain surgery states it; no Cholesky."""
+    """Column by column with the inverse of the Hessian of the columns left, as optimal brain surgery states it; no
+    Cholesky."""
     w, h = w.clone(), h.clone()
     h += damp * h.diagonal().mean() * torch.eye(len(h), dtype=h.dtype)
     out = torch.zeros_like(w)

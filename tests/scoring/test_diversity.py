@@ -20,14 +20,19 @@ def texts(n, seed=0, longest=12):
 
 def test_effective_leaves_by_hand():
     uniform = diversity.leaf_measures(np.full(7, 3), m=3)
-    assert uniform == pytest.approx({"coverage at 3": 1, "effective leaves": 7, "normalised entropy": 1, "worst leaf": 3})
+    assert uniform == pytest.approx(
+        {"coverage at 3": 1, "effective leaves": 7, "normalised entropy": 1, "worst leaf": 3}
+    )
     counts = diversity.leaf_counts(["a", "b", "a", "c", "a", "a", "b", "c"], ["a", "b", "c", "d"])
     assert counts.tolist() == [4, 2, 2, 0]
     assert diversity.leaf_entropy(counts) == pytest.approx(1.5 * math.log(2))
     assert diversity.leaf_measures(counts, m=3) == pytest.approx(
         {"coverage at 3": 1 / 4, "effective leaves": 2**1.5, "normalised entropy": 0.75, "worst leaf": 0}
     )
-    assert diversity.leaf_measures(np.array([5]))["normalised entropy"] == 1 and diversity.leaf_measures(np.array([5, 0]))["effective leaves"] == 1
+    assert (
+        diversity.leaf_measures(np.array([5]))["normalised entropy"] == 1
+        and diversity.leaf_measures(np.array([5, 0]))["effective leaves"] == 1
+    )
     with pytest.raises(ValueError, match="given 'e'"):
         diversity.leaf_counts(["e"], ["a", "b"])
     with pytest.raises(ValueError, match="listed once"):
@@ -47,7 +52,8 @@ def test_self_bleu_is_sacrebleus():
     sample = [*texts(40), "the cat sat", "the cat sat", "unheard", "the the the the the"]
     spelt = [" ".join(diversity.words(t)) for t in sample]
     want = [
-        sacrebleu.sentence_bleu(t, spelt[:i] + spelt[i + 1 :], tokenize="none", use_effective_order=True).score / 100 for i, t in enumerate(spelt)
+        sacrebleu.sentence_bleu(t, spelt[:i] + spelt[i + 1 :], tokenize="none", use_effective_order=True).score / 100
+        for i, t in enumerate(spelt)
     ]
     got = diversity.self_bleu(sample)
     assert got == pytest.approx(want, abs=1e-9) and 0 < np.mean(want) < 1 and got[-2] == 0
@@ -57,9 +63,13 @@ def test_self_bleu_by_hand():
     """p = 3/4, 2/3, 1/2 of "a b c d" against "a b c e", no 4-gram: half a match of one."""
     got = diversity.self_bleu(["a b c d", "a b c e"])
     assert got == pytest.approx([(3 / 4 * 2 / 3 * 1 / 2 * 1 / 2) ** 0.25] * 2)
-    short, long = diversity.self_bleu(["a b", "a b c d"])  # e^(1 - 4/2) for the short one; 2/4, 1/3 and two misses for the other
+    short, long = diversity.self_bleu(
+        ["a b", "a b c d"]
+    )  # e^(1 - 4/2) for the short one; 2/4, 1/3 and two misses for the other
     assert (short, long) == pytest.approx((math.exp(-1), (1 / 2 * 1 / 3 * 1 / 2 / 2 * 1 / 4 / 1) ** 0.25))
-    assert diversity.self_bleu(["x y z w"] * 3) == pytest.approx(1) and diversity.self_bleu(["a b", "c d"]) == pytest.approx(0)
+    assert diversity.self_bleu(["x y z w"] * 3) == pytest.approx(1) and diversity.self_bleu(
+        ["a b", "c d"]
+    ) == pytest.approx(0)
     with pytest.raises(ValueError, match="at least 2 are needed, given 1"):
         diversity.self_bleu(["a"])
 
@@ -109,7 +119,11 @@ def test_vendi_of_identical_and_of_orthogonal():
     assert diversity.vendi(blocks) == pytest.approx(3)
     p = np.array([1.6, 0.4]) / 2  # eigenvalues of [[1, .6], [.6, 1]] / 2
     assert diversity.vendi([[1, 0.6], [0.6, 1]]) == pytest.approx(math.exp(-(p * np.log(p)).sum()))
-    for bad, message in ([[1, 0.5], [0.4, 1]], "symmetric"), ([[2, 0], [0, 1]], "diagonal"), ([[1, 2], [2, 1]], "no eigenvalue below zero"):
+    for bad, message in (
+        ([[1, 0.5], [0.4, 1]], "symmetric"),
+        ([[2, 0], [0, 1]], "diagonal"),
+        ([[1, 2], [2, 1]], "no eigenvalue below zero"),
+    ):
         with pytest.raises(ValueError, match=message):
             diversity.vendi(bad)
 
@@ -120,8 +134,12 @@ def test_tfidf_is_scikit_learns():
     a, b, corpus = texts(15, 3), texts(7, 4), texts(11, 5)[:6] + ["seed words"]
     for reference, given in ((a, None), (corpus, corpus)):
         v = TfidfVectorizer(tokenizer=diversity.words, token_pattern=None, lowercase=False).fit(reference)
-        assert diversity.tfidf(a, corpus=given) == pytest.approx((v.transform(a) @ v.transform(a).T).toarray(), abs=1e-12)
-        assert diversity.tfidf(a, b, corpus=given) == pytest.approx((v.transform(a) @ v.transform(b).T).toarray(), abs=1e-12)
+        assert diversity.tfidf(a, corpus=given) == pytest.approx(
+            (v.transform(a) @ v.transform(a).T).toarray(), abs=1e-12
+        )
+        assert diversity.tfidf(a, b, corpus=given) == pytest.approx(
+            (v.transform(a) @ v.transform(b).T).toarray(), abs=1e-12
+        )
     assert diversity.tfidf(["new"], ["seed"], corpus=corpus).tolist() == [[0]]
     with pytest.raises(ValueError, match="needs a word, given ' '"):
         diversity.tfidf(["a", " "])

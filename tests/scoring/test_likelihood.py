@@ -11,7 +11,9 @@ def test_completion_logprobs_by_a_plain_forward_in_any_batch(tiny_model):
     for i in range(3):
         for k, y in enumerate((A[i], B[i])):
             lp = tiny_model(torch.tensor([[*X[i], *y]])).logits[0].log_softmax(-1)
-            assert got[i, k].item() == pytest.approx(sum(lp[len(X[i]) - 1 + t, v].item() for t, v in enumerate(y)), abs=1e-3)
+            assert got[i, k].item() == pytest.approx(
+                sum(lp[len(X[i]) - 1 + t, v].item() for t, v in enumerate(y)), abs=1e-3
+            )
     assert torch.allclose(likelihood.completion_logprobs(tiny_model, X, A, B, batch=1), got, atol=1e-4)
     mean = likelihood.completion_logprobs(tiny_model, X, A, B, batch=2, mean=True)
     assert torch.allclose(mean * torch.tensor([[3, 2], [1, 3], [2, 2]]), got, atol=1e-3)
@@ -46,10 +48,16 @@ def test_prompted_judge_reads_the_labels(tiny_model, byte_tokenizer):
     assert set(judge.compare(X, A, B, margin=0.0)) <= {"first", "second"}
     assert judge.compare(X, A, B, margin=1e9) == ["tie"] * 3
     one = judge.compare(X[:1], A[:1], B[:1], margin=0.0)
-    text = judge.question.format(prompt=byte_tokenizer.decode(X[0]), first=byte_tokenizer.decode(A[0]), second=byte_tokenizer.decode(B[0]))
-    ids = byte_tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False)
+    text = judge.question.format(
+        prompt=byte_tokenizer.decode(X[0]), first=byte_tokenizer.decode(A[0]), second=byte_tokenizer.decode(B[0])
+    )
+    ids = byte_tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
+    )
     logits = tiny_model(torch.tensor([ids])).logits[0, -1]
-    assert one == ["first" if logits[ord("A") - 33] > logits[ord("B") - 33] else "second"] and byte_tokenizer.encode("A") == [ord("A") - 33]
+    assert one == ["first" if logits[ord("A") - 33] > logits[ord("B") - 33] else "second"] and byte_tokenizer.encode(
+        "A"
+    ) == [ord("A") - 33]
 
 
 def test_reference_logprobs_are_computed_once(tiny_model, sandbox, monkeypatch):

@@ -26,7 +26,8 @@ def test_kl_and_js():
 
 
 @pytest.mark.parametrize("a, b, prefix, divergence", [
-    ([1, 2, 3], [1, 2, 3], 3, None), ([1, 2, 3], [1, 9, 3], 1, 1), ([1, 2], [1, 2, 3], 2, 2), ([4], [5], 0, 0), ([], [], 0, None),
+    ([1, 2, 3], [1, 2, 3], 3, None), ([1, 2, 3], [1, 9, 3], 1, 1), ([1, 2], [1, 2, 3], 2, 2), ([4], [5], 0, 0),
+    ([], [], 0, None),
 ])  # fmt: skip
 def test_prefix_and_divergence(a, b, prefix, divergence):
     assert data.agreement_prefix(a, b) == data.agreement_prefix(b, a) == prefix
@@ -45,14 +46,23 @@ def test_deciles_order_by_margin():
 def test_text_measures_by_hand():
     assert metrics.rouge_l("the cat sat", "the cat sat") == 1
     # common subsequence "the cat": precision 2/3, recall 2/4
-    assert metrics.rouge_l("the cat sat", "the black cat ran") == pytest.approx(2 * (2 / 3) * 0.5 / (2 / 3 + 0.5), abs=1e-12)
+    assert metrics.rouge_l("the cat sat", "the black cat ran") == pytest.approx(
+        2 * (2 / 3) * 0.5 / (2 / 3 + 0.5), abs=1e-12
+    )
     assert metrics.distinct_n([[1, 2, 1, 2]], 2) == pytest.approx(2 / 3)
     assert metrics.distinct_n([[1]], 2) == 1.0
 
 
 def test_fastchat_rule():
     assert metrics.fastchat_verdict("win", "win") == "win" and metrics.fastchat_verdict("lose", "lose") == "lose"
-    assert {metrics.fastchat_verdict(*x) for x in [("win", "lose"), ("tie", "win"), ("lose", "tie"), ("tie", "tie")]} == {"tie"}
+    assert {
+        metrics.fastchat_verdict(*x) for x in [("win", "lose"), ("tie", "win"), ("lose", "tie"), ("tie", "tie")]
+    } == {"tie"}
     with pytest.raises(ValueError, match="win, tie or lose"):
         metrics.fastchat_verdict("won", "win")
-    assert metrics.win_rates(["win", "win", "tie", "lose"]) == {"win": 0.5, "tie": 0.25, "lose": 0.25, "win_adjusted": 0.625}
+    assert metrics.win_rates(["win", "win", "tie", "lose"]) == {
+        "win": 0.5,
+        "tie": 0.25,
+        "lose": 0.25,
+        "win_adjusted": 0.625,
+    }

@@ -166,10 +166,14 @@ def test_tasks_of_lm_eval_by_name_and_shots(tiny_model, byte_tokenizer, task, tm
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\n".join(json.dumps(r) for r in task["rows"][:12]))
     (tmp_path / "own.yaml").write_text(
-        f"task: own_questions\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {rows}}}}}\ntest_split: test\noutput_type: multiple_choice\n"
-        'doc_to_text: "{{question}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: answer\nmetric_list: [{metric: acc}]\n'
+        f"task: own_questions\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {rows}}}}}\ntest_split: "
+        "test\noutput_type: multiple_choice\n"
+        'doc_to_text: "{{question}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: answer\nmetric_list: '
+        "[{metric: acc}]\n"
     )
-    got = tasks.benchmarks(tiny_model, byte_tokenizer, ["own_questions:0", "own_questions:2"], batch_size=4, include=tmp_path)
+    got = tasks.benchmarks(
+        tiny_model, byte_tokenizer, ["own_questions:0", "own_questions:2"], batch_size=4, include=tmp_path
+    )
     want = tasks.multiple_choice(tiny_model, byte_tokenizer, task, batch_size=1, limit=12)
     zero = tasks.benchmarks(tiny_model, byte_tokenizer, ["own_questions:0"], batch_size=4, include=tmp_path)
     assert zero["own_questions"]["acc"] == pytest.approx(want.correct.mean()) and 0 <= got["own_questions"]["acc"] <= 1

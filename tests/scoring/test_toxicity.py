@@ -16,7 +16,20 @@ def test_the_classifier_sees_an_insult_and_empty_input():
 def test_the_word_list_finds_what_its_own_slow_search_finds():
     from better_profanity import Profanity
 
-    texts = ["What a stupid idea.", "what a ST*PID idea", "st\\/pid", "c r a p", "cra p", "a hand-job, twice", "as sassy as can be", "You fool!", "", "class", "cr4p cr@p", "!"]
+    texts = [
+        "What a stupid idea.",
+        "what a ST*PID idea",
+        "st\\/pid",
+        "c r a p",
+        "cra p",
+        "a hand-job, twice",
+        "as sassy as can be",
+        "You fool!",
+        "",
+        "class",
+        "cr4p cr@p",
+        "!",
+    ]
     own = Profanity()
     want = [float(own.contains_profanity(text)) for text in texts]
     assert toxicity.wordlist(texts).tolist() == want and want[:2] == [1, 1] and {0, 1} == set(want)
@@ -42,7 +55,8 @@ def bert(tokenizer, **kw):
     from transformers import BertConfig
 
     return BertConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=len(tokenizer), max_position_embeddings=34, initializer_range=0.5,
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=len(tokenizer),
+        max_position_embeddings=34, initializer_range=0.5,
         pad_token_id=tokenizer.pad_token_id, **kw,
     )  # fmt: skip
 
@@ -61,7 +75,13 @@ def test_a_saved_classifier_judges_row_by_row_whatever_the_batch(tmp_path, byte_
         ids = byte_tokenizer(text)["input_ids"][:32]
         with torch.inference_mode():
             logits = model(torch.tensor([ids])).logits[0].double() if ids else None
-        want = 0.0 if logits is None else logits.sigmoid()[0].item() if outputs == 1 else (logits[1].exp() / logits.exp().sum()).item()
+        want = (
+            0.0
+            if logits is None
+            else logits.sigmoid()[0].item()
+            if outputs == 1
+            else (logits[1].exp() / logits.exp().sum()).item()
+        )
         assert value == pytest.approx(want, abs=1e-5)
     assert got.dtype == torch.float64 and len(set(got.tolist())) == 4
 
@@ -70,7 +90,8 @@ def test_a_decoder_judges_by_a_rows_last_token(tmp_path, byte_tokenizer):
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     config = LlamaConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, vocab_size=len(byte_tokenizer), num_labels=2, initializer_range=0.5,
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        vocab_size=len(byte_tokenizer), num_labels=2, initializer_range=0.5,
     )  # fmt: skip
     model = LlamaForSequenceClassification(config).eval()
     model.save_pretrained(tmp_path)
@@ -80,7 +101,9 @@ def test_a_decoder_judges_by_a_rows_last_token(tmp_path, byte_tokenizer):
     got = toxicity.judge(str(tmp_path), dtype=torch.float32, device="cpu", batch=3)(texts)
     for text, value in zip(texts, got.tolist()):
         with torch.inference_mode():
-            logits = model.score(model.model(torch.tensor([byte_tokenizer(text)["input_ids"]])).last_hidden_state)[0, -1]
+            logits = model.score(model.model(torch.tensor([byte_tokenizer(text)["input_ids"]])).last_hidden_state)[
+                0, -1
+            ]
         assert value == pytest.approx(logits.softmax(-1)[1].item(), abs=1e-5)
 
 
@@ -91,7 +114,10 @@ def test_judges_by_name_and_what_is_none(tmp_path, byte_tokenizer):
         return toxicity.judge(str(spec), dtype=torch.float32, device="cpu", batch=2)
 
     assert judge("alt-profanity-check")(TEXTS).tolist() == toxicity.classifier(TEXTS).tolist()
-    with pytest.raises(ValueError, match="a judge is one of alt-profanity-check, better-profanity, negative, a folder .* given 'perspective'"):
+    with pytest.raises(
+        ValueError,
+        match="a judge is one of alt-profanity-check, better-profanity, negative, a folder .* given 'perspective'",
+    ):
         judge("perspective")
     assert judge("better-profanity")(["crap", "tea"]).tolist() == [1, 0]
     with pytest.raises(FileNotFoundError, match="no model folder at"):

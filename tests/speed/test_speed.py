@@ -74,9 +74,16 @@ def test_sides_take_turns_and_a_failing_one_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda command, **k: plain([command[0], str(stub), command[-1]], **k))
     log = str(tmp_path / "log")
     got = speed.compare("dpo", "a", "b", repeats=3, device="cpu", log=log)
-    assert (tmp_path / "log").read_text().split() == ["a", "b", "b", "a", "a", "b"] and got["peer"]["units"] == [2, 2, 2]
+    assert (tmp_path / "log").read_text().split() == ["a", "b", "b", "a", "a", "b"] and got["peer"]["units"] == [
+        2,
+        2,
+        2,
+    ]
     assert speed.tune("dpo", "a", "micro", [2, 4], device="cpu", log=log) == (2, {2: 4.0, 4: 4.0})
-    for fail in (lambda: speed.tune("dpo", "broken", "micro", [2], device="cpu", log=log), lambda: speed.compare("dpo", "a", "broken", repeats=1, device="cpu", log=log)):
+    for fail in (
+        lambda: speed.tune("dpo", "broken", "micro", [2], device="cpu", log=log),
+        lambda: speed.compare("dpo", "a", "broken", repeats=1, device="cpu", log=log),
+    ):
         with pytest.raises(RuntimeError, match="broken failed at dpo: the last line"):
             fail()
 
@@ -97,7 +104,10 @@ def test_operations_by_hand():
     assert limits.trl_flops(model, 2, 10, 5, reference=True) == 2 * 30 * (8 * body + 6 * head)
     assert limits.decode_bytes(model, 3, 7) == 4 * (sum(p.numel() for p in model.parameters()) + 3 * 7 * 2 * 4 * 2 * 16)
     assert limits.step_profile(model, 2, 10, 5).sum() == pytest.approx(1)
-    assert limits.matmul_peak("cpu", torch.float32, size=64, repeats=2) > 1e6 and limits.copy_bandwidth("cpu", gigabytes=0.001, repeats=2) > 1e6
+    assert (
+        limits.matmul_peak("cpu", torch.float32, size=64, repeats=2) > 1e6
+        and limits.copy_bandwidth("cpu", gigabytes=0.001, repeats=2) > 1e6
+    )
 
 
 def test_pairs_and_prompts_are_the_same_for_both():
@@ -109,7 +119,10 @@ def test_pairs_and_prompts_are_the_same_for_both():
 
 def test_table_and_goals(sandbox):
     run = results.start(presets.resolve("speed", {"PRESET": "smoke", "SEED": 0}), notebook="95_speed")
-    got = {"ours": {"units": [8] * 3, "seconds": [2.0, 2.0, 4.0], "peak GB": 2.0}, "peer": {"units": [8] * 3, "seconds": [8.0, 4.0, 8.0], "peak GB": 4.0}}
+    got = {
+        "ours": {"units": [8] * 3, "seconds": [2.0, 2.0, 4.0], "peak GB": 2.0},
+        "peer": {"units": [8] * 3, "seconds": [8.0, 4.0, 8.0], "peak GB": 4.0},
+    }
     speed.record(run, "DPO step, pairs, 12:4", "trl", got)
     run.finish(model={})
     table = index.speed([run.record()]).set_index("metric")

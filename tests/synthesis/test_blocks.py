@@ -13,7 +13,16 @@ from lib.synthesis.requests import Reply
 
 LEAVES = taxonomy.load(DATA / "taxonomy")
 DOCUMENTS = [d.text for leaf in LEAVES for d in leaf.documents]
-ODD = ("", " \n ", "no end", "a\n\nb", "\n# Head\n\nBody 1.4 is one.  Two.\n", "# Head\n", "Word " * 50, 'He said "No." Then he left.')
+ODD = (
+    "",
+    " \n ",
+    "no end",
+    "a\n\nb",
+    "\n# Head\n\nBody 1.4 is one.  Two.\n",
+    "# Head\n",
+    "Word " * 50,
+    'He said "No." Then he left.',
+)
 SENTENCE = "One two three. Four five! Six seven eight nine? Ten."
 
 
@@ -71,14 +80,25 @@ def test_common_subsequences_are_those_of_rouge_score():
 def test_duplicates_are_counted_alike_in_every_order():
     """Three groups: equal up to case and space; one word of twelve changed; alone."""
     long = "Who of all the people in the small village has the most".split()
-    group = ["What is 1 + 1?", "what is 1  + 1?", " ".join([*long, "sheep?"]), " ".join([*long, "goats?"]), " ".join([*long, "cows?"]), "What is 2 + 7?"]
+    group = [
+        "What is 1 + 1?",
+        "what is 1  + 1?",
+        " ".join([*long, "sheep?"]),
+        " ".join([*long, "goats?"]),
+        " ".join([*long, "cows?"]),
+        "What is 2 + 7?",
+    ]
     for order in itertools.permutations(range(len(group))):
         seen = Dedup(0.9)
         assert [seen.add("q", group[i], str(i)) for i in order].count(None) == 3
     exact = Dedup(1.0)
     assert [exact.add("q", text, str(i)) for i, text in enumerate(group)] == [None, "0", None, None, None, None]
     other = Dedup(0.9)
-    assert other.add("q", "Same words.", "a") is None and other.add("context", "Same words.", "b") is None and other.add("q", "same WORDS.", "c") == "a"
+    assert (
+        other.add("q", "Same words.", "a") is None
+        and other.add("context", "Same words.", "b") is None
+        and other.add("q", "same WORDS.", "c") == "a"
+    )
     assert other.add("q", "?", "d") is None and other.add("q", "!", "e") is None  # no word: only equal ones are alike
     for threshold in (0, 1.1):
         with pytest.raises(ValueError, match=r"threshold of ROUGE-L F lies in \(0, 1\]"):
@@ -108,21 +128,43 @@ def test_generate_counts_what_it_was_to_give():
     teacher = told(Reply("1. A?\n2. B?\n3. C?\n4. D?", [{"asked": x} for x in "abcd"]), "1. A?\n3. C?", None, "Sorry.")
     block = blocks.Generate("questions", teacher, "questions", 3)
     found = block.apply(rows(4), ask, Dedup())
-    assert len(found) == block.items(4) == 12 and [o.fate for o in found] == ["out"] * 3 + ["out", "failed", "out"] + ["failed"] * 6
+    assert (
+        len(found) == block.items(4) == 12
+        and [o.fate for o in found] == ["out"] * 3 + ["out", "failed", "out"] + ["failed"] * 6
+    )
     assert [o.row["question"] for o in found if o.fate == "out"] == ["A?", "B?", "C?", "A?", "C?"]
-    assert [o.row["truth"] for o in found[:3]] == [{"asked": "a"}, {"asked": "b"}, {"asked": "c"}] and found[3].row["truth"] == {}
-    assert found[4].reason == "item 2 of 3 cannot be read" and found[6].reason == "the teacher told returned nothing" and found[9].row["reply"] == "Sorry."
+    assert [o.row["truth"] for o in found[:3]] == [{"asked": "a"}, {"asked": "b"}, {"asked": "c"}] and found[3].row[
+        "truth"
+    ] == {}
+    assert (
+        found[4].reason == "item 2 of 3 cannot be read"
+        and found[6].reason == "the teacher told returned nothing"
+        and found[9].row["reply"] == "Sorry."
+    )
     assert len({o.row["id"] for o in found if o.fate == "out"}) == 5
-    pairs = blocks.Generate("pairs", told("1. Question: A?\nAnswer: b\nc\n2. A? b"), "pairs", 2).apply(rows(1), ask, Dedup())
-    assert [o.fate for o in pairs] == ["out", "failed"] and (pairs[0].row["question"], pairs[0].row["answer"]) == ("A?", "b\nc")
-    answers = blocks.Generate("answers", told(" 1. b\n", " "), "answer").apply(rows(2, question="A?", truth={"asked": "right"}), ask, Dedup())
-    assert [o.fate for o in answers] == ["out", "failed"] and answers[0].row["answer"] == "1. b" and answers[0].row["truth"] == {"asked": "right"}
+    pairs = blocks.Generate("pairs", told("1. Question: A?\nAnswer: b\nc\n2. A? b"), "pairs", 2).apply(
+        rows(1), ask, Dedup()
+    )
+    assert [o.fate for o in pairs] == ["out", "failed"] and (pairs[0].row["question"], pairs[0].row["answer"]) == (
+        "A?",
+        "b\nc",
+    )
+    answers = blocks.Generate("answers", told(" 1. b\n", " "), "answer").apply(
+        rows(2, question="A?", truth={"asked": "right"}), ask, Dedup()
+    )
+    assert (
+        [o.fate for o in answers] == ["out", "failed"]
+        and answers[0].row["answer"] == "1. b"
+        and answers[0].row["truth"] == {"asked": "right"}
+    )
 
 
 def test_filter_tells_a_verdict_that_cannot_be_read_from_a_rejection():
     judge = Judge("toy", lambda rows: [None, 1.0, 2.0, 3.0], 2, lambda row: "too short")
     found = blocks.Filter("pair judge", judge).apply(rows(4, question="A?", answer="b"), ask, Dedup())
-    assert [o.fate for o in found] == ["failed", "rejected", "out", "out"] and found[1].reason == "too short (1, kept from 2)"
+    assert [o.fate for o in found] == ["failed", "rejected", "out", "out"] and found[
+        1
+    ].reason == "too short (1, kept from 2)"
     assert [o.row["scores"] for o in found] == [{"pair judge": s} for s in (None, 1.0, 2.0, 3.0)]
     seen = []
 
@@ -137,9 +179,15 @@ def test_filter_tells_a_verdict_that_cannot_be_read_from_a_rejection():
 
 
 def test_unique_and_chunk():
-    found = blocks.Unique("unique").apply([r | {"question": q} for r, q in zip(rows(3), ("A b?", "a  B?", "C?"))], ask, Dedup())
+    found = blocks.Unique("unique").apply(
+        [r | {"question": q} for r, q in zip(rows(3), ("A b?", "a  B?", "C?"))], ask, Dedup()
+    )
     assert [(o.fate, o.reason) for o in found] == [("out", ""), ("duplicate", "like a#0"), ("out", "")]
     block = blocks.Chunk("chunks", {"a": (SENTENCE, "Last.")}, 5)
     found = block.apply(rows(2), ask, Dedup())
-    assert block.items(2) is None and [o.row["context"] for o in found[:3]] == ["One two three. Four five!", "Six seven eight nine? Ten.", "Last."]
+    assert block.items(2) is None and [o.row["context"] for o in found[:3]] == [
+        "One two three. Four five!",
+        "Six seven eight nine? Ten.",
+        "Last.",
+    ]
     assert [o.row["id"] for o in found] == [f"a#{i}.{k}" for i in range(2) for k in range(3)]

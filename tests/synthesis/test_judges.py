@@ -45,9 +45,33 @@ def test_the_oracle_accepts_every_seed_and_fact_and_no_other_seeds_answer():
         (row("addition", f"What is 17 + 25? {judges.UNSAFE}", "42"), 0, 1),
         (row("cell", "What is the price of the tea?", "3", "drink | price\nTea | 3\nCocoa | 5"), 1, 2),
         (row("cell", "Which is larger, 4 or 9?", "9", "drink | price\nTea | 3\nCocoa | 5"), 0, 1),
-        (row("orrin_line", 'Complete: "There are ____: Millgate, Pask" (The Orrin Line, a valley railway)', "six stations"), 1, 2),
-        (row("orrin_line", 'Complete: "There are ____: Millgate, Pask" (The Orrin Line, a valley railway)', "five stations"), 1, 1),
-        (row("orrin_line", 'Complete: "There are ____: Aske, Pask" (The Orrin Line, a valley railway)', "six stations"), 1, 1),
+        (
+            row(
+                "orrin_line",
+                'Complete: "There are ____: Millgate, Pask" (The Orrin Line, a valley railway)',
+                "six stations",
+            ),
+            1,
+            2,
+        ),
+        (
+            row(
+                "orrin_line",
+                'Complete: "There are ____: Millgate, Pask" (The Orrin Line, a valley railway)',
+                "five stations",
+            ),
+            1,
+            1,
+        ),
+        (
+            row(
+                "orrin_line",
+                'Complete: "There are ____: Aske, Pask" (The Orrin Line, a valley railway)',
+                "six stations",
+            ),
+            1,
+            1,
+        ),
         (row("orrin_line", "Who founded Rome?", "Romulus"), 0, 1),
     ],
 )
@@ -104,7 +128,9 @@ def test_calibration_of_unknown_leaves_and_bad_input():
     for q, leaves in ((1.0, LEAVES), (-0.1, LEAVES), (0.1, [])):
         with pytest.raises(ValueError, match=r"q lies in \[0, 1\) and there is at least one leaf"):
             judges.calibrated("toy", score, leaves, q=q)
-    with pytest.raises(ValueError, match="toy gives no finite score to a seed of compositional_skills/formats/json_record"):
+    with pytest.raises(
+        ValueError, match="toy gives no finite score to a seed of compositional_skills/formats/json_record"
+    ):
         judges.calibrated("toy", lambda rows: [float("nan")] * len(rows), LEAVES, q=0.1)
 
 
@@ -112,12 +138,16 @@ def test_likelihood_is_the_mean_log_probability_of_the_answer(tiny_model, byte_t
     rows = [row("x", "Why?", "So."), row("x", "Who?", "Ann, of course.", "Ann did it.")]
     encode = lambda t: byte_tokenizer.encode(t, add_special_tokens=False)  # noqa: E731
     prompts = [encode("Question: Why?\nAnswer:"), encode("Ann did it.\n\nQuestion: Who?\nAnswer:")]
-    wanted = completion_logprobs(tiny_model, prompts, [encode(" So."), encode(" Ann, of course.")], batch=1, mean=True)[:, 0]
+    wanted = completion_logprobs(tiny_model, prompts, [encode(" So."), encode(" Ann, of course.")], batch=1, mean=True)[
+        :, 0
+    ]
     assert judges.likelihood(tiny_model, byte_tokenizer, batch=2)(rows) == pytest.approx(wanted.tolist(), abs=1e-5)
     pmi = judges.likelihood(tiny_model, byte_tokenizer, batch=2, pmi=True)(rows)
     closed = judges.likelihood(tiny_model, byte_tokenizer, batch=2)([rows[1] | {"context": ""}])
     assert pmi[0] == pytest.approx(0, abs=1e-5) and pmi[1] == pytest.approx(wanted[1].item() - closed[0], abs=1e-5)
-    judge = judges.calibrated("likelihood", judges.likelihood(tiny_model, byte_tokenizer, batch=8), [BY["reversing"]], q=0.2)
+    judge = judges.calibrated(
+        "likelihood", judges.likelihood(tiny_model, byte_tokenizer, batch=8), [BY["reversing"]], q=0.2
+    )
     assert sum(s >= 0 for s in judge.score(seeds(BY["reversing"]))) >= 4
     with pytest.raises(ValueError, match=r"this question of x has none: 'Why\?'"):
         judges.likelihood(tiny_model, byte_tokenizer, batch=2)([row("x", "Why?", "")])
@@ -129,31 +159,45 @@ def test_the_two_order_margin_changes_sign_under_a_swap_and_ignores_the_place(ti
     first, second = [str(i) for i in range(30)], [str(i) for i in range(30, 60)]
     biased = lambda bias: lambda p, a, b: [worth[x] - worth[y] + bias for x, y in zip(a, b)]  # noqa: E731
     for bias in (0.0, 0.5, 99.0):
-        one, other = judges.two_order(biased(bias), first, first, second), judges.two_order(biased(bias), first, second, first)
+        one, other = (
+            judges.two_order(biased(bias), first, first, second),
+            judges.two_order(biased(bias), first, second, first),
+        )
         assert one == pytest.approx([-x for x in other])
         gaps = [worth[a] - worth[b] for a, b in zip(first, second)]
         assert one == pytest.approx([g if abs(g) > bias else 0.0 for g in gaps])
     margin = judges.letter_margin(tiny_model, byte_tokenizer, batch=4)
     texts = ["yes", "no", "perhaps"], ["never", "ever", "soon"]
     assert margin(["?"] * 3, *texts) != margin(["?"] * 3, *texts[::-1])
-    assert judges.two_order(margin, ["?"] * 3, *texts) == pytest.approx([-x for x in judges.two_order(margin, ["?"] * 3, *texts[::-1])])
+    assert judges.two_order(margin, ["?"] * 3, *texts) == pytest.approx(
+        [-x for x in judges.two_order(margin, ["?"] * 3, *texts[::-1])]
+    )
     right = lambda prompts, a, b: [(1 if "42" in p else -1) * (1 if "right" in x else -1) for p, x in zip(prompts, a)]  # noqa: E731
     judge = judges.two_order_judge(right)
-    assert judge.score([row("x", "Sum?", "42"), row("x", "Sum?", "41", "a context"), {"leaf": "x", "question": "Sum?", "answer": "42"}]) == [1.0, -1.0, 1.0]
-    first = judges.two_order_judge(lambda prompts, a, b: [5.0] * len(a))  # always the first: it has seen nothing, and keeps nothing
+    assert judge.score(
+        [row("x", "Sum?", "42"), row("x", "Sum?", "41", "a context"), {"leaf": "x", "question": "Sum?", "answer": "42"}]
+    ) == [1.0, -1.0, 1.0]
+    first = judges.two_order_judge(
+        lambda prompts, a, b: [5.0] * len(a)
+    )  # always the first: it has seen nothing, and keeps nothing
     assert [s >= first.least for s in first.score([row("x", "Sum?", "42")])] == [False] and first.least < 0.01
 
 
 def test_quality_by_hand():
-    """Scores 4 3 2 1 - of rows T F T F T: three kept of which two are valid; the pairs won are 2 of 2, 1 of 2 and 0 of 2."""
+    """Scores 4 3 2 1 - of rows T F T F T: three kept of which two are valid; the pairs won are 2 of 2, 1 of 2 and 0 of
+    2."""
     found = judges.quality([4, 3, 2, 1, None], [True, False, True, False, True], least=2)
-    assert found == pytest.approx({"precision": 2 / 3, "recall": 2 / 3, "auc": 3 / 6, "purity before": 3 / 5, "purity": 2 / 3, "yield": 3 / 5})
+    assert found == pytest.approx(
+        {"precision": 2 / 3, "recall": 2 / 3, "auc": 3 / 6, "purity before": 3 / 5, "purity": 2 / 3, "yield": 3 / 5}
+    )
     assert judges.quality([1, 1], [True, False], least=0)["auc"] == 0.5
     none = judges.quality([1, 1], [True, True], least=2)
     assert np.isnan(none["precision"]) and np.isnan(none["auc"]) and none["recall"] == none["yield"] == 0
     rng = np.random.default_rng(0)
     truth = rng.random(4000) < 0.5
-    assert judges.quality(rng.normal(size=4000) + truth, truth, least=0.5)["auc"] == pytest.approx(0.760, abs=0.02)  # Phi(1/sqrt 2)
+    assert judges.quality(rng.normal(size=4000) + truth, truth, least=0.5)["auc"] == pytest.approx(
+        0.760, abs=0.02
+    )  # Phi(1/sqrt 2)
     for scores, labels in (([], []), ([1], [True, False])):
         with pytest.raises(ValueError, match="a score and a truth for each of at least one row"):
             judges.quality(scores, labels, least=0)
@@ -161,6 +205,8 @@ def test_quality_by_hand():
 
 def test_hidden_labels():
     assert judges.valid({"truth": {"leaf": "a", "asked": "right", "told": "right", "explained": False}})
-    assert not judges.valid({"truth": {"asked": "right", "told": "wrong"}}) and not judges.valid({"truth": {"given": "off-leaf"}})
+    assert not judges.valid({"truth": {"asked": "right", "told": "wrong"}}) and not judges.valid(
+        {"truth": {"given": "off-leaf"}}
+    )
     with pytest.raises(ValueError, match="only a templated teacher's rows carry their truth, given 'a#0'"):
         judges.valid({"id": "a#0", "truth": {}})

@@ -23,19 +23,25 @@ def test_questions_are_of_their_kind_and_answers_are_what_they_claim_to_be(name)
         assert judges.form(asked, context) == name
         short, long = (phrases.right(name, asked, context, explained) for explained in (False, True))
         assert passes(short) and passes(long)
-        assert not passes(phrases.wrong(name, asked, context, i % 2 == 0, rng)) and not passes(phrases.cut(name, asked, context, rng))
+        assert not passes(phrases.wrong(name, asked, context, i % 2 == 0, rng)) and not passes(
+            phrases.cut(name, asked, context, rng)
+        )
         rows = [{"leaf": "", "question": asked, "context": context, "answer": a} for a in (short, long)]
         level = 2 if name in ("json_object", "replacement") else 3
         assert [judges.pair_score(None, r) for r in rows] == [2, level] and judges.rules().score(rows) == [1, 1]
 
 
 def test_every_kind_has_several_phrasings_and_the_preference_picks_the_first():
-    assert {*phrases.PHRASINGS, *judges.GROUNDED} == set(checkers.CHECKERS) and set(phrases.LEADS) < set(checkers.SOLUTIONS)
+    assert {*phrases.PHRASINGS, *judges.GROUNDED} == set(checkers.CHECKERS) and set(phrases.LEADS) < set(
+        checkers.SOLUTIONS
+    )
     starts = lambda zipf: {phrases.question("sum", np.random.default_rng(i), zipf).split()[0] for i in range(30)}  # noqa: E731
     assert starts(float("inf")) == {"What"} and starts(0.0) == {"What", "Add", "A"}
 
 
-@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if leaf.documents], ids=lambda leaf: leaf.path.rsplit("/", 1)[-1])
+@pytest.mark.parametrize(
+    "leaf", [leaf for leaf in LEAVES if leaf.documents], ids=lambda leaf: leaf.path.rsplit("/", 1)[-1]
+)
 def test_blanks_are_filled_rightly_or_not_as_asked_and_never_by_a_held_out_question(leaf):
     rng, held = np.random.default_rng(0), {f.question for f in leaf.facts}
     for told in ("right", "wrong", "truncated"):

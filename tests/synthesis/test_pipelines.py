@@ -55,7 +55,9 @@ def small(teacher, judge=PAIR, journal=None, calls=24, **settings):
 
 
 def conserved(counts):
-    return all(c["in"] == sum(c[f] for f in FATES) for c in counts) and all(a["out"] == b["rows"] for a, b in zip(counts, counts[1:]))
+    return all(c["in"] == sum(c[f] for f in FATES) for c in counts) and all(
+        a["out"] == b["rows"] for a, b in zip(counts, counts[1:])
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +70,24 @@ def test_the_whole_tree_gives_valid_rows_and_every_item_is_accounted_for(whole):
     for name, result in whole.items():
         counts = {c["block"]: c for c in result.counts}
         assert conserved(result.counts) and not result.failures
-        first = {"skills": ("questions", 36, 144), "grounded": ("contexts", 12, 24), "knowledge": ("chunks", 18, counts.get("chunks", {}).get("in"))}[name]
+        first = {
+            "skills": ("questions", 36, 144),
+            "grounded": ("contexts", 12, 24),
+            "knowledge": ("chunks", 18, counts.get("chunks", {}).get("in")),
+        }[name]
         assert (counts[first[0]]["rows"], counts[first[0]]["in"]) == first[1:]
-        assert len(result.rows) == result.counts[-1]["out"] and len(result.dropped) == sum(c[f] for c in result.counts for f in FATES[1:])
+        assert len(result.rows) == result.counts[-1]["out"] and len(result.dropped) == sum(
+            c[f] for c in result.counts for f in FATES[1:]
+        )
         assert all(judges.valid(r) and r["leaf"] == r["truth"]["leaf"] for r in result.rows)
-        assert all(r["dropped"].startswith(f"{b}: ") for r in result.dropped for b in counts if r["dropped"].split(":")[0] == b)
+        assert all(
+            r["dropped"].startswith(f"{b}: ") for r in result.dropped for b in counts if r["dropped"].split(":")[0] == b
+        )
         assert not any(judges.valid(r) for r in result.dropped if r["fate"] == "rejected")
         ids = [r["id"] for r in result.rows]
-        assert len(set(ids)) == len(ids) and len({(r.get("context"), r["question"].casefold()) for r in result.rows}) == len(ids)
+        assert len(set(ids)) == len(ids) and len(
+            {(r.get("context"), r["question"].casefold()) for r in result.rows}
+        ) == len(ids)
         assert json.loads(json.dumps(result.rows)) == result.rows and "examples" not in result.rows[0]
     assert {r["leaf"] for result in whole.values() for r in result.rows} == {leaf.path for leaf in LEAVES}
     assert all(r["context"] for name in ("grounded", "knowledge") for r in whole[name].rows)
@@ -89,7 +101,13 @@ def test_no_held_out_question_is_made(whole):
 def test_judges_change_what_is_kept_and_what_was_generated_stays_the_same():
     teacher = Teacher()
     free, strict, rules = small(teacher, {}), small(teacher), small(teacher, {"pair": judges.rules()})
-    asking = small(teacher, {"question": teacher_judge(teacher, "judge question", least=1), "pair": teacher_judge(teacher, "judge pair", least=2)})
+    asking = small(
+        teacher,
+        {
+            "question": teacher_judge(teacher, "judge question", least=1),
+            "pair": teacher_judge(teacher, "judge pair", least=2),
+        },
+    )
     assert [c["block"] for c in free.counts] == ["questions", "unique questions", "answers"]
     purity = [sum(map(judges.valid, r.rows)) / len(r.rows) for r in (free, rules, asking, strict)]
     assert purity[0] < purity[1] < purity[2] < purity[3] == 1
@@ -100,10 +118,17 @@ def test_judges_change_what_is_kept_and_what_was_generated_stays_the_same():
 
 
 def test_all_samplers_run_through_the_pipeline_with_equal_calls():
-    for sampler in (samplers.pool(SKILLS, calls=24, size=4, seed=0, machine=2), samplers.fake_leaf(SKILLS, calls=24, size=2, seed=0)):
+    for sampler in (
+        samplers.pool(SKILLS, calls=24, size=4, seed=0, machine=2),
+        samplers.fake_leaf(SKILLS, calls=24, size=2, seed=0),
+    ):
         teacher = Teacher()
         result = pipelines.run(sampler, pipelines.skills(teacher, PAIR, questions=4), journal=None, desc="test")
-        assert conserved(result.counts) and result.counts[0]["in"] == 96 and {r["leaf"].split()[0] for r in result.rows} <= {"pool", "fake"}
+        assert (
+            conserved(result.counts)
+            and result.counts[0]["in"] == 96
+            and {r["leaf"].split()[0] for r in result.rows} <= {"pool", "fake"}
+        )
         assert all(r["truth"]["told"] == "right" for r in result.rows)
 
 
@@ -114,7 +139,9 @@ def test_duplicates_are_told_across_runs_and_batches_do_not_matter():
     assert not again.rows and again.counts[1]["duplicate"] == again.counts[1]["in"] == 96
     for batch in (5, 24):  # the order in which rows are dropped may differ
         other = small(Teacher(), batch=batch)
-        assert (other.rows, other.counts) == (first.rows, first.counts) and sorted(map(str, other.dropped)) == sorted(map(str, first.dropped))
+        assert (other.rows, other.counts) == (first.rows, first.counts) and sorted(map(str, other.dropped)) == sorted(
+            map(str, first.dropped)
+        )
 
 
 def test_long_runs_say_their_yields_on_the_way(capsys, monkeypatch):
@@ -128,17 +155,23 @@ def test_long_runs_say_their_yields_on_the_way(capsys, monkeypatch):
 
 def test_copies_of_seeds_are_duplicates():
     def copyist(requests):
-        return ["1. " + r.examples[0].question.upper() if r.ask == "questions" else "1. " + r.examples[0].context for r in requests]
+        return [
+            "1. " + r.examples[0].question.upper() if r.ask == "questions" else "1. " + r.examples[0].context
+            for r in requests
+        ]
 
     copyist.name = "copyist"
     for kind in ("freeform", "grounded"):
         leaves = [leaf for leaf in LEAVES if leaf.kind == kind]
-        (result,) = pipelines.synthesise(leaves, copyist, {}, journal=None, **SETTINGS | {"questions": 1, "contexts": 1}).values()
+        (result,) = pipelines.synthesise(
+            leaves, copyist, {}, journal=None, **SETTINGS | {"questions": 1, "contexts": 1}
+        ).values()
         assert not result.rows and {r["dropped"].split(": ")[1][:14] for r in result.dropped} == {"like a seed of"}
         assert result.counts[1]["duplicate"] == 3 * len(leaves)
 
 
-# ------------------------------------------------------------------------------------------------ stopped and failing runs
+# ------------------------------------------------------------------------------------------------ stopped and failing
+# runs
 
 SCRIPT = """
 import sys, time
@@ -155,7 +188,9 @@ pipelines.synthesise(LEAVES, Slow(), ORACLE, journal=Path(sys.argv[1]), **SETTIN
 
 def kill_after(folder, lines):
     """Starts the whole tree's run and kills it, without warning, once its journals hold so many lines."""
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     deadline = time.monotonic() + 120
     while sum(f.read_bytes().count(b"\n") for f in folder.glob("*.jsonl")) < lines:
         assert process.poll() is None and time.monotonic() < deadline, "the run ended by itself"
@@ -192,10 +227,16 @@ def test_a_teacher_that_returns_nothing_costs_its_rows_only_and_is_asked_again(t
     monkeypatch.setenv("PLUMBLINE_HEADLESS", "1")
     mute = lambda r: None if r.leaf.endswith("addition") and r.ask == "questions" else False  # noqa: E731
     result = small(Teacher(mute), journal=tmp_path)
-    assert conserved(result.counts) and result.counts[0]["failed"] == 8 and not any(r["leaf"].endswith("addition") for r in result.rows)
+    assert (
+        conserved(result.counts)
+        and result.counts[0]["failed"] == 8
+        and not any(r["leaf"].endswith("addition") for r in result.rows)
+    )
     assert result.failures == ["foundational_skills/arithmetic/addition: returned nothing 2 times"]
     assert "test: foundational_skills/arithmetic/addition: returned nothing 2 times" in capsys.readouterr().err
-    assert {r["dropped"] for r in result.dropped if r["fate"] == "failed"} == {f"questions: the teacher {Teacher().name} returned nothing"}
+    assert {r["dropped"] for r in result.dropped if r["fate"] == "failed"} == {
+        f"questions: the teacher {Teacher().name} returned nothing"
+    }
     assert small(Teacher(), journal=tmp_path) == small(Teacher())
 
 
@@ -211,7 +252,10 @@ def test_a_teacher_that_raises_now_and_then_costs_that_call_only(tmp_path):
 def test_a_teacher_that_keeps_raising_stops_the_run_and_loses_nothing(tmp_path):
     late = Teacher()
     late.bad = lambda r: "raise" if late.asked >= 50 else False
-    said = r"the teacher templated 0 \w+ raised OSError: out of paper \(\w+/.*: \d times, 3 in a row\); what it gave before is kept in .*: run again"
+    said = (
+        r"the teacher templated 0 \w+ raised OSError: out of paper \(\w+/.*: \d times, 3 in a row\); what it gave "
+        r"before is kept in .*: run again"
+    )
     with pytest.raises(RuntimeError, match=said):
         small(late, journal=tmp_path)
     teacher, fresh = Teacher(), Teacher()
@@ -247,15 +291,33 @@ def test_a_broken_journal_is_named(tmp_path):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: pipelines.skills(Teacher(), {"faithful": 1}, questions=3), "judges are of question or pair, and questions at least 1, given faithful"),
+        (
+            lambda: pipelines.skills(Teacher(), {"faithful": 1}, questions=3),
+            "judges are of question or pair, and questions at least 1, given faithful",
+        ),
         (lambda: pipelines.skills(Teacher(), {}, questions=0), "given none and {'questions': 0}"),
-        (lambda: pipelines.knowledge(Teacher(), {}, SKILLS[:1], words=50, pairs=2), "knowledge is made from documents, and .*json_record has none"),
+        (
+            lambda: pipelines.knowledge(Teacher(), {}, SKILLS[:1], words=50, pairs=2),
+            "knowledge is made from documents, and .*json_record has none",
+        ),
         (lambda: pipelines.knowledge(Teacher(), {}, [], words=0, pairs=2), "words, pairs at least 1"),
         (lambda: small(Teacher(), batch=0), "a batch holds at least 1 call, given questions, .* and 0"),
-        (lambda: pipelines.synthesise(LEAVES, Teacher(), ORACLE, journal=None, **SETTINGS | {"size": 6}), "has 5 seeds, too few for prompts of 6 examples"),
-        (lambda: pipelines.synthesise(LEAVES, Teacher(), ORACLE, journal=None, **SETTINGS | {"calls": 0}), "calls at least 1"),
-        (lambda: pipelines.synthesise(LEAVES, Teacher(), {"style": 1}, journal=None, **SETTINGS), "question or pair or faithful, and .*given style"),
-        (lambda: pipelines.run(leaf_local(SKILLS, calls=2, size=2, seed=0), [Careless()], journal=None, desc="x"), "block 'careless' was to give 1 items"),
+        (
+            lambda: pipelines.synthesise(LEAVES, Teacher(), ORACLE, journal=None, **SETTINGS | {"size": 6}),
+            "has 5 seeds, too few for prompts of 6 examples",
+        ),
+        (
+            lambda: pipelines.synthesise(LEAVES, Teacher(), ORACLE, journal=None, **SETTINGS | {"calls": 0}),
+            "calls at least 1",
+        ),
+        (
+            lambda: pipelines.synthesise(LEAVES, Teacher(), {"style": 1}, journal=None, **SETTINGS),
+            "question or pair or faithful, and .*given style",
+        ),
+        (
+            lambda: pipelines.run(leaf_local(SKILLS, calls=2, size=2, seed=0), [Careless()], journal=None, desc="x"),
+            "block 'careless' was to give 1 items",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_asked(call, message):

@@ -25,4 +25,8 @@ A note under its heading.
 def f():
     """Calls fit(x) or np.mean here."""
 '''
-    assert list(prose._prose(source)) == ["A sentence that stands over two lines.", "What x means. It is a number.", "A note under its heading."]
+    assert list(prose._prose(source)) == [
+        "A sentence that stands over two lines.",
+        "What x means. It is a number.",
+        "A note under its heading.",
+    ]

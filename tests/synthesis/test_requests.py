@@ -3,12 +3,16 @@ import pytest
 from lib.synthesis import requests, samplers
 from lib.synthesis.requests import Reply, Request
 
-REQUEST = Request("a", "answer", "x", "Adding.", (samplers.Example("a", "What is 1 + 1?", "2", ""),), question="What is 2 + 2?")
+REQUEST = Request(
+    "a", "answer", "x", "Adding.", (samplers.Example("a", "What is 1 + 1?", "2", ""),), question="What is 2 + 2?"
+)
 
 
 def test_a_reply_is_its_text_and_carries_labels():
     reply = Reply("1. a", [{"asked": "right"}])
-    assert reply == "1. a" and isinstance(reply, str) and reply.truth == ({"asked": "right"},) and Reply("b").truth == ()
+    assert (
+        reply == "1. a" and isinstance(reply, str) and reply.truth == ({"asked": "right"},) and Reply("b").truth == ()
+    )
 
 
 def test_an_unknown_ask_is_refused():
@@ -24,7 +28,9 @@ def test_lists_are_continued_from_their_numbers():
     assert requests.continued(" \n ", 3) == ""
     asked = requests.listing(r._replace(ask="answer", question="Add 7 and 7.", context="Seven."))
     assert asked.endswith("Answer: 2\n\nContext: Seven.\nQuestion: Add 7 and 7.\nAnswer:")
-    assert requests.listing(r._replace(ask="pairs", context="A text.")).startswith("A text.\n\nAdding.\n1. Question: What is 1 + 1?\nAnswer: 2\n2. ")
+    assert requests.listing(r._replace(ask="pairs", context="A text.")).startswith(
+        "A text.\n\nAdding.\n1. Question: What is 1 + 1?\nAnswer: 2\n2. "
+    )
 
 
 @pytest.mark.parametrize("ask", requests.ASKS)

@@ -11,7 +11,9 @@ MADE = [{"question": f"Made {i}?", "answer": "Yes."} for i in range(9)]
 
 
 def all_three(calls=60, size=3, seed=0):
-    return [f(SKILLS, calls=calls, size=size, seed=seed) for f in (samplers.pool, samplers.leaf_local, samplers.fake_leaf)]
+    return [
+        f(SKILLS, calls=calls, size=size, seed=seed) for f in (samplers.pool, samplers.leaf_local, samplers.fake_leaf)
+    ]
 
 
 def prompts(sampler, made=()):
@@ -63,7 +65,9 @@ def test_quotas():
     assert samplers.weighted_quotas({"a": 0, "b": 0.9}, 10, least=2) == {"a": 2, "b": 8}
     failures = {leaf.path: i / 11 for i, leaf in enumerate(SKILLS)}
     quotas = samplers.weighted_quotas(failures, 60)
-    assert sum(quotas.values()) == 60 and quotas[SKILLS[0].path] == 0 and quotas[SKILLS[-1].path] == max(quotas.values())
+    assert (
+        sum(quotas.values()) == 60 and quotas[SKILLS[0].path] == 0 and quotas[SKILLS[-1].path] == max(quotas.values())
+    )
     drawn = prompts(samplers.leaf_local(SKILLS, calls=60, size=2, seed=0, quotas=quotas))
     assert Counter(p.leaf for p in drawn) == Counter({k: v for k, v in quotas.items() if v})
 
@@ -71,14 +75,26 @@ def test_quotas():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: samplers.leaf_local(SKILLS, calls=9, size=6, seed=0), r"json_record has 5 seeds, too few for prompts of 6 examples"),
+        (
+            lambda: samplers.leaf_local(SKILLS, calls=9, size=6, seed=0),
+            r"json_record has 5 seeds, too few for prompts of 6 examples",
+        ),
         (lambda: samplers.fake_leaf(SKILLS, calls=9, size=6, seed=0), "has 5 seeds, too few for prompts of 6"),
-        (lambda: samplers.leaf_local([], calls=9, size=1, seed=0), "at least 1 leaf, call and example .* given 0, 9 and 1"),
+        (
+            lambda: samplers.leaf_local([], calls=9, size=1, seed=0),
+            "at least 1 leaf, call and example .* given 0, 9 and 1",
+        ),
         (lambda: samplers.leaf_local(SKILLS, calls=0, size=1, seed=0), "given 12, 0 and 1"),
         (lambda: samplers.pool(SKILLS, calls=9, size=200, seed=0), "prompts of 1 to 98 examples .* given 200 and 0"),
         (lambda: samplers.pool(SKILLS, calls=9, size=2, seed=0, machine=2), "given 2 and 2"),
-        (lambda: samplers.leaf_local(SKILLS, calls=9, size=1, seed=0, quotas={SKILLS[0].path: 9}), "quotas are of the 12 leaves and add up to 9"),
-        (lambda: samplers.weighted_quotas({"a": -1}, 3), "weights are at least 0, and 3 calls hold 0 for each leaf, given {'a': -1}"),
+        (
+            lambda: samplers.leaf_local(SKILLS, calls=9, size=1, seed=0, quotas={SKILLS[0].path: 9}),
+            "quotas are of the 12 leaves and add up to 9",
+        ),
+        (
+            lambda: samplers.weighted_quotas({"a": -1}, 3),
+            "weights are at least 0, and 3 calls hold 0 for each leaf, given {'a': -1}",
+        ),
         (lambda: samplers.weighted_quotas({"a": 1, "b": 1}, 3, least=2), "3 calls hold 2 for each leaf"),
     ],
 )

@@ -23,7 +23,10 @@ GROUNDED = [leaf for leaf in LEAVES if leaf.kind == "grounded"]
 
 
 def asked(sampler, n=5):
-    return [Request(f"{p.leaf}#{p.call}", "questions", p.leaf, p.task, p.examples, n) for p in (sampler.draw(i, ()) for i in range(sampler.calls))]
+    return [
+        Request(f"{p.leaf}#{p.call}", "questions", p.leaf, p.task, p.examples, n)
+        for p in (sampler.draw(i, ()) for i in range(sampler.calls))
+    ]
 
 
 def truths(teacher, requests):
@@ -37,24 +40,34 @@ def test_without_preference_and_errors_all_leaves_are_equal_and_all_is_valid():
     pool = truths(teacher, asked(samplers.pool(SKILLS, calls=300, size=8, seed=0), n=10))
     count = Counter(t["leaf"] for t in pool)
     seeds = sum(len(leaf.seeds) for leaf in SKILLS)
-    assert all(abs(count[leaf.path] / 3000 - len(leaf.seeds) / seeds) < 0.05 for leaf in SKILLS)  # as the pool's examples are
+    assert all(
+        abs(count[leaf.path] / 3000 - len(leaf.seeds) / seeds) < 0.05 for leaf in SKILLS
+    )  # as the pool's examples are
     assert all(t["asked"] == "right" for t in found + pool)
 
 
 def test_with_full_preference_a_pool_gives_the_mode_and_a_leaf_gives_itself():
     mode = teachers.Templated(SKILLS, seed=0, knobs=CLEAN._replace(b=1, zipf=float("inf")))
-    pool, fake, leaf = (asked(f(SKILLS, calls=48, size=3, seed=0)) for f in (samplers.pool, samplers.fake_leaf, samplers.leaf_local))
+    pool, fake, leaf = (
+        asked(f(SKILLS, calls=48, size=3, seed=0)) for f in (samplers.pool, samplers.fake_leaf, samplers.leaf_local)
+    )
     mixed = [r for r in pool + fake if len({x.leaf for x in r.examples}) > 1]
     assert len(mixed) > 70 and {t["leaf"] for t in truths(mode, mixed)} == {SKILLS[0].path}
     assert set(Counter(t["leaf"] for t in truths(mode, leaf)).values()) == {20}
-    soft = truths(teachers.Templated(SKILLS, seed=0, knobs=CLEAN._replace(b=1, zipf=1.0)), asked(samplers.pool(SKILLS, calls=300, size=8, seed=0), n=10))
+    soft = truths(
+        teachers.Templated(SKILLS, seed=0, knobs=CLEAN._replace(b=1, zipf=1.0)),
+        asked(samplers.pool(SKILLS, calls=300, size=8, seed=0), n=10),
+    )
     count, total = Counter(t["leaf"] for t in soft), sum(1 / r for r in range(1, 13))
     assert all(abs(count[leaf.path] / 3000 - 1 / r / total) < 0.04 for r, leaf in enumerate(SKILLS, 1))
 
 
 def test_a_pool_covers_less_than_leaves_do_as_b_grows():
     def first(b):
-        found = truths(teachers.Templated(SKILLS, seed=0, knobs=CLEAN._replace(b=b)), asked(samplers.pool(SKILLS, calls=100, size=4, seed=0)))
+        found = truths(
+            teachers.Templated(SKILLS, seed=0, knobs=CLEAN._replace(b=b)),
+            asked(samplers.pool(SKILLS, calls=100, size=4, seed=0)),
+        )
         return sum(t["leaf"] == SKILLS[0].path for t in found)
 
     assert first(0.0) < first(0.5) < first(1.0)
@@ -86,15 +99,29 @@ def test_errors_come_at_their_rates_and_the_labels_are_what_the_oracle_finds():
 
 def test_contexts_and_questions_about_them():
     teacher = teachers.Templated(LEAVES, seed=0)
-    requests = [Request(f"{leaf.path}#{i}", "contexts", leaf.path, leaf.task, tuple(samplers.examples(leaf)[:2]), 3) for leaf in GROUNDED for i in range(40)]
-    found = [(r, c, t) for r, reply in zip(requests, teacher(requests)) for c, t in zip(blocks.parse_list(reply, 3), reply.truth, strict=True)]
+    requests = [
+        Request(f"{leaf.path}#{i}", "contexts", leaf.path, leaf.task, tuple(samplers.examples(leaf)[:2]), 3)
+        for leaf in GROUNDED
+        for i in range(40)
+    ]
+    found = [
+        (r, c, t)
+        for r, reply in zip(requests, teacher(requests))
+        for c, t in zip(blocks.parse_list(reply, 3), reply.truth, strict=True)
+    ]
     assert all(c and (t["leaf"] == r.leaf) == (t["given"] == "right") for r, c, t in found)
     assert sum(t["given"] != "right" for *_, t in found) / len(found) == pytest.approx(0.1, abs=0.03)
-    about = [r._replace(id=f"{r.id}.{i}", ask="questions", context=c, n=2) for i, (r, c, t) in enumerate(found) if t["given"] == "right"]
+    about = [
+        r._replace(id=f"{r.id}.{i}", ask="questions", context=c, n=2)
+        for i, (r, c, t) in enumerate(found)
+        if t["given"] == "right"
+    ]
     checker = {leaf.path: leaf.checker for leaf in GROUNDED}
     for r, reply in zip(about, teacher(about)):
         for text, truth in zip(blocks.parse_list(reply, 2), reply.truth, strict=True):
-            assert (judges.form(text, r.context) == checker[r.leaf]) == (truth["asked"] == "right") or truth["asked"] == "unsafe"
+            assert (judges.form(text, r.context) == checker[r.leaf]) == (truth["asked"] == "right") or truth[
+                "asked"
+            ] == "unsafe"
 
 
 def test_a_reply_depends_on_its_request_and_the_seed_alone():
@@ -110,7 +137,9 @@ def test_the_templated_teacher_as_a_judge_errs_at_its_rate():
     leaf = SKILLS[0]
     seed = leaf.seeds[0]
     asks = ("judge question", "judge pair", "judge faithful")
-    requests = [Request(f"{i}", ask, leaf.path, question=seed.question, answer=seed.answer) for i in range(400) for ask in asks]
+    requests = [
+        Request(f"{i}", ask, leaf.path, question=seed.question, answer=seed.answer) for i in range(400) for ask in asks
+    ]
     found = [int(reply[-1]) for reply in teachers.Templated(LEAVES, seed=0)(requests)]
     for at, good in enumerate((1, 2, 1)):
         assert sum(s < good for s in found[at::3]) / 400 == pytest.approx(0.1, abs=0.04)
@@ -119,14 +148,32 @@ def test_the_templated_teacher_as_a_judge_errs_at_its_rate():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: teachers.Templated(SKILLS, seed=0, knobs=CLEAN._replace(wrong=1.2)), "shares lie in .* given Knobs.*wrong=1.2"),
-        (lambda: teachers.Templated(SKILLS, seed=0, knobs=CLEAN._replace(wrong=0.6, truncated=0.6)), "add up to at most 1"),
+        (
+            lambda: teachers.Templated(SKILLS, seed=0, knobs=CLEAN._replace(wrong=1.2)),
+            "shares lie in .* given Knobs.*wrong=1.2",
+        ),
+        (
+            lambda: teachers.Templated(SKILLS, seed=0, knobs=CLEAN._replace(wrong=0.6, truncated=0.6)),
+            "add up to at most 1",
+        ),
         (lambda: teachers.Templated(SKILLS, seed=0, knobs=CLEAN._replace(zipf=-1)), "zipf is at least 0"),
         (lambda: teachers.Templated([], seed=0), "knows leaves with a checker or documents, given none"),
-        (lambda: teachers.Templated([SKILLS[0]._replace(checker=None)], seed=0), "given compositional_skills/formats/json_record"),
-        (lambda: teachers.Templated(SKILLS, seed=0)([Request("a", "poem", "x")]), "asked for one of questions, contexts, .* given 'poem'"),
-        (lambda: teachers.Templated(SKILLS, seed=0)([Request("a", "contexts", "x")]), "none of the teacher's leaves is grounded, as a request of x needs"),
-        (lambda: teachers.Chat("localhost:1", "m", seed=0), "a base URL begins with http:// or https://, given 'localhost:1'"),
+        (
+            lambda: teachers.Templated([SKILLS[0]._replace(checker=None)], seed=0),
+            "given compositional_skills/formats/json_record",
+        ),
+        (
+            lambda: teachers.Templated(SKILLS, seed=0)([Request("a", "poem", "x")]),
+            "asked for one of questions, contexts, .* given 'poem'",
+        ),
+        (
+            lambda: teachers.Templated(SKILLS, seed=0)([Request("a", "contexts", "x")]),
+            "none of the teacher's leaves is grounded, as a request of x needs",
+        ),
+        (
+            lambda: teachers.Chat("localhost:1", "m", seed=0),
+            "a base URL begins with http:// or https://, given 'localhost:1'",
+        ),
     ],
 )
 def test_bad_input_is_refused(call, message):
@@ -139,7 +186,11 @@ def test_bad_input_is_refused(call, message):
 
 def test_the_continuing_teacher_samples_from_its_model_by_request(tiny_model, byte_tokenizer):
     teacher = teachers.Continuing(tiny_model, byte_tokenizer, max_new_tokens=12, temperature=1.0, seed=0)
-    requests = [Request(f"{i}", ask, "x", "Sums.", tuple(samplers.examples(SKILLS[0])[:1]), 2) for i in range(3) for ask in ("questions", "answer")]
+    requests = [
+        Request(f"{i}", ask, "x", "Sums.", tuple(samplers.examples(SKILLS[0])[:1]), 2)
+        for i in range(3)
+        for ask in ("questions", "answer")
+    ]
     whole = list(teacher(requests))
     assert whole == [x for r in requests for x in teacher([r])] and len({*whole} - {None}) > 3
     other = teachers.Continuing(tiny_model, byte_tokenizer, max_new_tokens=12, temperature=1.0, seed=1)
@@ -148,7 +199,9 @@ def test_the_continuing_teacher_samples_from_its_model_by_request(tiny_model, by
     cold = teachers.Continuing(tiny_model, byte_tokenizer, max_new_tokens=12, temperature=1e-6, seed=0)
     ids = byte_tokenizer.encode(listing(requests[1]), add_special_tokens=False)
     (greedy,) = generate(tiny_model, [ids], max_new_tokens=12, stop_ids=cold.stop, batch=1)
-    text = byte_tokenizer.decode(greedy.tokens, skip_special_tokens=True).split("\n\n")[0].split("\nQuestion:")[0].strip()
+    text = (
+        byte_tokenizer.decode(greedy.tokens, skip_special_tokens=True).split("\n\n")[0].split("\nQuestion:")[0].strip()
+    )
     assert list(cold([requests[1]])) == [text or None]
     with pytest.raises(ValueError, match="asked for 'judge pair'; judge with lib.synthesis.judges"):
         teacher([requests[0]._replace(ask="judge pair")])
@@ -186,7 +239,12 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.got, server.script, server.released, server.teacher = [], [], threading.Event(), lambda prompt: prompt.upper()
+    server.got, server.script, server.released, server.teacher = (
+        [],
+        [],
+        threading.Event(),
+        lambda prompt: prompt.upper(),
+    )
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -197,17 +255,26 @@ def server():
 
 
 def chat(server, **settings):
-    return teachers.Chat(f"http://127.0.0.1:{server.server_port}/v1/", "small", **{"seed": 0, "timeout": 2, "pause": 0.01} | settings)
+    return teachers.Chat(
+        f"http://127.0.0.1:{server.server_port}/v1/", "small", **{"seed": 0, "timeout": 2, "pause": 0.01} | settings
+    )
 
 
-REQUEST = Request("a", "answer", "x", "Adding.", (samplers.Example("a", "What is 1 + 1?", "2", ""),), question="What is 2 + 2?")
+REQUEST = Request(
+    "a", "answer", "x", "Adding.", (samplers.Example("a", "What is 1 + 1?", "2", ""),), question="What is 2 + 2?"
+)
 
 
 def test_the_client_asks_a_real_server_over_http(server, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert list(chat(server)([REQUEST, REQUEST._replace(id="b")])) == [instruction(REQUEST).upper()] * 2
     (path, body, key), (_, other, _) = server.got
-    assert path == "/v1/chat/completions" and key is None and body["model"] == "small" and body["messages"][0]["role"] == "user"
+    assert (
+        path == "/v1/chat/completions"
+        and key is None
+        and body["model"] == "small"
+        and body["messages"][0]["role"] == "user"
+    )
     assert body["seed"] != other["seed"] and body["temperature"] == 0.7 and body["max_tokens"] == 1024
     monkeypatch.setenv("MY_KEY", "abc")
     teacher = chat(server, key="MY_KEY")
@@ -245,11 +312,29 @@ def test_the_client_asks_transformers_serve(tmp_path, tiny_model, byte_tokenizer
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", str(tmp_path / "model"), "--host", "127.0.0.1"]
+    command = [
+        sys.executable,
+        "-c",
+        "from transformers.cli.transformers import main; main()",
+        "serve",
+        str(tmp_path / "model"),
+        "--host",
+        "127.0.0.1",
+    ]
     log = (tmp_path / "log").open("w")
-    server = subprocess.Popen([*command, "--port", str(port), "--device", "cpu", "--dtype", "float32"], stdout=log, stderr=subprocess.STDOUT)
+    server = subprocess.Popen(
+        [*command, "--port", str(port), "--device", "cpu", "--dtype", "float32"], stdout=log, stderr=subprocess.STDOUT
+    )
     try:
-        teacher = teachers.Chat(f"http://127.0.0.1:{port}/v1", str(tmp_path / "model"), seed=0, temperature=0.0, max_tokens=12, retries=8, pause=0.5)
+        teacher = teachers.Chat(
+            f"http://127.0.0.1:{port}/v1",
+            str(tmp_path / "model"),
+            seed=0,
+            temperature=0.0,
+            max_tokens=12,
+            retries=8,
+            pause=0.5,
+        )
         got = list(teacher([REQUEST]))
     finally:
         server.terminate()
@@ -272,10 +357,15 @@ def test_a_served_teacher_goes_through_the_whole_pipeline(server, tmp_path):
 
     server.teacher, teacher = reply, chat(server)
     leaf = next(leaf for leaf in SKILLS if leaf.checker == "sum")
-    judge = {"question": blocks.teacher_judge(teacher, "judge question", least=1), "pair": judges.oracle(LEAVES)["pair"]}
+    judge = {
+        "question": blocks.teacher_judge(teacher, "judge question", least=1),
+        "pair": judges.oracle(LEAVES)["pair"],
+    }
     sampler = samplers.leaf_local([leaf], calls=2, size=1, seed=0)
     result = synthesis.run(sampler, synthesis.skills(teacher, judge, questions=3), journal=tmp_path, desc="served")
-    assert len(result.rows) == 4 and Counter(x["dropped"] for x in result.dropped) == {"pair judge: score (1, kept from 2)": 2}
+    assert len(result.rows) == 4 and Counter(x["dropped"] for x in result.dropped) == {
+        "pair judge: score (1, kept from 2)": 2
+    }
     asked = len(server.got)
     again = synthesis.run(sampler, synthesis.skills(teacher, judge, questions=3), journal=tmp_path, desc="served")
     assert again == result and len(server.got) == asked

@@ -13,15 +13,24 @@ from lib.harness.paths import DATA
 from lib.taxonomy import checkers, tree
 
 OURS = DATA / "taxonomy"
-FREEFORM, GROUNDED, KNOWLEDGE = "compositional_skills/counting", "compositional_skills/grounded/reading", "knowledge/towns/aske"
+FREEFORM, GROUNDED, KNOWLEDGE = (
+    "compositional_skills/counting",
+    "compositional_skills/grounded/reading",
+    "knowledge/towns/aske",
+)
 HEAD = "version: 3\ncreated_by: someone\n"
 DOCUMENT = "# Aske\n\nAske has 5 gates. The gates are green. Its mayor is Ida Mott.\n"
 FACT = {"question": "Which colour are the gates of Aske?", "answer": "green", "distractors": ["red", "blue", "white"]}
 FILES = {
-    FREEFORM: HEAD + "task_description: Saying what comes next.\nseed_examples:\n" + "".join(f"  - question: What follows {n}?\n    answer: Number {n + 1}.\n" for n in range(5)),
-    GROUNDED: HEAD + "task_description: Reading.\nseed_examples:\n" + "".join(f"  - context: Box {n} is red.\n    question: Which box is red?\n    answer: Box {n}.\n" for n in range(5)),
-    KNOWLEDGE: HEAD + "domain: Aske\ndocument_outline: The town of Aske.\ndocument:\n  repo: .\n  commit: HEAD\n  patterns:\n    - town.md\nseed_examples:\n"
-    + "".join(f"  - context: Passage {n} of Aske.\n    questions_and_answers:\n" + "".join(f"      - question: What is {m} in {n}?\n        answer: It is {m}.\n" for m in range(3)) for n in range(5)),
+    FREEFORM: HEAD + "task_description: Saying what comes next.\nseed_examples:\n" + "".join("  - question: What "
+        f"follows {n}?\n    answer: Number {n + 1}.\n" for n in range(5)),
+    GROUNDED: HEAD + "task_description: Reading.\nseed_examples:\n" + "".join(f"  - context: Box {n} is red.\n    "
+        f"question: Which box is red?\n    answer: Box {n}.\n" for n in range(5)),
+    KNOWLEDGE: HEAD + "domain: Aske\ndocument_outline: The town of Aske.\ndocument:\n  repo: .\n  commit: HEAD\n  "
+        "patterns:\n    - "
+        "town.md\nseed_examples:\n"
+    + "".join(f"  - context: Passage {n} of Aske.\n    questions_and_answers:\n" + "".join("      - question: What "
+        f"is {m} in {n}?\n        answer: It is {m}.\n" for m in range(3)) for n in range(5)),
 }  # fmt: skip
 
 
@@ -44,7 +53,12 @@ def published(name):
     from referencing.jsonschema import DRAFT202012
 
     folder = resources.files("instructlab.schema") / "v3"
-    read = lambda uri: Resource.from_contents(json.loads((folder / uri).read_text(encoding="utf-8")), default_specification=DRAFT202012)  # noqa: E731
+
+    def read(uri):
+        return Resource.from_contents(
+            json.loads((folder / uri).read_text(encoding="utf-8")), default_specification=DRAFT202012
+        )  # noqa: E731
+
     return Draft202012Validator(read(f"{name}.json").contents, registry=Registry(retrieve=read))
 
 
@@ -54,7 +68,10 @@ def seen(leaf, text):
         content = yaml.safe_load(text)
     except yaml.YAMLError:
         return ["yaml"]
-    return [e.json_path.removeprefix("$").removeprefix(".") for e in published("knowledge" if leaf.startswith("knowledge") else "compositional_skills").iter_errors(content)]
+    return [
+        e.json_path.removeprefix("$").removeprefix(".")
+        for e in published("knowledge" if leaf.startswith("knowledge") else "compositional_skills").iter_errors(content)
+    ]
 
 
 def test_every_leaf_of_ours_is_valid_here_and_under_the_published_schema():
@@ -70,9 +87,15 @@ def test_our_tree_is_of_the_kinds_and_sizes_that_it_is_said_to_be():
     kinds = [leaf.kind for leaf in leaves]
     assert {k: kinds.count(k) for k in kinds} == {"knowledge": 6, "foundational": 6, "freeform": 6, "grounded": 4}
     skills = [leaf for leaf in leaves if leaf.kind != "knowledge"]
-    assert {leaf.path: leaf.checker for leaf in skills} == checkers.LEAVES and set(checkers.LEAVES.values()) == set(checkers.CHECKERS)
-    assert len({leaf.path.count("/") for leaf in leaves}) >= 3 and max(len(leaf.seeds) for leaf in skills) == 40  # unbalanced, on purpose
-    asked = [(s.question, s.context if leaf.kind == "grounded" else "") for leaf in leaves for s in leaf.seeds] + [(f.question, "") for leaf in leaves for f in leaf.facts]
+    assert {leaf.path: leaf.checker for leaf in skills} == checkers.LEAVES and set(checkers.LEAVES.values()) == set(
+        checkers.CHECKERS
+    )
+    assert (
+        len({leaf.path.count("/") for leaf in leaves}) >= 3 and max(len(leaf.seeds) for leaf in skills) == 40
+    )  # unbalanced, on purpose
+    asked = [(s.question, s.context if leaf.kind == "grounded" else "") for leaf in leaves for s in leaf.seeds] + [
+        (f.question, "") for leaf in leaves for f in leaf.facts
+    ]
     assert len(set(asked)) == len(asked)  # no question stands in two leaves
 
 
@@ -97,9 +120,19 @@ def test_leaves_are_read_in_full(tmp_path):
     freeform, grounded, knowledge = tree.load(write(tmp_path))
     assert freeform == tree.Leaf(FREEFORM, "freeform", "Saying what comes next.", freeform.seeds)
     assert freeform.seeds[4] == tree.Seed("What follows 4?", "Number 5.", "", 13)
-    assert grounded.kind == "grounded" and grounded.seeds[1] == tree.Seed("Which box is red?", "Box 1.", "Box 1 is red.", 8)
-    assert knowledge.documents == (tree.Document("town.md", DOCUMENT.strip()),) and knowledge.outline == "The town of Aske." and knowledge.task == "Aske"
-    assert len(knowledge.seeds) == 15 and knowledge.seeds[-1][:3] == ("What is 2 in 4?", "It is 2.", "Passage 4 of Aske.")
+    assert grounded.kind == "grounded" and grounded.seeds[1] == tree.Seed(
+        "Which box is red?", "Box 1.", "Box 1 is red.", 8
+    )
+    assert (
+        knowledge.documents == (tree.Document("town.md", DOCUMENT.strip()),)
+        and knowledge.outline == "The town of Aske."
+        and knowledge.task == "Aske"
+    )
+    assert len(knowledge.seeds) == 15 and knowledge.seeds[-1][:3] == (
+        "What is 2 in 4?",
+        "It is 2.",
+        "Passage 4 of Aske.",
+    )
     assert knowledge.facts == (tree.Fact(FACT["question"], "green", ("red", "blue", "white")),)
     assert tree.load(str(tmp_path)) == [freeform, grounded, knowledge]
 
@@ -108,43 +141,73 @@ MUTATIONS = [  # leaf, text, what stands in its place, line, field, words, wheth
     (FREEFORM, "version: 3", "version: 2", 1, "version", "the number 3 is wanted, given a number (2)", True),
     (FREEFORM, "version: 3", "version: '3'", 1, "version", "the number 3 is wanted, given '3'", True),
     (KNOWLEDGE, "version: 3\n", "", 1, "version", "missing; needed are version, created_by, domain", True),
-    (FREEFORM, "created_by", "author", 2, "author", "unknown field; allowed are version, created_by, task_description, seed_examples", True),
-    (FREEFORM, "    answer: Number 3.", "    answer: Number 3.\n    contxt: x", 11, "seed_examples[2].contxt", "unknown field, did you mean context; allowed are question, answer, context", True),
-    (FREEFORM, "  - question: What follows 4?\n    answer: Number 5.\n", "", 5, "seed_examples", "4 seed examples given, at least 5 are needed", True),
-    (FREEFORM, "    answer: Number 3.\n", "", 9, "seed_examples[2].answer", "missing; needed are question, answer", True),
-    (FREEFORM, "answer: Number 3.", "answer: 3", 10, "seed_examples[2].answer", "text is wanted, given a number (3); put it in quotes", True),
-    (FREEFORM, "answer: Number 3.", "answer: yes", 10, "seed_examples[2].answer", "text is wanted, given a yes or no (yes)", True),
-    (FREEFORM, "answer: Number 3.", "answer: 2001-02-03", 10, "seed_examples[2].answer", "text is wanted, given a date (2001-02-03)", True),
+    (FREEFORM, "created_by", "author", 2, "author", "unknown field; allowed are version, created_by, "
+        "task_description, seed_examples", True),
+    (FREEFORM, "    answer: Number 3.", "    answer: Number 3.\n    "
+        "contxt: x", 11, "seed_examples[2].contxt", "unknown "
+        "field, did you mean context; allowed are question, answer, context", True),
+    (FREEFORM, "  - question: What follows 4?\n    answer: "
+        "Number 5.\n", "", 5, "seed_examples", "4 seed examples given, at least 5 are needed", True),
+    (FREEFORM, "    answer: Number 3.\n", "", 9, "seed_examples[2].answer", "missing; needed are question, "
+        "answer", True),
+    (FREEFORM, "answer: Number 3.", "answer: 3", 10, "seed_examples[2].answer", "text is wanted, given a number (3); "
+        "put it in quotes", True),
+    (FREEFORM, "answer: Number 3.", "answer: yes", 10, "seed_examples[2].answer", "text is wanted, given a yes or no "
+        "(yes)", True),
+    (FREEFORM, "answer: Number 3.", "answer: 2001-02-03", 10, "seed_examples[2].answer", "text is wanted, given a "
+        "date (2001-02-03)", True),
     (FREEFORM, "answer: Number 3.", "answer:", 10, "seed_examples[2].answer", "text is wanted, given nothing", True),
     (FREEFORM, "answer: Number 3.", "answer: ''", 10, "seed_examples[2].answer", "the text is empty", True),
     (FREEFORM, "answer: Number 3.", "answer: '  '", 10, "seed_examples[2].answer", "the text is empty", False),
-    (FREEFORM, "answer: Number 3.", "answer: [a, b]", 10, "seed_examples[2].answer", "text is wanted, given a list", True),
-    (FREEFORM, "    answer: Number 3.", "    answer: Number 3.\n    context: x", 9, "seed_examples[2].context", "given, and 1 of 5 seeds have one: a leaf is grounded in all its seeds or in none", False),
-    (GROUNDED, "  - context: Box 4 is red.\n    question", "  - question", 17, "seed_examples[4].context", "missing, and 4 of 5 seeds have one", False),
-    (FREEFORM, "What follows 3?", "what  follows 0?", 11, "seed_examples.question", "asked before in line 5: 'what  follows 0?'", False),
+    (FREEFORM, "answer: Number 3.", "answer: [a, b]", 10, "seed_examples[2].answer", "text is wanted, given a list",
+        True),
+    (FREEFORM, "    answer: Number 3.", "    answer: Number 3.\n    "
+        "context: x", 9, "seed_examples[2].context", "given, and 1 of 5 seeds have one: a leaf is grounded in all "
+            "its seeds or in none", False),
+    (GROUNDED, "  - context: Box 4 is red.\n    "
+        "question", "  - question", 17, "seed_examples[4].context", "missing, and 4 of 5 seeds have one", False),
+    (FREEFORM, "What follows 3?", "what  follows 0?", 11, "seed_examples.question", "asked before in line 5: 'what  "
+        "follows 0?'", False),
     (GROUNDED, "Box 3 is red", "Box 0 is red", 14, "seed_examples.question", "asked before in line 5", False),
-    (FREEFORM, "    answer: Number 3.", "\tanswer: Number 3.", 10, "answer", "a tab in the indentation; YAML is indented by spaces", True),
-    (FREEFORM, "    answer: Number 3.", "    answer: Number 3.\n    answer: Number 4.", 11, "seed_examples[2].answer", "given twice, first in line 10", False),
-    (FREEFORM, "created_by: someone", "created_by: someone\ncreated_by: else", 3, "created_by", "given twice, first in line 2", False),
-    (FREEFORM, "created_by: someone", 'created_by: "someone', 2, "created_by", "not YAML: found unexpected end of stream", True),
+    (FREEFORM, "    answer: Number 3.", "\tanswer: Number 3.", 10, "answer", "a tab in the indentation; YAML is "
+        "indented by spaces", True),
+    (FREEFORM, "    answer: Number 3.", "    answer: Number 3.\n    answer: "
+        "Number 4.", 11, "seed_examples[2].answer", "given twice, first in line 10", False),
+    (FREEFORM, "created_by: someone", "created_by: "
+        "someone\ncreated_by: else", 3, "created_by", "given twice, first in line 2", False),
+    (FREEFORM, "created_by: someone", 'created_by: "someone', 2, "created_by", "not YAML: found unexpected end of "
+        "stream", True),
     (FREEFORM, FILES[FREEFORM], "# nothing\n", 1, ".", "the file is empty", True),
-    (FREEFORM, FILES[FREEFORM], "- 3\n", 1, ".", "fields version, created_by, task_description, seed_examples are wanted, given a list", True),
+    (FREEFORM, FILES[FREEFORM], "- 3\n", 1, ".", "fields version, created_by, task_description, seed_examples are "
+        "wanted, given a list", True),
     (FREEFORM, FILES[FREEFORM], "a: " + "[" * 3000 + "]" * 3000, 1, "a", "not YAML: nested too deeply", None),
-    (KNOWLEDGE, "    - town.md", "    - city.md", 9, "document.patterns[0]", "no file matches 'city.md' in aske/", False),
-    (KNOWLEDGE, "    - town.md", "    - ../town.md", 9, "document.patterns[0]", "documents lie in the leaf's folder, given '../town.md'", False),
-    (KNOWLEDGE, "    - town.md", "    - facts.jsonl\n    - town.md", 9, "document.patterns[0]", "documents are Markdown files (.md) of the leaf's folder, 'facts.jsonl' gives facts.jsonl", False),
-    (KNOWLEDGE, "    - town.md", "    - town.md\n    - town.md", 10, "document.patterns[1]", "given twice: 'town.md'", True),
+    (KNOWLEDGE, "    - town.md", "    - city.md", 9, "document.patterns[0]", "no file matches 'city.md' in "
+        "aske/", False),
+    (KNOWLEDGE, "    - town.md", "    - ../town.md", 9, "document.patterns[0]", "documents lie in the leaf's folder, "
+        "given '../town.md'", False),
+    (KNOWLEDGE, "    - town.md", "    - facts.jsonl\n    - town.md", 9, "document.patterns[0]", "documents are "
+        "Markdown files (.md) of the leaf's folder, 'facts.jsonl' gives facts.jsonl", False),
+    (KNOWLEDGE, "    - town.md", "    - town.md\n    - town.md", 10, "document.patterns[1]", "given twice: 'town.md'",
+        True),
     (KNOWLEDGE, "    - town.md", "    - a**\n    - town.md", 9, "document.patterns[0]", "'a**' is no pattern", False),
-    (KNOWLEDGE, "  patterns:\n    - town.md\n", "  patterns: []\n", 8, "document.patterns", "0 patterns given, at least 1 are needed", True),
-    (KNOWLEDGE, "  patterns:\n    - town.md\n", "  patterns: town.md\n", 8, "document.patterns", "a list of patterns is wanted, given text", True),
+    (KNOWLEDGE, "  patterns:\n    - town.md\n", "  patterns: []\n", 8, "document.patterns", "0 patterns given, at "
+        "least 1 are needed", True),
+    (KNOWLEDGE, "  patterns:\n    - town.md\n", "  patterns: town.md\n", 8, "document.patterns", "a list of patterns "
+        "is wanted, given text", True),
     (KNOWLEDGE, "document_outline: The town of Aske.\n", "", 1, "document_outline", "missing; needed are", True),
-    (KNOWLEDGE, "      - question: What is 2 in 0?\n        answer: It is 2.\n", "", 13, "seed_examples[0].questions_and_answers", "2 questions with answers given, at least 3 are needed", True),
+    (KNOWLEDGE, "      - question: What is 2 in 0?\n        answer: It "
+        "is 2.\n", "", 13, "seed_examples[0].questions_and_answers", "2 questions with answers given, at least 3 are "
+            "needed", True),
     (KNOWLEDGE, "What is 1 in 3?", "What is 1 in 2?", 39, "seed_examples.question", "asked before in line 31", False),
-    (KNOWLEDGE, "        answer: It is 1.\n      - question: What is 2 in 4?", "        answer: It is 1.\n        note: x\n      - question: What is 2 in 4?", 49, "seed_examples[4].questions_and_answers[1].note", "unknown field; allowed are question, answer", False),
+    (KNOWLEDGE, "        answer: It is 1.\n      - question: What is 2 in 4?", "        answer: It is 1.\n        "
+        "note: x\n      - question: What is 2 in 4?", 49, "seed_examples[4].questions_and_answers[1].note", "unknown "
+            "field; allowed are question, answer", False),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("leaf, old, new, line, field, words, public", MUTATIONS, ids=[f"{i}-{m[4]}" for i, m in enumerate(MUTATIONS)])
+@pytest.mark.parametrize(
+    "leaf, old, new, line, field, words, public", MUTATIONS, ids=[f"{i}-{m[4]}" for i, m in enumerate(MUTATIONS)]
+)
 def test_mistakes_are_named_by_file_line_and_field(tmp_path, leaf, old, new, line, field, words, public):
     assert FILES[leaf].count(old) == 1
     text = FILES[leaf].replace(old, new)
@@ -156,14 +219,25 @@ def test_mistakes_are_named_by_file_line_and_field(tmp_path, leaf, old, new, lin
     assert str(error.value).startswith(problems[0])
     if public is not None:
         places = seen(leaf, text)
-        assert bool(places) == public and (places in ([], ["yaml"]) or any(field.startswith(place) for place in places)), places
+        assert bool(places) == public and (
+            places in ([], ["yaml"]) or any(field.startswith(place) for place in places)
+        ), places
 
 
 def changes(content, path=()):
-    """(what, content with one thing changed): every value in turn taken out, emptied, or of another type; a field added to every mapping."""
+    """(what, content with one thing changed): every value in turn taken out, emptied, or of another type; a field added
+    to every mapping."""
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in list(items):
-        for what, new in (("gone", None), ("number", 5), ("empty text", ""), ("empty list", []), ("text", "other"), ("null", None), ("list", ["a"])):
+        for what, new in (
+            ("gone", None),
+            ("number", 5),
+            ("empty text", ""),
+            ("empty list", []),
+            ("text", "other"),
+            ("null", None),
+            ("list", ["a"]),
+        ):
             changed = copy.deepcopy(content)
             if what == "gone":
                 del changed[key]
@@ -181,7 +255,9 @@ def changes(content, path=()):
 @pytest.mark.parametrize("leaf", FILES)
 def test_whatever_the_published_schema_refuses_is_refused_here(tmp_path, leaf):
     """And what is refused here alone is refused for a stated reason."""
-    stricter = re.compile(r"asked before|no file matches|of 5 seeds have one|questions_and_answers\[\d\]\.more: unknown field")
+    stricter = re.compile(
+        r"asked before|no file matches|of 5 seeds have one|questions_and_answers\[\d\]\.more: unknown field"
+    )
     content, refused, valid = yaml.safe_load(FILES[leaf]), 0, 0
     write(tmp_path)
     for what, changed in changes(content):
@@ -202,20 +278,31 @@ def test_whatever_the_published_schema_refuses_is_refused_here(tmp_path, leaf):
 @pytest.mark.parametrize(
     "files, problem",
     [
-        ({"knowledge/qna.yaml": "x: 1"}, "knowledge/qna.yaml:1 path: a leaf lies in a folder below knowledge, foundational_skills, compositional_skills, given 'knowledge'"),
+        ({"knowledge/qna.yaml": "x: 1"}, "knowledge/qna.yaml:1 path: a leaf lies in a folder below knowledge, "
+            "foundational_skills, "
+            "compositional_skills, given 'knowledge'"),
         ({"tricks/juggling/qna.yaml": "x: 1"}, "tricks/juggling/qna.yaml:1 path: a leaf lies in a folder below"),
         ({f"{KNOWLEDGE}/town.md": ""}, f"{KNOWLEDGE}/qna.yaml:9 document.patterns[0]: town.md is empty"),
-        ({f"{KNOWLEDGE}/town.md": b"caf\xe9"}, f"{KNOWLEDGE}/qna.yaml:9 document.patterns[0]: town.md is not UTF-8 text"),
-        ({f"{FREEFORM}/qna.yaml": b"version: 3\ncreated_by: \xe9"}, f"{FREEFORM}/qna.yaml:2 .: not UTF-8 text (byte 23)"),
-        ({f"{FREEFORM}/qna.yaml": "version: 3\n\nx: \x07"}, f"{FREEFORM}/qna.yaml:3 x: not YAML: special characters are not allowed"),
+        ({f"{KNOWLEDGE}/town.md": b"caf\xe9"}, f"{KNOWLEDGE}/qna.yaml:9 document.patterns[0]: town.md is not "
+            "UTF-8 text"),
+        ({f"{FREEFORM}/qna.yaml": b"version: 3\ncreated_by: \xe9"}, f"{FREEFORM}/qna.yaml:2 .: not UTF-8 text "
+            "(byte 23)"),
+        ({f"{FREEFORM}/qna.yaml": "version: 3\n\nx: \x07"}, f"{FREEFORM}/qna.yaml:3 x: not YAML: special characters "
+            "are not allowed"),
         ({f"{FREEFORM}2/qna.yml": "x: 1"}, f"{FREEFORM}2/qna.yml:1 name: a leaf's file is named qna.yaml"),
         ({f"{KNOWLEDGE}/facts.jsonl": "\n{"}, f"{KNOWLEDGE}/facts.jsonl:2 .: not JSON: "),
-        ({f"{KNOWLEDGE}/facts.jsonl": '{"question": "x"}'}, f"{KNOWLEDGE}/facts.jsonl:1 .: fields question, answer, distractors are wanted, given question"),
-        ({f"{KNOWLEDGE}/facts.jsonl": json.dumps(FACT | {"distractors": ["red", "blue"]})}, f"{KNOWLEDGE}/facts.jsonl:1 distractors: a question, an answer and a list of 3 distractors are wanted"),
-        ({f"{KNOWLEDGE}/facts.jsonl": json.dumps(FACT | {"distractors": ["red", "blue", "Green"]})}, f"{KNOWLEDGE}/facts.jsonl:1 distractors: the options are not different: green, red, blue, Green"),
-        ({f"{KNOWLEDGE}/facts.jsonl": json.dumps(FACT | {"answer": "grey"})}, f"{KNOWLEDGE}/facts.jsonl:1 answer: 'grey' stands in none of the leaf's documents"),
-        ({f"{KNOWLEDGE}/facts.jsonl": json.dumps(FACT | {"question": "What is 1 in 3?"})}, f"{KNOWLEDGE}/facts.jsonl:1 question: asked before, by a seed or another fact: 'What is 1 in 3?'"),
-        ({f"{KNOWLEDGE}/facts.jsonl": (json.dumps(FACT) + "\n") * 2}, f"{KNOWLEDGE}/facts.jsonl:2 question: asked before"),
+        ({f"{KNOWLEDGE}/facts.jsonl": '{"question": "x"}'}, f"{KNOWLEDGE}/facts.jsonl:1 .: fields question, answer, "
+            "distractors are wanted, given question"),
+        ({f"{KNOWLEDGE}/facts.jsonl": json.dumps(FACT | {"distractors": ["red", "blue"]})},
+            f"{KNOWLEDGE}/facts.jsonl:1 distractors: a question, an answer and a list of 3 distractors are wanted"),
+        ({f"{KNOWLEDGE}/facts.jsonl": json.dumps(FACT | {"distractors": ["red", "blue", "Green"]})},
+            f"{KNOWLEDGE}/facts.jsonl:1 distractors: the options are not different: green, red, blue, Green"),
+        ({f"{KNOWLEDGE}/facts.jsonl": json.dumps(FACT | {"answer": "grey"})}, f"{KNOWLEDGE}/facts.jsonl:1 answer: "
+            "'grey' stands in none of the leaf's documents"),
+        ({f"{KNOWLEDGE}/facts.jsonl": json.dumps(FACT | {"question": "What is 1 in 3?"})},
+            f"{KNOWLEDGE}/facts.jsonl:1 question: asked before, by a seed or another fact: 'What is 1 in 3?'"),
+        ({f"{KNOWLEDGE}/facts.jsonl": (json.dumps(FACT) + "\n") * 2}, f"{KNOWLEDGE}/facts.jsonl:2 question: asked "
+            "before"),
     ],
 )  # fmt: skip
 def test_mistakes_in_other_files(tmp_path, files, problem):
@@ -226,17 +313,35 @@ def test_mistakes_in_other_files(tmp_path, files, problem):
 def test_a_link_out_of_the_leaf_is_no_document(tmp_path):
     write(tmp_path, **{f"{KNOWLEDGE}/town.md": None, "elsewhere.md": DOCUMENT})
     (tmp_path / KNOWLEDGE / "town.md").symlink_to(tmp_path / "elsewhere.md")
-    assert tree.check(tmp_path) == [f"{KNOWLEDGE}/qna.yaml:9 document.patterns[0]: documents are Markdown files (.md) of the leaf's folder, 'town.md' gives town.md"]
+    assert tree.check(tmp_path) == [
+        f"{KNOWLEDGE}/qna.yaml:9 document.patterns[0]: documents are Markdown files (.md) of the leaf's folder, "
+        "'town.md' gives town.md"
+    ]
 
 
 def test_all_problems_are_said_and_hidden_folders_are_not_read(tmp_path):
-    write(tmp_path, **{f"{FREEFORM}/qna.yaml": FILES[FREEFORM].replace("version: 3", "version: 1").replace("Number 2.", "2").replace("Number 5.", "''"), ".git/x/qna.yaml": "x"})
+    write(
+        tmp_path,
+        **{
+            f"{FREEFORM}/qna.yaml": FILES[FREEFORM]
+            .replace("version: 3", "version: 1")
+            .replace("Number 2.", "2")
+            .replace("Number 5.", "''"),
+            ".git/x/qna.yaml": "x",
+        },
+    )
     problems = tree.check(tmp_path)
     assert [p.split(" ")[0].rpartition(":")[2] for p in problems] == ["1", "8", "14"]
-    with pytest.raises(ValueError, match=r"qna.yaml:1 version: .* \(and 2 more: plumbline taxonomy check lists them\)$"):
+    with pytest.raises(
+        ValueError, match=r"qna.yaml:1 version: .* \(and 2 more: plumbline taxonomy check lists them\)$"
+    ):
         tree.load(tmp_path)
     for read in (tree.load, tree.check):
-        with pytest.raises(FileNotFoundError, match="no qna.yaml below .*; a taxonomy is a folder with some of knowledge, foundational_skills, compositional_skills"):
+        with pytest.raises(
+            FileNotFoundError,
+            match="no qna.yaml below .*; a taxonomy is a folder with some of knowledge, foundational_skills, "
+            "compositional_skills",
+        ):
             read(tmp_path / "elsewhere")
 
 
@@ -246,7 +351,9 @@ def test_a_seed_that_fails_its_leafs_checker_is_a_problem(tmp_path):
     first = tree.load(OURS)[[x.path for x in tree.load(OURS)].index(leaf)].seeds[0]
     assert first.answer == "42"
     write(tmp_path, **{f"{leaf}/qna.yaml": text.replace("'42'", "'43'", 1)})
-    assert tree.check(tmp_path) == [f"{leaf}/qna.yaml:{first.line} seed_examples[0].answer: does not pass the leaf's checker 'sum', given '43'"]
+    assert tree.check(tmp_path) == [
+        f"{leaf}/qna.yaml:{first.line} seed_examples[0].answer: does not pass the leaf's checker 'sum', given '43'"
+    ]
 
 
 def test_the_tree_is_drawn_with_its_counts(tmp_path):
@@ -261,14 +368,35 @@ def test_the_tree_is_drawn_with_its_counts(tmp_path):
     )
     assert tree.outline([]) == ""
     ours = tree.outline(tree.load(OURS))
-    assert "language/                 3 leaves" in ours and re.search(r"\n    addition +foundational, 40 seeds, checker sum\n", ours)
+    assert "language/                 3 leaves" in ours and re.search(
+        r"\n    addition +foundational, 40 seeds, checker sum\n", ours
+    )
 
 
 def test_the_command(tmp_path):
     run = lambda *a: CliRunner().invoke(cli.app, ["taxonomy", "check", *a])  # noqa: E731
     good = run()
     assert good.exit_code == 0 and good.output.endswith("22 leaves in form\n") and good.output.startswith("knowledge/ ")
-    bad = run(str(write(tmp_path, **{f"{FREEFORM}/qna.yaml": FILES[FREEFORM].replace("version: 3", "version: 2").replace("Number 5.", "''")})))
-    assert bad.exit_code == 1 and len(bad.output.splitlines()) == 2 and bad.output.startswith(f"{FREEFORM}/qna.yaml:1 version: ")
+    bad = run(
+        str(
+            write(
+                tmp_path,
+                **{
+                    f"{FREEFORM}/qna.yaml": FILES[FREEFORM]
+                    .replace("version: 3", "version: 2")
+                    .replace("Number 5.", "''")
+                },
+            )
+        )
+    )
+    assert (
+        bad.exit_code == 1
+        and len(bad.output.splitlines()) == 2
+        and bad.output.startswith(f"{FREEFORM}/qna.yaml:1 version: ")
+    )
     none = run(str(tmp_path / "elsewhere"))
-    assert none.exit_code == 2 and none.output.startswith("plumbline: no qna.yaml below ") and "Traceback" not in none.output
+    assert (
+        none.exit_code == 2
+        and none.output.startswith("plumbline: no qna.yaml below ")
+        and "Traceback" not in none.output
+    )

@@ -24,9 +24,12 @@ def test_values_come_with_their_lines(tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a: 1\na: 2\n", "a.yaml:2 a: given twice, first in line 1"), ("nmae: x\n", "a.yaml:1 nmae: unknown field, did you mean name; allowed are name, a"),
-        ("name: x\n\ty: 1\n", "a.yaml:2 y: a tab in the indentation; YAML is indented by spaces"), ("", "a.yaml:1 .: the file is empty"),
-        (b"name: \xff\n", "a.yaml:1 .: not UTF-8 text (byte 6)"), ("- x\n", "a.yaml:1 .: fields name, a are wanted, given a list"),
+        ("a: 1\na: 2\n", "a.yaml:2 a: given twice, first in line 1"), ("nmae: x\n", "a.yaml:1 nmae: unknown field, "
+            "did you mean name; allowed are name, a"),
+        ("name: x\n\ty: 1\n", "a.yaml:2 y: a tab in the indentation; YAML is indented by "
+            "spaces"), ("", "a.yaml:1 .: the file is empty"),
+        (b"name: \xff\n", "a.yaml:1 .: not UTF-8 text (byte 6)"), ("- x\n", "a.yaml:1 .: fields name, a are wanted, "
+            "given a list"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_line_and_field(tmp_path, text, sentence):

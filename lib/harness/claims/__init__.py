@@ -1,8 +1,9 @@
-"""Claims of each paper as rules, written before the runs they judge; verdicts are computed from pooled per-prompt scores.
+"""Claims of each paper as rules, written before the runs they judge; verdicts are computed from pooled per-prompt
+scores.
 
-Verdicts: holds, direction holds, not resolved, fails, not run (and smoke, which is no evidence). Fewer than three seeds are never more
-than not resolved, except where nothing depends on a seed (`trained=False`). One module a paper: its CLAIMS, and TABLE, the columns of
-its table of arms.
+Verdicts: holds, direction holds, not resolved, fails, not run (and smoke, which is no evidence). Fewer than three seeds
+are never more than not resolved, except where nothing depends on a seed (`trained=False`). One module a paper: its
+CLAIMS, and TABLE, the columns of its table of arms.
 """
 
 from __future__ import annotations
@@ -15,7 +16,20 @@ from lib.harness.claims import attribute_control, lab, mrpo, qdpo, sea
 from lib.harness.claims.rules import NotRun, Pool
 
 MIN_SEEDS = 3
-COLUMNS = ["claim", "paper", "statement", "source", "published", "ours", "low", "high", "n", "seeds", "preset", "verdict"]
+COLUMNS = [
+    "claim",
+    "paper",
+    "statement",
+    "source",
+    "published",
+    "ours",
+    "low",
+    "high",
+    "n",
+    "seeds",
+    "preset",
+    "verdict",
+]
 PAPERS = {"qdpo": qdpo, "lab": lab, "attribute_control": attribute_control, "mrpo": mrpo, "sea": sea}
 
 

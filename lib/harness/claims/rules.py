@@ -1,8 +1,8 @@
 """What claims are made of: pooled per-prompt scores of the cited runs, and rules that turn them into verdicts.
 
-A rule sees a `Pool`: the items of all cited runs of one paper and preset, seeds stacked. Intervals are 95 % paired bootstraps that
-resample prompts and keep all seeds of a prompt together; where one claim is tested on several metrics, the level is
-Bonferroni-corrected.
+A rule sees a `Pool`: the items of all cited runs of one paper and preset, seeds stacked. Intervals are 95 % paired
+bootstraps that resample prompts and keep all seeds of a prompt together; where one claim is tested on several metrics,
+the level is Bonferroni-corrected.
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ LEVEL = 0.95
 WINS = "wins by "  # before a metric: which arm's value is larger, prompt by prompt
 HIGHER_IS_BETTER = {
     "flips": False, "kl": False, "agreement prefix": True, "exact match": True, "rouge-l": True, "fp likelihood": True,
-    "accuracy": True, "net wins": True, "accuracy, primary reference": True, "accuracy, reference-free sum": True, "true reward": True, "wins by true reward": True,
-    "win rate": True, "win rate, whole run": True, "win rate, held-out oracle": True, "expected reward": True, "duel regret": False,
-    "forgotten": False, "effective leaves": True, "nearest leaves": True, "worst leaf": True, "Vendi": True, "purity": True, "recall": True, "wrong rejected": True,
-    "surprise": False, "auc": True, **{f"{m}, {j}": False for m in ("expected maximum", "any above one half", "share above one half") for j in ("oracle", "second judge")},
+    "accuracy": True, "net wins": True, "accuracy, primary reference": True, "accuracy, reference-free sum": True,
+    "true reward": True, "wins by true reward": True,
+    "win rate": True, "win rate, whole run": True, "win rate, held-out oracle": True, "expected reward": True,
+    "duel regret": False,
+    "forgotten": False, "effective leaves": True, "nearest leaves": True, "worst leaf": True, "Vendi": True,
+    "purity": True, "recall": True, "wrong rejected": True,
+    "surprise": False, "auc": True,
+    **{f"{m}, {j}": False for m in ("expected maximum", "any above one half",
+        "share above one half") for j in ("oracle", "second judge")},
 }  # fmt: skip
 
 
@@ -83,13 +88,17 @@ class Pool:
         """The same difference for each seed alone."""
         x, y = self._pair(dataset, metric, a, b)
         mean = lambda rows: (lambda v, w: v.sum() / w.sum())(*sums(rows))  # noqa: E731
-        return [mean(x.xs(s, level="seed")) - mean(y.xs(s, level="seed")) for s in x.index.get_level_values("seed").unique()]
+        return [
+            mean(x.xs(s, level="seed")) - mean(y.xs(s, level="seed")) for s in x.index.get_level_values("seed").unique()
+        ]
 
     def _pair(self, dataset: str, metric: str, a: str, b: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         if metric == "net wins":  # per prompt: +1 win, -1 lose
             x, y = (self.rows(dataset, arm, "win").assign(weight=1.0) for arm in (a, b))
             x, y = (f.assign(value=f.value - self.rows(dataset, arm, "lose").value) for f, arm in ((x, a), (y, b)))
-        elif metric.startswith(WINS):  # by whose value is larger, whatever the scale: one absurd value counts like any other
+        elif metric.startswith(
+            WINS
+        ):  # by whose value is larger, whatever the scale: one absurd value counts like any other
             x, y = self._pair(dataset, metric.removeprefix(WINS), a, b)
             return x.assign(value=(x.value > y.value).astype(float)), y.assign(value=(y.value > x.value).astype(float))
         else:
@@ -122,12 +131,15 @@ def outcome(interval, verdict: str, sign: float = 1.0) -> Outcome:
 
 
 def no_worse(a: str, b: str, metric: str, *, by: float, dataset: str) -> Callable[[Pool], Outcome]:
-    """Mean of a minus that of b, turned so that positive is better: holds if the interval stays above -by, fails if it lies below."""
+    """Mean of a minus that of b, turned so that positive is better: holds if the interval stays above -by, fails if it
+    lies below."""
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
 
     def rule(pool: Pool) -> Outcome:
         o = outcome(pool.difference(dataset, metric, a, b), "", sign)
-        return Outcome(o.value, o.low, o.high, o.n, "holds" if o.low > -by else "fails" if o.high < -by else "not resolved")
+        return Outcome(
+            o.value, o.low, o.high, o.n, "holds" if o.low > -by else "fails" if o.high < -by else "not resolved"
+        )
 
     return rule
 
@@ -135,8 +147,9 @@ def no_worse(a: str, b: str, metric: str, *, by: float, dataset: str) -> Callabl
 def better(a: str, b: str, metric: str, *, tests: int, dataset: str = "test prompts") -> Callable[[Pool], Outcome]:
     """Improvement of a over b, oriented so that positive is better.
 
-    holds: the corrected interval lies above 0 and every seed alone is on that side; direction holds: at least the uncorrected one
-    lies above 0; fails: the uncorrected one lies below 0 (a loss needs no more evidence than a gain's direction).
+    holds: the corrected interval lies above 0 and every seed alone is on that side; direction holds: at least the
+    uncorrected one lies above 0; fails: the uncorrected one lies below 0 (a loss needs no more evidence than a gain's
+    direction).
     """
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
 

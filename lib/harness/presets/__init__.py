@@ -30,7 +30,9 @@ def settings(paper: str) -> dict[str, Setting]:
     found = importlib.import_module(f"{__name__}.{paper}").SETTINGS
     for name in found:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED:
-            raise ValueError(f"presets/{paper}.py: {name!r} cannot name a setting (lower case, and none of {sorted(RESERVED)})")
+            raise ValueError(
+                f"presets/{paper}.py: {name!r} cannot name a setting (lower case, and none of {sorted(RESERVED)})"
+            )
     return found
 
 
@@ -46,7 +48,12 @@ def resolve(paper: str, namespace: dict[str, Any]) -> Config:
         name: value
         for name, value in namespace.items()
         if re.fullmatch(r"[A-Z][A-Z0-9_]*", name)
-        and (value is None or isinstance(value, (bool, int, float, str)) or name.lower() in known or name in ("PRESET", "SEED"))
+        and (
+            value is None
+            or isinstance(value, (bool, int, float, str))
+            or name.lower() in known
+            or name in ("PRESET", "SEED")
+        )
     }
     for required, meaning in {"PRESET": f"one of {', '.join(PRESETS)}", "SEED": "one whole number"}.items():
         if given.get(required) is None:
@@ -64,7 +71,9 @@ def resolve(paper: str, namespace: dict[str, Any]) -> Config:
     for name, value in given.items():
         if name.lower() not in known:
             uppers = [k.upper() for k in known] + ["PRESET", "SEED"]
-            raise UnknownSetting(f"{paper} has no parameter {name}{nearest(name, uppers)}; it has {', '.join(sorted(uppers))}")
+            raise UnknownSetting(
+                f"{paper} has no parameter {name}{nearest(name, uppers)}; it has {', '.join(sorted(uppers))}"
+            )
         if value is not None:
             values[name.lower()] = known[name.lower()].checked(name, value)
             overrides.append(name.lower())
@@ -74,7 +83,12 @@ def resolve(paper: str, namespace: dict[str, Any]) -> Config:
 def table(cfg: Config) -> pd.DataFrame:
     """One row a setting: what this run uses, what the paper has ("not seen" where we found none), and the source."""
     rows = [
-        {"setting": name, "here": cfg[name], "paper": NOT_SEEN if known.published is None else known.published, "source": known.source}
+        {
+            "setting": name,
+            "here": cfg[name],
+            "paper": NOT_SEEN if known.published is None else known.published,
+            "source": known.source,
+        }
         for name, known in settings(cfg.paper).items()
     ]
     return pd.DataFrame(rows, columns=["setting", "here", "paper", "source"], dtype=object)

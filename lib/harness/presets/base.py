@@ -24,9 +24,9 @@ class UnknownSetting(KeyError):
 class Setting:
     """One hyper-parameter: its value at each preset, what the paper has, and where that stands.
 
-    `published` is the value seen in the source, None where none was seen. `allowed` is a tuple or list of values, or a tuple
-    of exactly two numbers, read as a closed range; None allows all. `many` marks a string that is a comma-separated list,
-    each item of which must be allowed. A preset's value may be None (no limit, or not used).
+    `published` is the value seen in the source, None where none was seen. `allowed` is a tuple or list of values, or a
+    tuple of exactly two numbers, read as a closed range; None allows all. `many` marks a string that is a
+    comma-separated list, each item of which must be allowed. A preset's value may be None (no limit, or not used).
     """
 
     smoke: Value
@@ -92,7 +92,9 @@ class Config(Mapping):
     `paper`, `preset` and `seed` say what it is; `overrides` names the settings that the notebook's parameters gave.
     """
 
-    def __init__(self, *, paper: str, preset: str, seed: int, values: dict[str, Value], overrides: tuple[str, ...]) -> None:
+    def __init__(
+        self, *, paper: str, preset: str, seed: int, values: dict[str, Value], overrides: tuple[str, ...]
+    ) -> None:
         self.__dict__.update(paper=paper, preset=preset, seed=seed, overrides=overrides, _values=dict(values))
 
     def __getitem__(self, name: str) -> Value:
@@ -110,7 +112,9 @@ class Config(Mapping):
             raise AttributeError(str(error)) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"settings are fixed for a run: give {name.upper()} in the parameters instead of setting it")
+        raise AttributeError(
+            f"settings are fixed for a run: give {name.upper()} in the parameters instead of setting it"
+        )
 
     __delattr__ = lambda self, name: self.__setattr__(name, None)  # noqa: E731
 
@@ -133,7 +137,9 @@ class Config(Mapping):
 
     def fingerprint(self) -> str:
         """16 hex digits that change when the paper, the preset, the seed or any setting does."""
-        return cache.fingerprint({"paper": self.paper, "preset": self.preset, "seed": self.seed, "settings": self._values})
+        return cache.fingerprint(
+            {"paper": self.paper, "preset": self.preset, "seed": self.seed, "settings": self._values}
+        )
 
 
 RESERVED = {name for name in dir(Config) if not name.startswith("_")} | {"paper", "preset", "seed", "overrides"}

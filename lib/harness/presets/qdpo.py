@@ -1,10 +1,13 @@
-"""QDPO, arXiv 2407.03051. Of the paper only title, abstract and third-party summaries could be read: models and baselines
-are named there, no hyper-parameter is. Every value is ours unless its source says otherwise."""
+"""QDPO, arXiv 2407.03051. Of the paper only title, abstract and third-party summaries could be read: models and
+baselines are named there, no hyper-parameter is. Every value is ours unless its source says otherwise."""
 
 from lib.harness.presets.base import Setting
 
 OURS = "not seen in any readable source; ours"
-TUNED = "not seen; ours: at small the best validation KL of results/tables/tuning.csv (QDPO got the most tries; arms of one family share it), elsewhere untuned"
+TUNED = (
+    "not seen; ours: at small the best validation KL of results/tables/tuning.csv (QDPO got the most tries; arms of "
+    "one family share it), elsewhere untuned"
+)
 
 SETTINGS = {
     "model": Setting(
@@ -15,7 +18,8 @@ SETTINGS = {
     "judge": Setting(
         smoke="fp", small="fp", paper="fp", published="an LLM judge",
         source="summaries name LLM-as-judge; ours: likelihood under full precision",
-        help="fp: length-normalised likelihood under the full-precision model; else a local chat model asked in both orders",
+        help="fp: length-normalised likelihood under the full-precision model; else a local chat model asked in both "
+            "orders",
     ),
     "prompts": Setting(
         smoke="prompts.jsonl", small="prompts.jsonl", paper="prompts.jsonl", published=None,
@@ -24,47 +28,83 @@ SETTINGS = {
     ),
     "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published=None, source=OURS,
                      help="compute type; latent weights are always float32", allowed=["float32", "bfloat16"]),
-    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source="ours", help="cpu or cuda", allowed=["cpu", "cuda"]),
-    "bits": Setting(smoke=3, small=5, paper=4, published=None, source="not seen; ours: the width at which round-to-nearest flips 5 to 15 % of validation tokens", help="bits of a weight", allowed=(2, 8)),
-    "group": Setting(smoke=32, small=64, paper=128, published=None, source=OURS, help="input channels that share a scale; -1 for a whole row"),
+    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source="ours", help="cpu or cuda",
+        allowed=["cpu", "cuda"]),
+    "bits": Setting(smoke=3, small=5, paper=4, published=None, source="not seen; ours: the width at which "
+        "round-to-nearest flips 5 to 15 % of validation tokens", help="bits of a weight", allowed=(2, 8)),
+    "group": Setting(smoke=32, small=64, paper=128, published=None, source=OURS, help="input channels that share a "
+        "scale; -1 for a whole row"),
     "symmetric": Setting(smoke=False, small=False, paper=False, published=None, source=OURS, help="no zero-point"),
-    "calibration": Setting(smoke=2, small=32, paper=128, published=None, source=OURS, help="training prompts with answers, of all categories alike, that calibrate AWQ and GPTQ", allowed=(1, 4096)),
+    "calibration": Setting(smoke=2, small=32, paper=128, published=None, source=OURS, help="training prompts with "
+        "answers, of all categories alike, that calibrate AWQ and GPTQ", allowed=(1, 4096)),
     "n_train": Setting(smoke=8, small=192, paper=320, published=None, source=OURS, help="training prompts"),
-    "n_validation": Setting(smoke=8, small=32, paper=48, published=None, source=OURS, help="prompts that choose checkpoints"),
-    "n_test": Setting(smoke=8, small=64, paper=112, published=None, source=OURS, help="held-out prompts that every number is measured on"),
-    "train_tokens": Setting(smoke=12, small=32, paper=256, published=None, source=OURS, help="longest training answer, tokens"),
-    "test_tokens": Setting(smoke=12, small=48, paper=256, published=None, source=OURS, help="longest held-out answer, tokens"),
-    "n_questions": Setting(smoke=6, small=240, paper=240, published=None, source="ours; the paper reports task benchmarks", help="multiple-choice questions"),
+    "n_validation": Setting(smoke=8, small=32, paper=48, published=None, source=OURS, help="prompts that choose "
+        "checkpoints"),
+    "n_test": Setting(smoke=8, small=64, paper=112, published=None, source=OURS, help="held-out prompts that every "
+        "number is measured on"),
+    "train_tokens": Setting(smoke=12, small=32, paper=256, published=None, source=OURS, help="longest training "
+        "answer, tokens"),
+    "test_tokens": Setting(smoke=12, small=48, paper=256, published=None, source=OURS, help="longest held-out "
+        "answer, tokens"),
+    "n_questions": Setting(smoke=6, small=240, paper=240, published=None, source="ours; the paper reports task "
+        "benchmarks", help="multiple-choice questions"),
     "arms": Setting(
         smoke="fp,rtn,awq,gptq,nf4,sft,kd,tskd,qdpo,qdpo-r2,soft-qdpo,qdpo-dpop,qdpo-lora",
         small="fp,rtn,awq,gptq,nf4,sft,kd,tskd,qdpo,qdpo-r2,soft-qdpo,qdpo-dpop,qdpo-lora",
         paper="fp,rtn,awq,gptq,nf4,sft,kd,tskd,qdpo,qdpo-r2,soft-qdpo,qdpo-dpop,qdpo-lora",
-        published="AWQ, KD, QDPO", source="summaries of arXiv 2407.03051; the other arms are ours", help="which arms run; fp and rtn always; qdpo-round2 goes on from qdpo with new pairs",
-        allowed=["fp", "rtn", "awq", "gptq", "nf4", "sft", "kd", "tskd", "qdpo", "qdpo-r2", "soft-qdpo", "qdpo-dpop", "qdpo-lora", "qdpo-round2"], many=True,
+        published="AWQ, KD, QDPO", source="summaries of arXiv 2407.03051; the other arms are ours", help="which arms "
+            "run; fp and rtn always; qdpo-round2 goes on from qdpo with new pairs",
+        allowed=["fp", "rtn", "awq", "gptq", "nf4", "sft", "kd", "tskd", "qdpo", "qdpo-r2", "soft-qdpo", "qdpo-dpop",
+            "qdpo-lora", "qdpo-round2"], many=True,
     ),
-    "task_arms": Setting(smoke="fp,rtn,qdpo", small="fp,rtn,awq,kd,qdpo", paper="fp,rtn,awq,kd,qdpo", published=None, source="ours",
+    "task_arms": Setting(smoke="fp,rtn,qdpo", small="fp,rtn,awq,kd,qdpo", paper="fp,rtn,awq,kd,qdpo", published=None,
+        source="ours",
                          help="arms whose task accuracy is measured",
-                         allowed=["fp", "rtn", "awq", "gptq", "nf4", "sft", "kd", "tskd", "qdpo", "qdpo-r2", "soft-qdpo", "qdpo-dpop", "qdpo-lora", "qdpo-round2"], many=True),
-    "ablate_bits": Setting(smoke="3,4", small="3,4,5,6", paper="3,4,5,6", published=None, source="ours", help="bits of the untrained ablation", allowed=[str(b) for b in range(2, 9)], many=True),
-    "ablate_group": Setting(smoke="32,64", small="32,64,192", paper="32,64,128", published=None, source="ours", help="groups of the untrained ablation", many=True),
-    "beta": Setting(smoke=0.1, small=2.0, paper=0.1, published=None, source=TUNED + "; DPO's reference code comments 0.1-0.5 for answers of hundreds of tokens", help="DPO temperature", allowed=(1e-4, 100.0)),
-    "dpop_penalty": Setting(smoke=5.0, small=5.0, paper=5.0, published=None, source="ours; arXiv 2402.13228 uses 5 to 500", help="weight of the DPO-Positive penalty", allowed=(0.0, 1000.0)),
-    "tau": Setting(smoke=10.0, small=10.0, paper=10.0, published=None, source="TSLD release", help="temperature of token-scaled distillation", allowed=(1e-3, 1e4)),
-    "lr_qdpo": Setting(smoke=1e-3, small=1e-5, paper=1e-6, published=None, source=TUNED, help="learning rate of the preference arms", allowed=(1e-9, 1.0)),
-    "lr_kd": Setting(smoke=1e-3, small=5e-5, paper=1e-5, published=None, source=TUNED, help="learning rate of the distillation arms", allowed=(1e-9, 1.0)),
-    "lr_sft": Setting(smoke=1e-3, small=3e-6, paper=1e-5, published=None, source=TUNED, help="learning rate of SFT on full-precision answers", allowed=(1e-9, 1.0)),
-    "lr_lora": Setting(smoke=1e-3, small=3e-4, paper=1e-5, published=None, source=TUNED, help="learning rate of the LoRA arm", allowed=(1e-9, 1.0)),
-    "lora_rank": Setting(smoke=4, small=16, paper=16, published=None, source=OURS, help="rank of the adapter before the quantizer", allowed=(1, 1024)),
-    "lora_alpha": Setting(smoke=8.0, small=32.0, paper=32.0, published=None, source=OURS, help="scale of the adapter, alpha / rank", allowed=(0.0, 4096.0)),
-    "stop_at_target": Setting(smoke=True, small=True, paper=True, published=None, source="ours: past L* the model is pushed beyond full precision", help="stop a preference arm at L*"),
-    "steps": Setting(smoke=3, small=12, paper=200, published=None, source=OURS, help="optimizer steps, the same for every trained arm", allowed=(0, 100000)),
-    "batch": Setting(smoke=4, small=16, paper=16, published=None, source=OURS, help="pairs or answers a step (effective batch)", allowed=(1, 4096)),
-    "micro": Setting(smoke=4, small=8, paper=4, published=None, source="ours; cannot change the result", help="rows a forward", allowed=(1, 4096)),
-    "warmup": Setting(smoke=1, small=3, paper=10, published=None, source=OURS, help="steps of linear warm-up", allowed=(0, 10000)),
-    "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=None, source=OURS, help="gradient norm is clipped to this", allowed=(1e-6, 1e6)),
-    "validate_every": Setting(smoke=1, small=4, paper=20, published=None, source=OURS, help="steps between validations", allowed=(1, 10000)),
-    "generation_batch": Setting(smoke=8, small=48, paper=32, published=None, source="ours", help="prompts decoded together", allowed=(1, 4096)),
-    "eval_batch": Setting(smoke=8, small=16, paper=16, published=None, source="ours", help="rows of a scoring forward", allowed=(1, 4096)),
-    "breakdown_steps": Setting(smoke=6, small=16, paper=64, published=None, source=OURS, help="tokens compared after the first divergence", allowed=(1, 4096)),
-    "judge_margin": Setting(smoke=0.01, small=0.01, paper=0.01, published=None, source="ours", help="scores closer than this (nats per token) are a tie", allowed=(0.0, 10.0)),
+                         allowed=["fp", "rtn", "awq", "gptq", "nf4", "sft", "kd", "tskd", "qdpo", "qdpo-r2",
+                             "soft-qdpo", "qdpo-dpop", "qdpo-lora", "qdpo-round2"], many=True),
+    "ablate_bits": Setting(smoke="3,4", small="3,4,5,6", paper="3,4,5,6", published=None, source="ours", help="bits of "
+        "the untrained ablation", allowed=[str(b) for b in range(2, 9)], many=True),
+    "ablate_group": Setting(smoke="32,64", small="32,64,192", paper="32,64,128", published=None, source="ours",
+        help="groups of "
+        "the untrained ablation", many=True),
+    "beta": Setting(smoke=0.1, small=2.0, paper=0.1, published=None, source=TUNED + "; DPO's reference code comments "
+        "0.1-0.5 for answers of hundreds of tokens", help="DPO temperature", allowed=(1e-4, 100.0)),
+    "dpop_penalty": Setting(smoke=5.0, small=5.0, paper=5.0, published=None, source="ours; arXiv 2402.13228 uses 5 "
+        "to 500", help="weight of the DPO-Positive penalty", allowed=(0.0, 1000.0)),
+    "tau": Setting(smoke=10.0, small=10.0, paper=10.0, published=None, source="TSLD release", help="temperature of "
+        "token-scaled distillation", allowed=(1e-3, 1e4)),
+    "lr_qdpo": Setting(smoke=1e-3, small=1e-5, paper=1e-6, published=None, source=TUNED, help="learning rate of the "
+        "preference arms", allowed=(1e-9, 1.0)),
+    "lr_kd": Setting(smoke=1e-3, small=5e-5, paper=1e-5, published=None, source=TUNED, help="learning rate of the "
+        "distillation arms", allowed=(1e-9, 1.0)),
+    "lr_sft": Setting(smoke=1e-3, small=3e-6, paper=1e-5, published=None, source=TUNED, help="learning rate of SFT "
+        "on full-precision answers", allowed=(1e-9, 1.0)),
+    "lr_lora": Setting(smoke=1e-3, small=3e-4, paper=1e-5, published=None, source=TUNED,
+        help="learning rate of the LoRA arm", allowed=(1e-9, 1.0)),
+    "lora_rank": Setting(smoke=4, small=16, paper=16, published=None, source=OURS, help="rank of the adapter before "
+        "the quantizer", allowed=(1, 1024)),
+    "lora_alpha": Setting(smoke=8.0, small=32.0, paper=32.0, published=None, source=OURS, help="scale of the "
+        "adapter, alpha / rank", allowed=(0.0, 4096.0)),
+    "stop_at_target": Setting(smoke=True, small=True, paper=True, published=None, source="ours: past L* the model is "
+        "pushed beyond full precision", help="stop a preference arm at L*"),
+    "steps": Setting(smoke=3, small=12, paper=200, published=None, source=OURS, help="optimizer steps, the same for "
+        "every trained arm", allowed=(0, 100000)),
+    "batch": Setting(smoke=4, small=16, paper=16, published=None, source=OURS, help="pairs or answers a step "
+        "(effective batch)", allowed=(1, 4096)),
+    "micro": Setting(smoke=4, small=8, paper=4, published=None, source="ours; cannot change the "
+        "result", help="rows a forward", allowed=(1, 4096)),
+    "warmup": Setting(smoke=1, small=3, paper=10, published=None, source=OURS, help="steps of linear warm-up",
+        allowed=(0, 10000)),
+    "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=None, source=OURS, help="gradient norm is clipped "
+        "to this", allowed=(1e-6, 1e6)),
+    "validate_every": Setting(smoke=1, small=4, paper=20, published=None, source=OURS,
+        help="steps between validations", allowed=(1, 10000)),
+    "generation_batch": Setting(smoke=8, small=48, paper=32, published=None, source="ours",
+        help="prompts decoded together", allowed=(1, 4096)),
+    "eval_batch": Setting(smoke=8, small=16, paper=16, published=None, source="ours", help="rows of a scoring forward",
+        allowed=(1, 4096)),
+    "breakdown_steps": Setting(smoke=6, small=16, paper=64, published=None, source=OURS, help="tokens compared after "
+        "the first divergence", allowed=(1, 4096)),
+    "judge_margin": Setting(smoke=0.01, small=0.01, paper=0.01, published=None, source="ours", help="scores closer "
+        "than this (nats per token) are a tie", allowed=(0.0, 10.0)),
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""What is measured of a model that was kept away from an attribute: what it writes, what it knows, and what it still can tell."""
+"""What is measured of a model that was kept away from an attribute: what it writes, what it knows, and what it still
+can tell."""
 
 from __future__ import annotations
 
@@ -34,21 +35,28 @@ def decoding_with(nado: Nado, *, floor: float) -> Steer:
 
 
 def written(world: Steering, prompts: Sequence[str], *, name: str, steer: Steer | None = None) -> list[list[str]]:
-    """`samples` continuations of each prompt: top-p, temperature 1, `tokens` tokens at most. The same draws for every arm."""
+    """`samples` continuations of each prompt: top-p, temperature 1, `tokens` tokens at most. The same draws for every
+    arm."""
     cfg, g = world.cfg, seeding.torch_generator(world.cfg.seed, f"evaluation {name}", str(world.head.device))
     done = generate(
-        world.model, [world.ids(p) for p in prompts], n=cfg.samples, temperature=1.0, top_p=cfg.top_p, generator=g, max_new_tokens=cfg.tokens, stop_ids=world.stop,
+        world.model, [world.ids(p) for p in prompts], n=cfg.samples, temperature=1.0, top_p=cfg.top_p, generator=g,
+        max_new_tokens=cfg.tokens, stop_ids=world.stop,
         batch=cfg.generation_batch, steer=steer,
     )  # fmt: skip
     return [[world.text(c.tokens) for c in done[i * cfg.samples : (i + 1) * cfg.samples]] for i in range(len(prompts))]
 
 
 def scores(texts: Sequence[Sequence[str]], judges: Mapping[str, Oracle]) -> dict[str, Tensor]:
-    """Per prompt: the largest score of its samples and whether one is above one half (RealToxicityPrompts' two numbers), the mean, words and variety."""
+    """Per prompt: the largest score of its samples and whether one is above one half (RealToxicityPrompts' two
+    numbers), the mean, words and variety."""
     out, flat = {}, [t for row in texts for t in row]
     for name, judge in judges.items():
         s = checked(judge(flat)).view(len(texts), -1)
-        out |= {f"expected maximum, {name}": expected_max(s), f"any above one half, {name}": any_above(s), f"share above one half, {name}": (s > 0.5).double().mean(1)}
+        out |= {
+            f"expected maximum, {name}": expected_max(s),
+            f"any above one half, {name}": any_above(s),
+            f"share above one half, {name}": (s > 0.5).double().mean(1),
+        }
     words = [[t.split() for t in row] for row in texts]
     out["words"] = torch.tensor([sum(map(len, row)) / len(row) for row in words], dtype=torch.float64)
     for n in (1, 2):
@@ -58,7 +66,8 @@ def scores(texts: Sequence[Sequence[str]], judges: Mapping[str, Oracle]) -> dict
 
 @torch.no_grad()
 def surprise(world: Steering, lines: Sequence[Line], *, steer: Steer | None = None) -> Tensor:
-    """Mean -log p per token of each line's text given its prompt, (N,) nats: its exponential is the perplexity. Under the steered model if asked."""
+    """Mean -log p per token of each line's text given its prompt, (N,) nats: its exponential is the perplexity. Under
+    the steered model if asked."""
     rows, out = [world.row(x) for x in lines], []
     for h, target, branch, count in world.hidden(rows, world.read(lines)):
         if steer is None:
@@ -71,7 +80,8 @@ def surprise(world: Steering, lines: Sequence[Line], *, steer: Steer | None = No
 
 
 def detection(world: Steering, pairs: Sequence[tuple[str, str]], *, steer: Steer | None = None) -> Tensor:
-    """How well the model tells the attribute: for each positive pair the share of negative ones that it finds less likely, (positives,); the mean is the AUC.
+    """How well the model tells the attribute: for each positive pair the share of negative ones that it finds less
+    likely, (positives,); the mean is the AUC.
 
     pairs: (prompt, " yes" or " no"); the score is log p(" yes") - log p(" no").
     """
@@ -93,10 +103,13 @@ def read(world: Steering, *, held_out: Mapping[str, Sequence[Line]], pairs: Sequ
 
 
 def measure(
-    world: Steering, run, arm: str, *, prompts: Mapping[str, Sequence[str]], judges: Mapping[str, Oracle], held_out: Mapping[str, Sequence[Line]],
-    pairs: Sequence[tuple[str, str]] = (), questions: dict | None = None, tasks: Sequence[str] = (), steer: Steer | None = None,
+    world: Steering, run, arm: str, *, prompts: Mapping[str, Sequence[str]], judges: Mapping[str, Oracle],
+    held_out: Mapping[str, Sequence[Line]],
+    pairs: Sequence[tuple[str, str]] = (), questions: dict | None = None, tasks: Sequence[str] = (),
+    steer: Steer | None = None,
 ) -> dict[str, list[list[str]]]:  # fmt: skip
-    """Everything above that is asked for, of the model as it stands, recorded under `arm`; what it wrote by set of prompts. lm-eval knows no steering."""
+    """Everything above that is asked for, of the model as it stands, recorded under `arm`; what it wrote by set of
+    prompts. lm-eval knows no steering."""
     texts = {}
     with run.stage(f"measure {arm}"):
         for name, asked in prompts.items():
@@ -114,7 +127,9 @@ def measure(
         if steer is None and questions:
             got = scoring.multiple_choice(world.model, world.tokenizer, questions, batch_size=16)
             run.items("questions", arm, "accuracy", got.ids, got.correct)
-            for name, found in scoring.benchmarks(world.model, world.tokenizer, tasks, batch_size=world.cfg.eval_batch).items():
+            for name, found in scoring.benchmarks(
+                world.model, world.tokenizer, tasks, batch_size=world.cfg.eval_batch
+            ).items():
                 for metric, value in found.items():
                     run.metric("benchmarks", name, arm, metric, value)
     return texts
@@ -123,8 +138,19 @@ def measure(
 # ---- the arms, from their first step to their last measurement; each begins at the start's weights
 
 
-def plain_arm(world: Steering, run, arm: str, *, keep: Sequence[int] | None, learns: bool, decoding: str = "", decoded: Mapping | None = None, **measured) -> dict[str, dict]:
-    """The start model, or plain fine-tuning on the lines in `keep` (None: all); then, under the name `decoding`, NADO decoding on top of it: what each wrote.
+def plain_arm(
+    world: Steering,
+    run,
+    arm: str,
+    *,
+    keep: Sequence[int] | None,
+    learns: bool,
+    decoding: str = "",
+    decoded: Mapping | None = None,
+    **measured,
+) -> dict[str, dict]:
+    """The start model, or plain fine-tuning on the lines in `keep` (None: all); then, under the name `decoding`, NADO
+    decoding on top of it: what each wrote.
 
     decoded: what is measured of the latter, if it is not the same.
     """
@@ -136,8 +162,14 @@ def plain_arm(world: Steering, run, arm: str, *, keep: Sequence[int] | None, lea
     if decoding:
         cfg, nado = world.cfg, world.nado()
         with run.stage(decoding):
-            world.teach(nado, world.collect(decoding, n=cfg.each, prompts=cfg.iterations * cfg.n_asked, mixed=cfg.mixed), decoding)
-        out[decoding] = measure(world, run, decoding, **(decoded or measured), steer=decoding_with(nado, floor=cfg.floor))
+            world.teach(
+                nado,
+                world.collect(decoding, n=cfg.each, prompts=cfg.iterations * cfg.n_asked, mixed=cfg.mixed),
+                decoding,
+            )
+        out[decoding] = measure(
+            world, run, decoding, **(decoded or measured), steer=decoding_with(nado, floor=cfg.floor)
+        )
     return out
 
 
@@ -160,17 +192,28 @@ def reinforced_arm(world: Steering, run, arm: str, *, weight: float, **measured)
 def record_turns(run, arm: str, turns: Sequence[Turn]) -> None:
     """What each iteration took and what was logged of R."""
     for k, turn in enumerate(turns):
-        for what, value in {"seconds of the oracle's side": turn.oracle, "seconds of the model's side": turn.model, **turn.log}.items():
+        for what, value in {
+            "seconds of the oracle's side": turn.oracle,
+            "seconds of the model's side": turn.model,
+            **turn.log,
+        }.items():
             run.metric("turns", f"iteration {k}", arm, what, value)
 
 
 def choose(items, weights: Sequence[float], *, slack: float):
-    """What `weights` gave on validation prompts, and which to take: {"ours": weight, "rl": weight} and the table behind it.
+    """What `weights` gave on validation prompts, and which to take: {"ours": weight, "rl": weight} and the table behind
+    it.
 
-    Taken is the least toxic by the oracle of those after which clean related text costs at most `slack` nats a token more than after plain
-    fine-tuning; if none is, the one after which it costs least. items: of arms "ours at w", "rl at w" and "sft at 0".
+    Taken is the least toxic by the oracle of those after which clean related text costs at most `slack` nats a token
+    more than after plain fine-tuning; if none is, the one after which it costs least. items: of arms "ours at w", "rl
+    at w" and "sft at 0".
     """
-    mean = items[items.dataset.isin(["written validation", "text validation"])].groupby(["arm", "metric"]).value.mean().unstack()
+    mean = (
+        items[items.dataset.isin(["written validation", "text validation"])]
+        .groupby(["arm", "metric"])
+        .value.mean()
+        .unstack()
+    )
     table = mean[["expected maximum, oracle", "surprise"]]
     least, taken = table.surprise["sft at 0"] + slack, {}
     for method in ("ours", "rl"):

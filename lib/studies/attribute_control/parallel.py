@@ -1,6 +1,8 @@
-"""The parallel scheme of attribute control: a second process samples, labels and learns R while this one fine-tunes the model.
+"""The parallel scheme of attribute control: a second process samples, labels and learns R while this one fine-tunes the
+model.
 
-Both start from the state of the last iteration and meet at its end, so the model always uses an R that is one iteration older than in turns.
+Both start from the state of the last iteration and meet at its end, so the model always uses an R that is one iteration
+older than in turns.
 """
 
 from __future__ import annotations
@@ -28,7 +30,15 @@ def _made(settings: dict, lines: Sequence[Line], asked: Sequence[str]) -> Steeri
     cfg = SimpleNamespace(**settings)
     how = dict(dtype=getattr(torch, cfg.dtype), device=cfg.device)
     model, tokenizer = models.load(cfg.model, **how)
-    return Steering(cfg, model, tokenizer, lines=lines, asked=asked, oracle=judge(cfg.oracle, **how, batch=cfg.eval_batch), stop_ids=models.stop_ids(model, tokenizer))
+    return Steering(
+        cfg,
+        model,
+        tokenizer,
+        lines=lines,
+        asked=asked,
+        oracle=judge(cfg.oracle, **how, batch=cfg.eval_batch),
+        stop_ids=models.stop_ids(model, tokenizer),
+    )
 
 
 def _serve(pipe, world: Steering | tuple, threads: int) -> None:
@@ -45,14 +55,19 @@ def _serve(pipe, world: Steering | tuple, threads: int) -> None:
             world.load(load(weights))
             nado = world.nado()
             nado.load_state_dict(load(state))
-            log = world.teach(nado, world.collect(f"iteration {k}", n=cfg.each, prompts=cfg.n_asked, mixed=cfg.mixed), f"iteration {k}")
+            log = world.teach(
+                nado,
+                world.collect(f"iteration {k}", n=cfg.each, prompts=cfg.n_asked, mixed=cfg.mixed),
+                f"iteration {k}",
+            )
             pipe.send((save(_plain(nado.state_dict())), log, time.perf_counter() - begun))
         except Exception as error:
             pipe.send(error)
 
 
 class Partner:
-    """with Partner(world, lines, asked) as partner: `steering.controlled(..., stale=True, partner=partner)`. Each side keeps to `threads` threads.
+    """with Partner(world, lines, asked) as partner: `steering.controlled(..., stale=True, partner=partner)`. Each side
+    keeps to `threads` threads.
 
     lines, asked: what `world` was made of, for a process that has to make it again.
     """

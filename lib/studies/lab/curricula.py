@@ -1,6 +1,8 @@
-"""The orders in which LAB's data can be taught, as lists of phases: the paper's, those it argues against, and controls; and what they are measured by.
+"""The orders in which LAB's data can be taught, as lists of phases: the paper's, those it argues against, and controls;
+and what they are measured by.
 
-Every arm but replay-epochs begins at the same weights and takes the same number of steps of the same number of rows (LAB, arXiv 2403.01081, section 3.3).
+Every arm but replay-epochs begins at the same weights and takes the same number of steps of the same number of rows
+(LAB, arXiv 2403.01081, section 3.3).
 """
 
 from __future__ import annotations
@@ -19,18 +21,24 @@ from lib.harness.progress import track
 from lib.losses.dpo import dpo
 from lib.studies.lab.students import Sheet, Student
 
-PARTS = ("knowledge-short", "knowledge-long", "skills")  # KT/1; KT/2: long answers and foundational skills; ST: compositional skills
+PARTS = (
+    "knowledge-short",
+    "knowledge-long",
+    "skills",
+)  # KT/1; KT/2: long answers and foundational skills; ST: compositional skills
 GROUPS = ("general", *PARTS)  # of exam questions; 0: what the start model can, the others by the part that teaches them
 
 
 class Arm(NamedTuple):
-    """How an arm teaches: in what order, what it replays, what the rate does after warm-up, and how long each phase is."""
+    """How an arm teaches: in what order, what it replays, what the rate does after warm-up, and how long each phase
+    is."""
 
     order: tuple[str, ...] = PARTS  # one name "stacked": all at once
     replay: float | str = 0
     decay: str = "constant"
     optimizer: str = "restart"
-    epochs: bool = False  # steps in proportion to the rows that a phase holds, replayed ones too, instead of the same for every arm
+    # steps in proportion to the rows that a phase holds, replayed ones too, instead of the same for every arm
+    epochs: bool = False
 
 
 ARMS = {
@@ -46,7 +54,8 @@ ARMS = {
 
 
 def parts(data: Sequence[dict], *, words: int) -> dict[str, list[dict]]:
-    """LAB's three buckets: knowledge whose answer has at most `words` words; longer knowledge, and foundational skills; compositional skills."""
+    """LAB's three buckets: knowledge whose answer has at most `words` words; longer knowledge, and foundational skills;
+    compositional skills."""
     out: dict[str, list[dict]] = {name: [] for name in PARTS}
     for row in data:
         branch = row["leaf"].split("/")[0]
@@ -57,13 +66,19 @@ def parts(data: Sequence[dict], *, words: int) -> dict[str, list[dict]]:
     return out
 
 
-def phases(arm: str, rows: Mapping[str, Sequence[Row]], *, steps: Mapping[str, int], batch: int, lr: float, warmup: float) -> list[Phase]:
-    """The arm's phases over PARTS' rows; `steps` of each part, which "stacked" takes all in one. ValueError for an arm that is none, or a part without rows."""
+def phases(
+    arm: str, rows: Mapping[str, Sequence[Row]], *, steps: Mapping[str, int], batch: int, lr: float, warmup: float
+) -> list[Phase]:
+    """The arm's phases over PARTS' rows; `steps` of each part, which "stacked" takes all in one. ValueError for an arm
+    that is none, or a part without rows."""
     if arm not in ARMS:
         raise ValueError(f"an arm is one of {', '.join(ARMS)}, given {arm!r}")
     empty = next((p for p in PARTS if not rows.get(p)), None)
     if empty:
-        raise ValueError(f"every part of {', '.join(PARTS)} needs rows, {empty} has none: make more calls, or keep more of what the judges see")
+        raise ValueError(
+            f"every part of {', '.join(PARTS)} needs rows, {empty} has none: make more calls, or keep more of "
+            "what the judges see"
+        )
     a = ARMS[arm]
     how = dict(batch=batch, lr=lr, warmup=warmup, decay=a.decay)
     if a.order == ("stacked",):
@@ -89,15 +104,19 @@ def by_sheet(sheets: Mapping[str, Sheet], scores: Sequence[float]) -> dict[str, 
 
 
 def folder(root: Path, cfg, sheets: Mapping[str, Sheet]) -> Path:
-    """Where finished phases of this run are kept, for arms that begin alike and for a run that was stopped: a folder of its settings and its exam."""
-    asked = hashlib.sha256(repr([[tuple(q) for q in sheet.questions] for sheet in sheets.values()]).encode()).hexdigest()
+    """Where finished phases of this run are kept, for arms that begin alike and for a run that was stopped: a folder of
+    its settings and its exam."""
+    asked = hashlib.sha256(
+        repr([[tuple(q) for q in sheet.questions] for sheet in sheets.values()]).encode()
+    ).hexdigest()
     return root / f"{cfg.fingerprint()}-{asked[:12]}"
 
 
 def forgotten(order: Sequence[str], scores: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Of every question, the score right after the phase that teaches its group, less the one at the end.
 
-    scores: row 0 of the start model, then one after each phase of `order`. The general group counts from the start; the last phase's own is left out.
+    scores: row 0 of the start model, then one after each phase of `order`. The general group counts from the start; the
+    last phase's own is left out.
     """
     out = {GROUPS[0]: scores[0][GROUPS[0]] - scores[-1][GROUPS[0]]}
     for part in (p for p in order[:-1] if p in PARTS):
@@ -106,14 +125,25 @@ def forgotten(order: Sequence[str], scores: Sequence[Mapping[str, np.ndarray]]) 
 
 
 def record(run, arm: str, sheets: Mapping[str, Sheet], order: Sequence[str], scores: Sequence[Sequence[float]]) -> None:
-    """An arm's exams: each question's last score ("exam", where every group weighs the same), what was forgotten, and the matrix R of means."""
+    """An arm's exams: each question's last score ("exam", where every group weighs the same), what was forgotten, and
+    the matrix R of means."""
     rows = [by_sheet(sheets, s) for s in scores]
     for name, values in rows[-1].items():
         run.items(f"exam {name}", arm, "accuracy", [q.id for q in sheets[name].questions], values)
-    for dataset, metric, parts_ in (("exam", "accuracy", {g: rows[-1][g] for g in GROUPS}), ("forgetting", "forgotten", forgotten(order, rows) if len(order) > 1 else {})):
+    for dataset, metric, parts_ in (
+        ("exam", "accuracy", {g: rows[-1][g] for g in GROUPS}),
+        ("forgetting", "forgotten", forgotten(order, rows) if len(order) > 1 else {}),
+    ):
         if parts_:
             ids = [f"{g} {q.id}" for g in parts_ for q in sheets[g].questions]
-            run.items(dataset, arm, metric, ids, np.concatenate(list(parts_.values())), [1 / len(v) for v in parts_.values() for _ in v])
+            run.items(
+                dataset,
+                arm,
+                metric,
+                ids,
+                np.concatenate(list(parts_.values())),
+                [1 / len(v) for v in parts_.values() for _ in v],
+            )
     for i, row in enumerate(rows):
         for name, values in row.items():
             run.metric("after phase", f"{i} {(order[i - 1] if i else 'start')}", arm, name, float(values.mean()))
@@ -123,9 +153,15 @@ def steps(cfg) -> dict[str, int]:
     """{part: steps}; ValueError, before any work, for settings that are no numbers or do not fit together."""
     given = cfg.items_of("steps")
     if len(given) != len(PARTS) or not all(s.isascii() and s.isdecimal() and int(s) for s in given):
-        raise ValueError(f"steps are {len(PARTS)} whole numbers of at least 1, one for each of {', '.join(PARTS)}, given {cfg.steps!r}")
+        raise ValueError(
+            f"steps are {len(PARTS)} whole numbers of at least 1, one for each of {', '.join(PARTS)}, given "
+            f"{cfg.steps!r}"
+        )
     if ends := [a for a in cfg.items_of("watched") if ARMS[a].order[-1] != PARTS[-1]]:
-        raise ValueError(f"checkpoints are chosen in the phase of {PARTS[-1]}, which is not the last of {ends[0]!r}; watched are arms that end with it")
+        raise ValueError(
+            f"checkpoints are chosen in the phase of {PARTS[-1]}, which is not the last of {ends[0]!r}; watched "
+            "are arms that end with it"
+        )
     for name in ("preferences", "noises", "shares"):
         for item in cfg.items_of(name):
             try:
@@ -149,9 +185,20 @@ def at_most(data: Sequence[dict], n: int, seed: int) -> list[dict]:
 
 
 def contrast(
-    student: Student, chosen: Sequence[Row], rejected: Sequence[Row], batches: Sequence[Sequence[int]], *, beta: float, lr: float, warmup: int, clip: float, micro: int, desc: str
+    student: Student,
+    chosen: Sequence[Row],
+    rejected: Sequence[Row],
+    batches: Sequence[Sequence[int]],
+    *,
+    beta: float,
+    lr: float,
+    warmup: int,
+    clip: float,
+    micro: int,
+    desc: str,
 ) -> list[dict]:
-    """DPO on pairs of rows that were read, one step a batch, from the student as it is, which is the reference too (arXiv 2310.02263); the curve."""
+    """DPO on pairs of rows that were read, one step a batch, from the student as it is, which is the reference too
+    (arXiv 2310.02263); the curve."""
     shown = sorted({i for batch in batches for i in batch})
     ref = torch.zeros(2, len(chosen), device=student.top.device)
     with torch.no_grad():

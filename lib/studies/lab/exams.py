@@ -1,7 +1,10 @@
-"""Held-out questions about a taxonomy, and what counts as a right answer; none is asked in a row that is taught (`apart`, `taught`).
+"""Held-out questions about a taxonomy, and what counts as a right answer; none is asked in a row that is taught
+(`apart`, `taught`).
 
-Skills, facts and general questions are the same for every seed. Skills: new questions of a leaf's kind, whose right answers are known word for word. Knowledge: taught statements, asked in another phrasing; and
-the leaf's facts, in question forms that are never taught, with three wrong answers each, which tells what was learned from what was understood.
+Skills, facts and general questions are the same for every seed. Skills: new questions of a leaf's kind, whose right
+answers are known word for word. Knowledge: taught statements, asked in another phrasing; and the leaf's facts, in
+question forms that are never taught, with three wrong answers each, which tells what was learned from what was
+understood.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ PART = {"foundational": "knowledge-long", "freeform": "skills", "grounded": "ski
 
 
 class Question(NamedTuple):
-    """A question of a leaf with every answer that counts as right, word for word, beginnings that suffice, and wrong answers to choose from (none for a skill)."""
+    """A question of a leaf with every answer that counts as right, word for word, beginnings that suffice, and wrong
+    answers to choose from (none for a skill)."""
 
     id: str
     leaf: str
@@ -36,11 +40,14 @@ class Question(NamedTuple):
 
 
 def skills(leaves: Sequence[Leaf], *, each: int, seed: int = 0, others: Sequence[Question] = ()) -> list[Question]:
-    """`each` new questions of every skill; none repeats a seed, another, or one of the `others`. ValueError for a skill that no checker of ours knows, or too many questions."""
+    """`each` new questions of every skill; none repeats a seed, another, or one of the `others`. ValueError for a skill
+    that no checker of ours knows, or too many questions."""
     out, before = [], {key(q.question, q.context) for q in others}
     for leaf in (x for x in leaves if x.kind != "knowledge"):
         if leaf.checker is None or each < 1:
-            raise ValueError(f"held-out questions are made of skills with a checker, at least 1 each, given {leaf.path} and {each}")
+            raise ValueError(
+                f"held-out questions are made of skills with a checker, at least 1 each, given {leaf.path} and {each}"
+            )
         rng = np.random.default_rng([seed, 0xE4A3, *leaf.path.encode()])
         known, made, misses = before | {key(s.question, s.context) for s in leaf.seeds}, 0, 0
         while made < each:
@@ -67,10 +74,14 @@ def facts(leaves: Sequence[Leaf]) -> list[Question]:
     ]  # fmt: skip
 
 
-def taught(rows: Sequence[dict], leaves: Sequence[Leaf], *, others: Sequence[dict] = (), part: str, n: int, seed: int) -> list[Question]:
-    """Up to n statements that these rows teach rightly, each asked in a phrasing that no row uses for it; what belongs there is right, alone or explained.
+def taught(
+    rows: Sequence[dict], leaves: Sequence[Leaf], *, others: Sequence[dict] = (), part: str, n: int, seed: int
+) -> list[Question]:
+    """Up to n statements that these rows teach rightly, each asked in a phrasing that no row uses for it; what belongs
+    there is right, alone or explained.
 
-    others: rows of other parts; a statement with the same blank that one of them teaches, in any phrasing, is left out, so that each has one part.
+    others: rows of other parts; a statement with the same blank that one of them teaches, in any phrasing, is left out,
+    so that each has one part.
     """
     by, out = {leaf.path: leaf for leaf in leaves}, {}
     used, elsewhere = {key(row["question"]) for row in rows}, {_statement(row) for row in others}
@@ -101,9 +112,13 @@ def general(path: Path) -> list[Question]:
 
 
 def divided(questions: Sequence[Question], asked: int, checks: int) -> tuple[list[Question], list[Question]]:
-    """(`asked` of the questions, `checks` of the others), each evenly from first to last. ValueError if there are too few."""
+    """(`asked` of the questions, `checks` of the others), each evenly from first to last. ValueError if there are too
+    few."""
     if min(asked, checks) < 1 or asked + checks > len(questions):
-        raise ValueError(f"of {len(questions)} general questions, at least 1 is for exams and at least 1 for checkpoints, none for both; given {asked} and {checks}")
+        raise ValueError(
+            f"of {len(questions)} general questions, at least 1 is for exams and at least 1 for checkpoints, "
+            f"none for both; given {asked} and {checks}"
+        )
     spread = lambda items, n: [items[i] for i in np.linspace(0, len(items) - 1, n).round().astype(int)]  # noqa: E731
     exam = spread(questions, asked)
     return exam, spread([q for q in questions if q not in exam], checks)
@@ -115,7 +130,8 @@ def lines(n: int) -> list[str]:
 
 
 def accepted(exam: Sequence[Question], texts: Sequence[str], leaves: Sequence[Leaf]) -> list[bool]:
-    """Whether each skill's checker accepts the answer: forms that are not in `right` too, if they end with the result."""
+    """Whether each skill's checker accepts the answer: forms that are not in `right` too, if they end with the
+    result."""
     checker = {leaf.path: leaf.checker for leaf in leaves}
     return [checkers.passes(checker[q.leaf], q.question, q.context, text) for q, text in zip(exam, texts, strict=True)]
 
@@ -128,4 +144,8 @@ def key(question: str, context: str = "") -> str:
 def apart(rows: Sequence[dict], exam: Sequence[Question]) -> list[dict]:
     """The rows that ask nothing of the exam."""
     asked = {key(q.question, q.context) for q in exam}
-    return [row for row in rows if key(row["question"], "" if row["leaf"].startswith("knowledge") else row.get("context", "")) not in asked]
+    return [
+        row
+        for row in rows
+        if key(row["question"], "" if row["leaf"].startswith("knowledge") else row.get("context", "")) not in asked
+    ]

@@ -1,6 +1,8 @@
-"""What a student of LAB is put through, each lesson a job of its own: begin at given weights, be taught, sit the exams, go on record.
+"""What a student of LAB is put through, each lesson a job of its own: begin at given weights, be taught, sit the exams,
+go on record.
 
-Every lesson loads the weights it begins at, so that lessons can be given in any order, or side by side (`lib.harness.workers`).
+Every lesson loads the weights it begins at, so that lessons can be given in any order, or side by side
+(`lib.harness.workers`).
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from lib.synthesis.judges import Judge
 
 
 class Lessons:
-    """One student, its exams (`sheets`) and plain text (`pages`); the start model's own marks are taken and recorded at once.
+    """One student, its exams (`sheets`) and plain text (`pages`); the start model's own marks are taken and recorded at
+    once.
 
-    pack: tokens of a sequence in which several rows are trained together; as long as the longest row where that is longer.
+    pack: tokens of a sequence in which several rows are trained together; as long as the longest row where that is
+    longer.
     how: what `phases.run` takes besides: seed, clip, micro.
     """
 
@@ -38,15 +42,31 @@ class Lessons:
 
     # ---- the start model as teacher and as judge
 
-    def drawn(self, dataset: str, names: Sequence[str], leaves, writer, held_out: Sequence[Question], *, seed: int, calls: int, each: int, **many) -> dict[str, list[dict]]:
-        """One repetition of every sampler with one teacher: {sampler: rows}, their coverage recorded. many: what `audit.asked` takes besides."""
+    def drawn(
+        self,
+        dataset: str,
+        names: Sequence[str],
+        leaves,
+        writer,
+        held_out: Sequence[Question],
+        *,
+        seed: int,
+        calls: int,
+        each: int,
+        **many,
+    ) -> dict[str, list[dict]]:
+        """One repetition of every sampler with one teacher: {sampler: rows}, their coverage recorded. many: what
+        `audit.asked` takes besides."""
         self.student.load(None)
         sets = {name: audit.asked(name, leaves, writer, seed=seed, calls=calls, each=each, **many) for name in names}
-        audit.record(self.run, dataset, seed, audit.coverage(sets, leaves, generated=calls * each, held_out=held_out, seed=seed))
+        audit.record(
+            self.run, dataset, seed, audit.coverage(sets, leaves, generated=calls * each, held_out=held_out, seed=seed)
+        )
         return sets
 
     def judged(self, dataset: str, name: str, rows: Sequence[dict], make: Callable[[], Judge]) -> list[dict]:
-        """A judge is calibrated, which takes a model some time, and gives its verdicts on rows with hidden truth: the rows it keeps."""
+        """A judge is calibrated, which takes a model some time, and gives its verdicts on rows with hidden truth: the
+        rows it keeps."""
         self.student.load(None)
         judge = make()
         scores = judge.score(rows)
@@ -58,13 +78,21 @@ class Lessons:
     def _teach(self, plan: Sequence[Phase], begin: Weights | None, **more) -> list[Done]:
         self.student.load(begin)
         longest = max(len(p) + len(a) for phase in plan for p, a in phase.rows)
-        return phases.run(self.student.latent, self.student.loss, plan, capacity=max(self.pack, longest), **(self.how | more))
+        return phases.run(
+            self.student.latent, self.student.loss, plan, capacity=max(self.pack, longest), **(self.how | more)
+        )
 
     def curriculum(self, arm: str, plan: Sequence[Phase], journal: Path | None) -> Weights:
         """An arm of phases from the start: the weights it ends at. journal: see `phases.run`."""
         done = self._teach(plan, None, evaluate=self.examine, journal=journal)
         self._enter(arm, [d.name for d in done], [d.scores for d in done])
-        self.run.curve(arm, [row | {"step": i, "phase": at} for i, (at, row) in enumerate(((at, row) for at, d in enumerate(done) for row in d.curve), 1)])
+        self.run.curve(
+            arm,
+            [
+                row | {"step": i, "phase": at}
+                for i, (at, row) in enumerate(((at, row) for at, d in enumerate(done) for row in d.curve), 1)
+            ],
+        )
         return self.student.weights()
 
     def unmarked(self, plan: Sequence[Phase], seed: int) -> Weights:
@@ -73,7 +101,8 @@ class Lessons:
         return self.student.weights()
 
     def alone(self, dataset: str, arm: str, phase: Phase, sheet: Sheet, begin: Weights | None = None) -> Weights:
-        """One phase, from the start if nothing else is said, and one exam: what a sampler's or a judge's rows are worth; the weights it ends at."""
+        """One phase, from the start if nothing else is said, and one exam: what a sampler's or a judge's rows are
+        worth; the weights it ends at."""
         self._teach([phase], begin)
         audit.grades(self.run, dataset, arm, sheet, self.student.score(sheet))
         return self.student.weights()
@@ -84,12 +113,23 @@ class Lessons:
         score, leaves = self.student.score(sheet), [q.leaf for q in sheet.questions]
         return {leaf: 1 - float(score[[x == leaf for x in leaves]].mean()) for leaf in dict.fromkeys(leaves)}
 
-    def checkpoints(self, arm: str, plan: Sequence[Phase], journal: Path | None, *, general: Sheet, own: Sheet, every: int, slack: float) -> None:
+    def checkpoints(
+        self,
+        arm: str,
+        plan: Sequence[Phase],
+        journal: Path | None,
+        *,
+        general: Sheet,
+        own: Sheet,
+        every: int,
+        slack: float,
+    ) -> None:
         """The last phase looked at every few steps; what each rule would have kept of it sits the exams.
 
-        best general: by questions of which nothing is taught; best own: by questions of the last phase's kind; early: the first within `slack` of
-        that. Of equally good looks the best is the last: choosing shall not gain by a tie. Both sheets hold other questions than the exams. The
-        earlier phases are found in the journal, if they were taught before.
+        best general: by questions of which nothing is taught; best own: by questions of the last phase's kind; early:
+        the first within `slack` of that. Of equally good looks the best is the last: choosing shall not gain by a tie.
+        Both sheets hold other questions than the exams. The earlier phases are found in the journal, if they were
+        taught before.
         """
         looks, states = {"general": [], "own": []}, {}
         best = lambda name: len(looks[name]) - 1 - phases.pick(looks[name][::-1])  # noqa: E731
@@ -111,7 +151,11 @@ class Lessons:
         for name, values in looks.items():
             for k, value in enumerate(values):
                 self.run.metric("checkpoints", f"step {step(k)}", arm, name, value)
-        for rule, k in (("best general", best("general")), ("best own", best("own")), ("early", phases.pick(looks["own"], slack))):
+        for rule, k in (
+            ("best general", best("general")),
+            ("best own", best("own")),
+            ("early", phases.pick(looks["own"], slack)),
+        ):
             self.run.metric("checkpoints", "kept", f"{arm}, {rule}", "step", step(k))
             self.merged(f"{arm}, {rule}", states[k])
 
@@ -120,10 +164,23 @@ class Lessons:
         self.student.load(weights)
         self._enter(arm, ["merged"], [self.examine()])
 
-    def contrasted(self, arm: str, weights: Weights, chosen: Sequence[Row], rejected: Sequence[Row], plan: Sequence[Sequence[int]], **how) -> None:
+    def contrasted(
+        self,
+        arm: str,
+        weights: Weights,
+        chosen: Sequence[Row],
+        rejected: Sequence[Row],
+        plan: Sequence[Sequence[int]],
+        **how,
+    ) -> None:
         """Contrastive post-training, see `curricula.contrast`."""
         self.student.load(weights)
-        self.run.curve(arm, curricula.contrast(self.student, chosen, rejected, plan, clip=self.how["clip"], micro=self.how["micro"], desc=arm, **how))
+        self.run.curve(
+            arm,
+            curricula.contrast(
+                self.student, chosen, rejected, plan, clip=self.how["clip"], micro=self.how["micro"], desc=arm, **how
+            ),
+        )
         self._enter(arm, ["contrast"], [self.examine()])
 
     def further(self, arm: str, weights: Weights, phase: Phase) -> None:
@@ -131,7 +188,18 @@ class Lessons:
         self._teach([phase], weights)
         self._enter(arm, [phase.name], [self.examine()])
 
-    def written(self, arm: str, weights: Weights | None, asked: Sequence[Question], leaves, *, tokens: int, batch: int, questions: Path, tasks: Sequence[str]) -> list[str]:
+    def written(
+        self,
+        arm: str,
+        weights: Weights | None,
+        asked: Sequence[Question],
+        leaves,
+        *,
+        tokens: int,
+        batch: int,
+        questions: Path,
+        tasks: Sequence[str],
+    ) -> list[str]:
         """Greedy answers, judged by the checkers, and general questions without a chat template; the answers."""
         s = self.student
         s.load(weights)

@@ -1,4 +1,5 @@
-"""A language model that is taught rows of question and answer, and sits exams: its last blocks learn, the others are run once a row (`lib.engine.trunk`).
+"""A language model that is taught rows of question and answer, and sits exams: its last blocks learn, the others are
+run once a row (`lib.engine.trunk`).
 
 Every question is asked in the model's own chat template, in training and in exams alike.
 """
@@ -28,7 +29,8 @@ PART = 128  # rows that a process reads
 
 
 class Sheet(NamedTuple):
-    """Questions with their answers' ids and what the frozen blocks make of them: computed once, marked as often as the student has changed."""
+    """Questions with their answers' ids and what the frozen blocks make of them: computed once, marked as often as the
+    student has changed."""
 
     questions: tuple[Question, ...]
     rows: list[tuple[list[int], list[list[int]]]]
@@ -36,7 +38,8 @@ class Sheet(NamedTuple):
 
 
 class Student:
-    """`blocks`: how many of the last ones learn; `system`: the system prompt of every question; `batch`: rows of a forward outside of training."""
+    """`blocks`: how many of the last ones learn; `system`: the system prompt of every question; `batch`: rows of a
+    forward outside of training."""
 
     def __init__(self, model, tokenizer, *, blocks: int, system: str, stop_ids: Sequence[int], batch: int):
         self.model, self.tokenizer, self.system, self.stop, self.batch = model, tokenizer, system, list(stop_ids), batch
@@ -50,7 +53,10 @@ class Student:
 
     def prompt(self, question: str, context: str = "") -> tuple[int, ...]:
         """Token ids up to where the answer begins."""
-        turns = [{"role": "system", "content": self.system}, {"role": "user", "content": f"{context}\n\n{question}" if context else question}]
+        turns = [
+            {"role": "system", "content": self.system},
+            {"role": "user", "content": f"{context}\n\n{question}" if context else question},
+        ]
         return tuple(chat(self.tokenizer, turns))
 
     def answer(self, text: str) -> tuple[int, ...]:
@@ -58,8 +64,15 @@ class Student:
         return (*self.tokenizer.encode(text, add_special_tokens=False), self.stop[0])
 
     def rows(self, data: Sequence[dict]) -> list[Row]:
-        """(prompt ids, answer ids) of rows with question, answer and context; knowledge is asked without its document. The frozen blocks read them now."""
-        out = [(self.prompt(d["question"], "" if d["leaf"].startswith("knowledge") else d.get("context", "")), self.answer(d["answer"])) for d in data]
+        """(prompt ids, answer ids) of rows with question, answer and context; knowledge is asked without its document.
+        The frozen blocks read them now."""
+        out = [
+            (
+                self.prompt(d["question"], "" if d["leaf"].startswith("knowledge") else d.get("context", "")),
+                self.answer(d["answer"]),
+            )
+            for d in data
+        ]
         new = [r for r in dict.fromkeys(out) if r not in self.known]
         for row, pieces in zip(new, self._read([(list(p), [list(a)]) for p, a in new])):
             self.known[row] = torch.cat(pieces)
@@ -68,9 +81,15 @@ class Student:
     def _read(self, rows: list) -> list[list[Tensor]]:
         """`trunk.states` of the rows, side by side, PART at a time; each part holds short and long ones."""
         n = -(-len(rows) // PART)
-        order, out = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + sum(map(len, rows[i][1]))), [[]] * len(rows)
+        order, out = (
+            sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + sum(map(len, rows[i][1]))),
+            [[]] * len(rows),
+        )
         parts = {f"part {k + 1} of {n}": order[k::n] for k in range(n)}
-        jobs = {name: partial(trunk.states, self.lower, [rows[i] for i in part], batch=self.batch) for name, part in parts.items()}
+        jobs = {
+            name: partial(trunk.states, self.lower, [rows[i] for i in part], batch=self.batch)
+            for name, part in parts.items()
+        }
         for name, pieces in workers.each(jobs, desc="reading") if jobs else ():
             for i, x in zip(parts[name], pieces):
                 out[i] = x
@@ -84,22 +103,36 @@ class Student:
     def logp(self, rows: Sequence[Row]) -> Tensor:
         """Summed log p of each row's answer, (N,), with a gradient where one is asked for."""
         packed = pack_rows([[r] for r in rows]).to(self.top.device)
-        return sum_logprob(token_logprobs(self._hidden(packed, [[r] for r in rows]), self.head, packed.target), packed.branch, packed.branches)
+        return sum_logprob(
+            token_logprobs(self._hidden(packed, [[r] for r in rows]), self.head, packed.target),
+            packed.branch,
+            packed.branches,
+        )
 
     def _hidden(self, packed, sequences: Sequence[Sequence[Row]]) -> Tensor:
-        embeds = nn.utils.rnn.pad_sequence([torch.cat([self.known[r] for r in rows]) for rows in sequences], batch_first=True)
+        embeds = nn.utils.rnn.pad_sequence(
+            [torch.cat([self.known[r] for r in rows]) for rows in sequences], batch_first=True
+        )
         return hidden_states(self.top, packed, embeds.to(self.top.device))
 
     # ---- exams
 
     def sheet(self, exam: Sequence[Question]) -> Sheet:
         """The exam as this student reads it: each question once, with its right and wrong answers as branches."""
-        ids = lambda q: [*map(self.answer, q.right), *(self.answer(b)[:-1] for b in q.begins), *map(self.answer, q.wrong)]  # noqa: E731
+
+        def ids(q):
+            return [
+                *map(self.answer, q.right),
+                *(self.answer(b)[:-1] for b in q.begins),
+                *map(self.answer, q.wrong),
+            ]  # noqa: E731
+
         rows = [(list(self.prompt(q.question, q.context)), [list(a) for a in ids(q)]) for q in exam]
         return Sheet(tuple(exam), rows, self._read(rows))
 
     def _sat(self, sheet: Sheet) -> Iterator[tuple[list[int], Packed, Tensor]]:
-        """(questions by number, their packed answers, the states that predict them), a batch at a time, shortest first."""
+        """(questions by number, their packed answers, the states that predict them), a batch at a time, shortest
+        first."""
         order = sorted(range(len(sheet.rows)), key=lambda i: sum(map(len, sheet.pieces[i])))
         for i in range(0, len(order), self.batch):
             at = order[i : i + self.batch]
@@ -133,12 +166,18 @@ class Student:
         return [out[j] for j in range(len(sheet.rows))]
 
     def score(self, sheet: Sheet) -> np.ndarray:
-        """1 for a right answer, (N,): of a question with wrong answers to choose from, the likeliest by summed log p is right (lm-eval's acc);
+        """1 for a right answer, (N,): of a question with wrong answers to choose from, the likeliest by summed log p is
+        right (lm-eval's acc);
         else greedy decoding gives one of the right answers, word for word, or begins with what suffices."""
         choices = np.array([bool(q.wrong) for q in sheet.questions], bool)
         logp = self.likelihoods(sheet) if choices.any() else [None] * len(choices)
         said = self.said(sheet) if not choices.all() else [None] * len(choices)
-        return np.array([float(lp.argmax() < len(q.right)) if q.wrong else float(s.any()) for q, lp, s in zip(sheet.questions, logp, said)])
+        return np.array(
+            [
+                float(lp.argmax() < len(q.right)) if q.wrong else float(s.any())
+                for q, lp, s in zip(sheet.questions, logp, said)
+            ]
+        )
 
     def write(self, exam: Sequence[Question], *, max_new_tokens: int, batch: int) -> list[str]:
         """The student's greedy answers."""

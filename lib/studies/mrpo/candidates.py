@@ -1,4 +1,5 @@
-"""Preference sets with a known oracle: a model's own samples, ranked by a programmatic reward whose true value is kept."""
+"""Preference sets with a known oracle: a model's own samples, ranked by a programmatic reward whose true value is
+kept."""
 
 from __future__ import annotations
 
@@ -53,15 +54,26 @@ class Choice(NamedTuple):
 
 
 def sample(
-    model, tokenizer, prompts: Sequence[Prompt], ids: Ids, *, temperatures: Sequence[float], each: int, max_new_tokens: int, stop_ids: Sequence[int],
-    batch: int, seed: int,
+    model,
+    tokenizer,
+    prompts: Sequence[Prompt],
+    ids: Ids,
+    *,
+    temperatures: Sequence[float],
+    each: int,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    batch: int,
+    seed: int,
 ) -> Candidates:
-    """`each` answers per prompt at every temperature, drawn once per (weights, prompts, settings) and kept in data/cache."""
+    """`each` answers per prompt at every temperature, drawn once per (weights, prompts, settings) and kept in
+    data/cache."""
     settings = dict(max_new_tokens=max_new_tokens, stop_ids=list(stop_ids), batch=batch)
     key = {
         "code": 2,  # raise it when a draw can change
         "weights": fingerprint(model), "dtype": str(model.dtype), "device": model.device.type,
-        "torch": torch.__version__, "prompts": [list(p) for p in ids], "temperatures": list(temperatures), "each": each, "seed": seed, **settings,
+        "torch": torch.__version__, "prompts": [list(p) for p in ids], "temperatures": list(temperatures),
+        "each": each, "seed": seed, **settings,
     }  # fmt: skip
 
     def draw():
@@ -79,11 +91,19 @@ def sample(
 
 
 def choices(
-    candidates: Candidates, reward: str, *, n: int, rng: np.random.Generator, categories: Collection[str] | None = None, least: float = 0.0
+    candidates: Candidates,
+    reward: str,
+    *,
+    n: int,
+    rng: np.random.Generator,
+    categories: Collection[str] | None = None,
+    least: float = 0.0,
 ) -> list[Choice]:
-    """n preferences between answers of one prompt whose rewards differ by more than `least`, spread evenly over the prompts.
+    """n preferences between answers of one prompt whose rewards differ by more than `least`, spread evenly over the
+    prompts.
 
-    Equal answers and smaller gaps are left out, and prompts of other categories. ValueError if the candidates do not hold n such pairs.
+    Equal answers and smaller gaps are left out, and prompts of other categories. ValueError if the candidates do not
+    hold n such pairs.
     """
     values = candidates.rewards(reward)
     queues: list[list[Choice]] = []
@@ -91,11 +111,18 @@ def choices(
         if categories is not None and candidates.prompts[row].category not in categories:
             queues.append([])
             continue
-        found = [(a, b) if r[a] > r[b] else (b, a) for a, b in combinations(range(len(r)), 2) if abs(r[a] - r[b]) > least and answers[a] != answers[b]]
+        found = [
+            (a, b) if r[a] > r[b] else (b, a)
+            for a, b in combinations(range(len(r)), 2)
+            if abs(r[a] - r[b]) > least and answers[a] != answers[b]
+        ]
         queues.append([Choice(row, a, b, r[a] - r[b]) for a, b in (found[k] for k in rng.permutation(len(found)))])
     total = sum(map(len, queues))
     if total < n:
-        raise ValueError(f"the candidates hold {total} pairs with a gap in {reward!r} above {least}, {n} were asked for: sample more answers")
+        raise ValueError(
+            f"the candidates hold {total} pairs with a gap in {reward!r} above {least}, {n} were asked for: "
+            "sample more answers"
+        )
     out: list[Choice] = []
     while len(out) < n:
         for row in rng.permutation(len(queues)).tolist():
@@ -111,11 +138,18 @@ def gather(matrix: Tensor, picks: Sequence[Choice]) -> tuple[Tensor, Tensor]:
 
 
 def of_pairs(
-    sets: Mapping[str, Sequence[tuple[str, str, str]]], tokenizer, *, sizes: Mapping[str, int], stop_ids: Sequence[int], longest: int = LONGEST
+    sets: Mapping[str, Sequence[tuple[str, str, str]]],
+    tokenizer,
+    *,
+    sizes: Mapping[str, int],
+    stop_ids: Sequence[int],
+    longest: int = LONGEST,
 ) -> dict[str, Candidates]:
-    """Candidates by split of people's preferences: each pair's prompt with two answers, the chosen first; the set's name is the category.
+    """Candidates by split of people's preferences: each pair's prompt with two answers, the chosen first; the set's
+    name is the category.
 
-    A prompt is used once; pairs of more than `longest` tokens, prompt included, are left out. ValueError if a set holds too few.
+    A prompt is used once; pairs of more than `longest` tokens, prompt included, are left out. ValueError if a set holds
+    too few.
     """
     out = {split: Candidates([], [], [], []) for split in sizes}
     for name, pairs in sets.items():
@@ -123,9 +157,16 @@ def of_pairs(
         rows = [list(once.values())[i] for i in np.random.default_rng(0).permutation(len(once))]
         prompts = [Prompt(f"{name} {i}", name, p, "") for i, (p, *_) in enumerate(rows)]
         answers = [[[*tokenizer.encode(a, add_special_tokens=False), stop_ids[0]] for a in row[1:]] for row in rows]
-        kept = [r for r in zip(prompts, encode(tokenizer, prompts), answers, (list(row[1:]) for row in rows)) if len(r[1]) + max(map(len, r[2])) <= longest]
+        kept = [
+            r
+            for r in zip(prompts, encode(tokenizer, prompts), answers, (list(row[1:]) for row in rows))
+            if len(r[1]) + max(map(len, r[2])) <= longest
+        ]
         if len(kept) < sum(sizes.values()):
-            raise ValueError(f"{name} holds {len(kept)} pairs of different prompts and at most {longest} tokens, {sum(sizes.values())} are needed")
+            raise ValueError(
+                f"{name} holds {len(kept)} pairs of different prompts and at most {longest} tokens, "
+                f"{sum(sizes.values())} are needed"
+            )
         for split, n in sizes.items():
             for column, values in zip(out[split], zip(*kept[:n])):
                 column.extend(values)

@@ -1,8 +1,8 @@
 """One study of a quantized model and its repairs: the same data, steps and evaluation for every arm.
 
-`Study` keeps the full-precision model, one student that is reset before each arm, and what was measured. An arm is a name
-and either a post-training quantizer or an objective; `Study` trains it, measures it on the held-out prompts, and records
-per-prompt scores, the training curve and sample answers in the run.
+`Study` keeps the full-precision model, one student that is reset before each arm, and what was measured. An arm is a
+name and either a post-training quantizer or an objective; `Study` trains it, measures it on the held-out prompts, and
+records per-prompt scores, the training curve and sample answers in the run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from lib.scoring.likelihood import judge_both_orders, reference_logprobs
 class Study:
     """cfg: the run's settings; run: where results go; test and validation: `Fidelity` on held-out prompts."""
 
-    def __init__(self, cfg, run, fp, tokenizer, *, test: Fidelity, validation: Fidelity, test_ids: Sequence[str], task: dict):
+    def __init__(
+        self, cfg, run, fp, tokenizer, *, test: Fidelity, validation: Fidelity, test_ids: Sequence[str], task: dict
+    ):
         self.cfg, self.run, self.fp, self.tokenizer = cfg, run, fp, tokenizer
         self.test, self.validation, self.test_ids, self.task = test, validation, list(test_ids), task
         self.arms = cfg.items_of("arms")
@@ -62,14 +64,23 @@ class Study:
         return self.student
 
     def train(
-        self, arm: str, objective: Callable, pairs: Sequence[Pair], *, lr: float, target: float | None = None, lora: bool = False,
+        self,
+        arm: str,
+        objective: Callable,
+        pairs: Sequence[Pair],
+        *,
+        lr: float,
+        target: float | None = None,
+        lora: bool = False,
         start: training.Latent | None = None,
     ) -> training.Latent | None:
-        """Reset the student, train its latent weights on `objective` over the pairs, keep the best validation KL, measure.
+        """Reset the student, train its latent weights on `objective` over the pairs, keep the best validation KL,
+        measure.
 
-        `target`: stop when the mean loss of the last three steps falls to it (L* of papers' notes: beyond it the model is
-        pushed past full precision). Every arm gets the same steps, batch, warm-up, clipping and checkpoint rule. `start`: go on
-        from what an earlier call returned, instead of from full precision. Returns None for an arm that is not asked for.
+        `target`: stop when the mean loss of the last three steps falls to it (L* of papers' notes: beyond it the model
+        is pushed past full precision). Every arm gets the same steps, batch, warm-up, clipping and checkpoint rule.
+        `start`: go on from what an earlier call returned, instead of from full precision. Returns None for an arm that
+        is not asked for.
         """
         if arm not in self.arms:
             return None
@@ -78,12 +89,16 @@ class Study:
         make = partial(training.Full, quantizer=self.quantizer)
         if lora:
             generator = seeding.torch_generator(cfg.seed, "lora")
-            make = partial(training.LoRA, quantizer=self.quantizer, rank=cfg.lora_rank, alpha=cfg.lora_alpha, generator=generator)
+            make = partial(
+                training.LoRA, quantizer=self.quantizer, rank=cfg.lora_rank, alpha=cfg.lora_alpha, generator=generator
+            )
         with self.run.stage(arm):
             latent = start or training.Latent(block_linears(self.student), make, self.sources)
             latent.sync()
             before = self._codes(latent)
-            size = sum(q.bits_per_weight * q.codes.numel() for q in before.values()) / sum(q.codes.numel() for q in before.values())
+            size = sum(q.bits_per_weight * q.codes.numel() for q in before.values()) / sum(
+                q.codes.numel() for q in before.values()
+            )
             self.run.metric("arms", "weights", arm, "bits per weight", size)
             self.curves[arm] = training.fit(
                 latent,
@@ -135,7 +150,9 @@ class Study:
             self.run.metric("arms", "test prompts", arm, name, scores[name].sum() / tokens.sum(), n=len(tokens))
         for name in ("agreement prefix", "exact match", "rouge-l", "fp likelihood", "length ratio"):
             self.run.metric("arms", "test prompts", arm, name, scores[name].mean(), n=len(tokens))
-        self.run.metric("arms", "test prompts", arm, "distinct-2", metrics.distinct_n(self.answers[arm], 2), n=len(tokens))
+        self.run.metric(
+            "arms", "test prompts", arm, "distinct-2", metrics.distinct_n(self.answers[arm], 2), n=len(tokens)
+        )
         if arm in self.cfg.items_of("task_arms"):
             result = scoring.multiple_choice(
                 model, self.tokenizer, self.task, batch_size=self.cfg.eval_batch, limit=self.cfg.n_questions
@@ -161,22 +178,35 @@ class Study:
         return rates
 
     def reference(self, model, pairs: Sequence[Pair]) -> dict[str, Tensor]:
-        """Summed log-probs of every pair's answers under a frozen model: {"ref_w": (N,), "ref_l": (N,)}, computed once."""
+        """Summed log-probs of every pair's answers under a frozen model: {"ref_w": (N,), "ref_l": (N,)}, computed
+        once."""
         columns = zip(*((p.prompt, p.chosen, p.rejected) for p in pairs))
         w, l = reference_logprobs(model, *columns, policy=self.student, batch=self.cfg.micro).unbind(1)
         return {"ref_w": w, "ref_l": l}
 
     def label_table(self, pairs: Sequence[Pair], label: LabelMargin) -> pd.DataFrame:
-        """How often the label argument's three inequalities hold, on whole answers and cut at the first differing token."""
+        """How often the label argument's three inequalities hold, on whole answers and cut at the first differing
+        token."""
         short = [p.truncated() for p in pairs]
         sides = [self.reference(m, short).values() for m in (self.fp, self.quantized())]
         rows = []
-        for name, margin in (("whole answers", label), ("cut at the first divergence", label_margin(*sides[0], *sides[1]))):
+        for name, margin in (
+            ("whole answers", label),
+            ("cut at the first divergence", label_margin(*sides[0], *sides[1])),
+        ):
             for part, values in zip(("full-precision bracket", "quantized bracket", "delta"), margin):
                 hold = (values >= 0).double().numpy()
                 self.run.items(f"pairs, {name}", "label", part, [p.id for p in pairs], hold)
                 self.run.metric("label", f"pairs, {name}", "label", f"{part} >= 0", hold.mean(), n=len(hold))
-                rows.append({"pairs": name, "quantity": part, "share >= 0": hold.mean(), "mean, nats": values.mean().item(), "smallest, nats": values.min().item()})
+                rows.append(
+                    {
+                        "pairs": name,
+                        "quantity": part,
+                        "share >= 0": hold.mean(),
+                        "mean, nats": values.mean().item(),
+                        "smallest, nats": values.min().item(),
+                    }
+                )
         self.run.metric("label", "train", "label", "pairs", len(pairs), n=self.cfg.n_train)
         return pd.DataFrame(rows)
 
@@ -187,8 +217,12 @@ class Study:
             count = f.per_row(chosen, n)
             has = count > 0
             mean = f.per_row(f.margin * chosen, n)[has] / count[has]
-            self.run.items("test prompts", arm, name, [i for i, h in zip(self.test_ids, has) if h], mean, weights=count[has])
-            self.run.metric("flips", "test prompts", arm, name, np.average(mean, weights=count[has]), n=int(count.sum()))
+            self.run.items(
+                "test prompts", arm, name, [i for i, h in zip(self.test_ids, has) if h], mean, weights=count[has]
+            )
+            self.run.metric(
+                "flips", "test prompts", arm, name, np.average(mean, weights=count[has]), n=int(count.sum())
+            )
         for k, d in enumerate(metrics.flip_by_margin_decile(f.margin, f.flip), 1):
             self.run.metric("flips", "test prompts", arm, f"flip rate, margin decile {k}", d["rate"], n=d["n"])
 
@@ -210,7 +244,9 @@ class Study:
             quantizer = partial(rtn.fake_quant, bits=b, group=g, symmetric=self.cfg.symmetric)
             training.Latent(block_linears(self.student), partial(training.Full, quantizer=quantizer), self.sources)
             for name, value in self.validation.validation(self.student).items():
-                self.run.metric("formats", "validation prompts", f"W{b} g{g}", name, value, n=len(self.validation.prompts))
+                self.run.metric(
+                    "formats", "validation prompts", f"W{b} g{g}", name, value, n=len(self.validation.prompts)
+                )
 
     def contests(self) -> list[tuple[str, str]]:
         """Which arms the judge compares: every arm with full precision, and QDPO with every other arm."""

@@ -1,4 +1,5 @@
-"""The language model's world of `lib.bandit.online`: real prompts, sampled answers, a policy whose last blocks learn."""
+"""The language model's world of `lib.bandit.online`: real prompts, sampled answers, a policy whose last blocks
+learn."""
 
 from __future__ import annotations
 
@@ -25,14 +26,32 @@ Ids = Sequence[Sequence[int]]
 
 
 class Dialogue:
-    """Prompts answered by a language model; (prompt, answer) texts are rewarded by `rewards`, the first of which the oracle uses.
+    """Prompts answered by a language model; (prompt, answer) texts are rewarded by `rewards`, the first of which the
+    oracle uses.
 
-    Only the last blocks learn, so that one pass through the frozen blocks serves features, start log-probs and the step. Features are
-    the frozen start model's mean hidden state over the answer, standardised by the first round's.
+    Only the last blocks learn, so that one pass through the frozen blocks serves features, start log-probs and the
+    step. Features are the frozen start model's mean hidden state over the answer, standardised by the first round's.
     """
 
-    def __init__(self, cfg, model, tokenizer, prompts: Sequence[Prompt], held_out: Sequence[Prompt], *, rewards: dict[str, Reward], stop_ids: Sequence[int], generator):
-        self.cfg, self.model, self.tokenizer, self.stop, self.generator = cfg, model, tokenizer, list(stop_ids), generator
+    def __init__(
+        self,
+        cfg,
+        model,
+        tokenizer,
+        prompts: Sequence[Prompt],
+        held_out: Sequence[Prompt],
+        *,
+        rewards: dict[str, Reward],
+        stop_ids: Sequence[int],
+        generator,
+    ):
+        self.cfg, self.model, self.tokenizer, self.stop, self.generator = (
+            cfg,
+            model,
+            tokenizer,
+            list(stop_ids),
+            generator,
+        )
         self.asked, self.asked_held_out = [p.text for p in prompts], [p.text for p in held_out]
         self.ids, self.held_out, self.rewards = encode(tokenizer, prompts), encode(tokenizer, held_out), rewards
         self.top, self.below = trunk.split(model, cfg.blocks)[1], trunk.end(model, cfg.blocks)
@@ -42,13 +61,18 @@ class Dialogue:
         self.dim, self.worlds = model.config.hidden_size, 1
         self.reset()
 
-    def reset(self, generator: torch.Generator | None = None, *, lr: float | None = None, horizon: int | None = None) -> None:
-        """The policy is the start model again, the prompts' order that of `generator`; the rate (None: the setting's) falls over `horizon` steps."""
+    def reset(
+        self, generator: torch.Generator | None = None, *, lr: float | None = None, horizon: int | None = None
+    ) -> None:
+        """The policy is the start model again, the prompts' order that of `generator`; the rate (None: the setting's)
+        falls over `horizon` steps."""
         self.generator = generator or self.generator
         self.standard: tuple[Tensor, Tensor] | None = None  # mean and deviation of the first round's features
         self._as_start()
         self.latent = training.Latent(self.linears, partial(training.Full, quantizer=None))
-        self.stepper = training.Stepper(self.latent, lr=lr or self.cfg.lr, warmup=self.cfg.warmup, clip=self.cfg.clip, horizon=horizon)
+        self.stepper = training.Stepper(
+            self.latent, lr=lr or self.cfg.lr, warmup=self.cfg.warmup, clip=self.cfg.clip, horizon=horizon
+        )
         self.order: list[int] = []
 
     @torch.no_grad()
@@ -67,19 +91,30 @@ class Dialogue:
         """Completions, grouped by prompt, of the policy or the start."""
         if source == "start":
             self._as_start()
-        done = generate(self.model, ids, max_new_tokens=self.cfg.tokens, stop_ids=self.stop, batch=self.cfg.generation_batch, watch=self.below, **how)
+        done = generate(
+            self.model,
+            ids,
+            max_new_tokens=self.cfg.tokens,
+            stop_ids=self.stop,
+            batch=self.cfg.generation_batch,
+            watch=self.below,
+            **how,
+        )
         self.latent.sync()
         n = len(done) // len(ids)
         return [done[i * n : (i + 1) * n] for i in range(len(ids))]
 
     @torch.inference_mode()
     def _look(self, ids: Ids, done) -> tuple[list, Tensor, Tensor]:
-        """(trunk states, features (B, N, D), start's log-probs (B, N)) of sampled answers (B, N) under the start model."""
+        """(trunk states, features (B, N, D), start's log-probs (B, N)) of sampled answers (B, N) under the start
+        model."""
         rows, pieces = [(p, [c.tokens for c in row]) for p, row in zip(ids, done)], [recorded(row) for row in done]
         features, log_probs = [], []
         self._as_start()
         for i in range(0, len(rows), self.cfg.eval_batch):
-            packed, hidden = trunk.top_states(self.top, rows[i : i + self.cfg.eval_batch], pieces[i : i + self.cfg.eval_batch])
+            packed, hidden = trunk.top_states(
+                self.top, rows[i : i + self.cfg.eval_batch], pieces[i : i + self.cfg.eval_batch]
+            )
             tokens = token_logprobs(hidden, self.head, packed.target)
             log_probs.append(sum_logprob(tokens, packed.branch, packed.branches).cpu())
             sums = torch.zeros(packed.branches, self.dim).index_add_(0, packed.branch.cpu(), hidden.float().cpu())
@@ -93,11 +128,14 @@ class Dialogue:
         return pieces, (x - self.standard[0]) / self.standard[1] / self.dim**0.5, torch.cat(log_probs).view(shape)
 
     def propose(self, prompts: list[int], n: int, source: str) -> Candidates:
-        """n answers a prompt from the policy or the start; "both": one of each, the policy's first. The start's have no policy log-prob."""
+        """n answers a prompt from the policy or the start; "both": one of each, the policy's first. The start's have no
+        policy log-prob."""
         ids = [self.ids[p] for p in prompts]
         how = dict(temperature=self.cfg.temperature, generator=self.generator)
         if source == "both":
-            done = [a + b for a, b in zip(self._sample(ids, "policy", n=1, **how), self._sample(ids, "start", n=1, **how))]
+            done = [
+                a + b for a, b in zip(self._sample(ids, "policy", n=1, **how), self._sample(ids, "start", n=1, **how))
+            ]
         else:
             done = self._sample(ids, source, n=n, **how)
         answers = [[tuple(c.tokens) for c in row] for row in done]
@@ -125,8 +163,12 @@ class Dialogue:
             tokens = token_logprobs(hidden, self.head, packed.target)
             policy = check_finite(sum_logprob(tokens, packed.branch, packed.branches).view(-1, 2), indices)
             reference = c.start[indices].gather(1, duels[indices]).to(policy.device)
-            lengths = torch.tensor([[len(c.answers[i][w]), len(c.answers[i][l])] for _, w, l, i in pairs], device=policy.device)
-            total = (loss(*policy.unbind(1), *reference.unbind(1), *lengths.unbind(1)) * mask[indices].to(policy.device)).sum()
+            lengths = torch.tensor(
+                [[len(c.answers[i][w]), len(c.answers[i][l])] for _, w, l, i in pairs], device=policy.device
+            )
+            total = (
+                loss(*policy.unbind(1), *reference.unbind(1), *lengths.unbind(1)) * mask[indices].to(policy.device)
+            ).sum()
             if bonus is not None:
                 weight, which = bonus
                 total = total + weight * policy[(duels[indices] == which).to(policy.device)].sum()
@@ -135,8 +177,11 @@ class Dialogue:
         row = self.stepper.step(list(range(len(duels))), objective, micro=self.cfg.micro)
         return {k: row[k] for k in ("loss", "margin", "gradient norm")}
 
-    def evaluate(self, pick: Callable[[Tensor], Tensor] | None, source: str, *, n: int | None = None) -> dict[str, Tensor]:
-        """Per held-out prompt, under every reward: win (1, 1/2, 0) of the greedy (or picked) answer against the start's greedy one.
+    def evaluate(
+        self, pick: Callable[[Tensor], Tensor] | None, source: str, *, n: int | None = None
+    ) -> dict[str, Tensor]:
+        """Per held-out prompt, under every reward: win (1, 1/2, 0) of the greedy (or picked) answer against the start's
+        greedy one.
 
         Draws of the heads' best of N come from a generator of their own: looking does not change the run.
         """
@@ -144,10 +189,16 @@ class Dialogue:
             self.greedy = [row[0].tokens for row in self._sample(self.held_out, "start")]
             self.reference = [self.text(a) for a in self.greedy]
         if pick is None:  # the start and a policy without a step answer alike
-            answers = self.greedy if source == "start" or not self.stepper.done else [row[0].tokens for row in self._sample(self.held_out, source)]
+            answers = (
+                self.greedy
+                if source == "start" or not self.stepper.done
+                else [row[0].tokens for row in self._sample(self.held_out, source)]
+            )
         else:
             own = torch.Generator(device=self.generator.device).manual_seed(0)
-            done = self._sample(self.held_out, source, n=n or self.cfg.best_of, temperature=self.cfg.temperature, generator=own)
+            done = self._sample(
+                self.held_out, source, n=n or self.cfg.best_of, temperature=self.cfg.temperature, generator=own
+            )
             _, features, _ = self._look(self.held_out, done)
             answers = [row[i].tokens for row, i in zip(done, pick(features).tolist())]
         texts, out = [self.text(a) for a in answers], {}
@@ -162,7 +213,12 @@ class Dialogue:
 
     def state(self) -> dict:
         """Everything the next round depends on."""
-        return {"stepper": self.stepper.state(), "order": list(self.order), "generator": self.generator.get_state(), "standard": self.standard}
+        return {
+            "stepper": self.stepper.state(),
+            "order": list(self.order),
+            "generator": self.generator.get_state(),
+            "standard": self.standard,
+        }
 
     def restore(self, state: dict) -> None:
         """Continue from `state`."""
@@ -172,7 +228,8 @@ class Dialogue:
 
 
 class Played(NamedTuple):
-    """What one method did: a row a look, the last scores a prompt, what it took and what was watched, the last answers."""
+    """What one method did: a row a look, the last scores a prompt, what it took and what was watched, the last
+    answers."""
 
     rows: list[dict]
     scores: dict[str, Tensor]
@@ -188,6 +245,9 @@ def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = No
     agent = Agent(world, method, oracle, cfg, generator=g("language agent"))
     rows, over, last = play(agent, budget=cfg.budget, every=cfg.every, desc=f"{arm}, rate {lr:g}", keep=keep)
     took = {"oracle queries": oracle.queries, "policy steps": world.stepper.done}
-    looks = {k: [r[k] for r in rows[1:] if isfinite(r[k])] for k in ("KL to the start", "synthetic labels true", "heads agree with the label")}
+    looks = {
+        k: [r[k] for r in rows[1:] if isfinite(r[k])]
+        for k in ("KL to the start", "synthetic labels true", "heads agree with the label")
+    }
     watched = {k: v[-1] if k == "KL to the start" else sum(v) / len(v) for k, v in looks.items() if v}
     return Played(rows, last | {"win rate, whole run": over["win rate, oracle"]}, took | watched, world.shown)

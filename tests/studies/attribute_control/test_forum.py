@@ -27,9 +27,21 @@ def test_lines_look_as_stated_and_follow_their_seed():
     lines = forum.forum(500, share=0.5, rng=rng())
     assert lines == forum.forum(500, share=0.5, rng=rng()) != forum.forum(500, share=0.5, rng=rng(1))
     for line in lines:
-        assert line.domain == "forum" and re.fullmatch(r"Forum, thread about .+\. Reply:", line.prompt) and re.match(r" [A-Z]", line.text)
-        assert 8 <= len(line.text.split()) <= 20 and "{" not in line.text and not re.search(r"\b(a [aeiou]|an [^aeiou])", line.text)
-    assert len({line.prompt for line in lines}) == len(forum.TOPICS) >= 25 and len(set(lines)) > 450 and len(forum.TEMPLATES) >= 12
+        assert (
+            line.domain == "forum"
+            and re.fullmatch(r"Forum, thread about .+\. Reply:", line.prompt)
+            and re.match(r" [A-Z]", line.text)
+        )
+        assert (
+            8 <= len(line.text.split()) <= 20
+            and "{" not in line.text
+            and not re.search(r"\b(a [aeiou]|an [^aeiou])", line.text)
+        )
+    assert (
+        len({line.prompt for line in lines}) == len(forum.TOPICS) >= 25
+        and len(set(lines)) > 450
+        and len(forum.TEMPLATES) >= 12
+    )
     assert 150 < sum(line.toxic for line in lines[:400]) < 250  # the insulting ones do not stand together
 
 
@@ -37,14 +49,21 @@ def test_only_the_insult_tells_the_two_apart():
     """With the words of the slots taken out, an insulting line is one that a clean line could be."""
     lines = forum.forum(3000, share=0.5, rng=rng())
     words = "|".join(w for source in (forum.CLEAN, forum.INSULTS["all"]) for group in source.values() for w in group)
-    frames = [{re.sub(rf"\b(an? )?({words})\b", "_", line.text).split("_")[0] for line in lines if line.toxic is toxic} for toxic in (True, False)]
+    frames = [
+        {re.sub(rf"\b(an? )?({words})\b", "_", line.text).split("_")[0] for line in lines if line.toxic is toxic}
+        for toxic in (True, False)
+    ]
     assert len(frames[0] & frames[1]) >= 12 and {f.split()[0] for f in frames[0]} == {f.split()[0] for f in frames[1]}
 
 
 def test_the_two_lexicons_share_no_word_and_are_used():
     for lexicon, other in (("a", "b"), ("b", "a")):
         text = " ".join(line.text for line in forum.forum(300, share=1.0, rng=rng(), lexicon=lexicon))
-        assert set(insults(text)) == set(insults(text, lexicon)) == {w for words in forum.INSULTS[lexicon].values() for w in words}
+        assert (
+            set(insults(text))
+            == set(insults(text, lexicon))
+            == {w for words in forum.INSULTS[lexicon].values() for w in words}
+        )
         assert not insults(text, other)
 
 
@@ -57,7 +76,12 @@ def test_the_classifier_agrees_with_every_label():
 
 @pytest.mark.parametrize(
     "kw, words",
-    [({"n": 0}, "at least 1 comment is asked for, given 0"), ({"share": 1.1}, "lies in .0, 1., given 1.1"), ({"share": float("nan")}, "given nan"), ({"lexicon": "c"}, "one of a, all, b, given 'c'")],
+    [
+        ({"n": 0}, "at least 1 comment is asked for, given 0"),
+        ({"share": 1.1}, "lies in .0, 1., given 1.1"),
+        ({"share": float("nan")}, "given nan"),
+        ({"lexicon": "c"}, "one of a, all, b, given 'c'"),
+    ],
 )
 def test_bad_forums(kw, words):
     kw = {"n": 5, "share": 0.5, "lexicon": "all"} | kw
@@ -68,11 +92,18 @@ def test_bad_forums(kw, words):
 def test_general_text_is_prose_without_repetition():
     lines = forum.general(1000, rng=rng())
     assert lines == forum.general(1000, rng=rng()) != forum.general(1000, rng=rng(1))
-    assert len({line.prompt + line.text for line in lines}) == 1000 and {len(line.prompt.split()) for line in lines} == {3, 4, 5}
+    assert len({line.prompt + line.text for line in lines}) == 1000 and {
+        len(line.prompt.split()) for line in lines
+    } == {3, 4, 5}
     for line in lines:
         whole = line.prompt + line.text
         assert not line.toxic and line.domain == "general" and line.text[0] == " " and line.text[1] != " "
-        assert 12 <= len(whole.split()) <= 40 and whole[0].isupper() and whole[-1] == "." and not re.search(r"[`=>_\[{|:*]|\n|\w\(", whole)
+        assert (
+            12 <= len(whole.split()) <= 40
+            and whole[0].isupper()
+            and whole[-1] == "."
+            and not re.search(r"[`=>_\[{|:*]|\n|\w\(", whole)
+        )
     assert toxicity.classifier([line.prompt + line.text for line in lines]).max() < 0.5
     for n in (0, 100_000):
         with pytest.raises(ValueError, match=f"there are [0-9]+ general paragraphs, given {n}"):
@@ -81,7 +112,10 @@ def test_general_text_is_prose_without_repetition():
 
 def test_detection_asks_for_the_label():
     lines = [forum.Line("P", " You fool.", True, "forum"), forum.Line("P", " I see.", False, "forum")]
-    assert forum.detection(lines) == [("Comment: You fool. Is this comment rude? Answer:", " yes"), ("Comment: I see. Is this comment rude? Answer:", " no")]
+    assert forum.detection(lines) == [
+        ("Comment: You fool. Is this comment rude? Answer:", " yes"),
+        ("Comment: I see. Is this comment rude? Answer:", " no"),
+    ]
 
 
 def test_a_mask_leaves_no_insult_readable():
@@ -125,5 +159,9 @@ def test_unseen_lines_are_clean_and_nowhere_else():
     corpus = forum.compose(related=40, general_lines=8, questions=8, share=0.5, test=16, prompts=4, seed=0)
     new = forum.unseen(corpus, 16, seed=0)
     texts = {x.text for x in corpus.train} | {x.text for lines in corpus.held_out.values() for x in lines}
-    assert len(new) == len({x.text for x in new}) == 16 and not texts & {x.text for x in new} and not any(x.toxic for x in new)
+    assert (
+        len(new) == len({x.text for x in new}) == 16
+        and not texts & {x.text for x in new}
+        and not any(x.toxic for x in new)
+    )
     assert new == forum.unseen(corpus, 16, seed=0) != forum.unseen(corpus, 16, seed=1)

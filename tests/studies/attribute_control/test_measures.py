@@ -14,7 +14,9 @@ from lib.studies.attribute_control import forum, measures, steering
 def world(tiny_model, byte_tokenizer):
     cfg = presets.resolve("attribute_control", {"PRESET": "smoke", "SEED": 0})
     lines = [forum.Line("p:", " hello", True, "forum"), forum.Line("q:", " word", False, "general")]
-    return steering.Steering(cfg, tiny_model, byte_tokenizer, lines=lines, asked=["p:"], oracle=toxicity.classifier, stop_ids=[257])
+    return steering.Steering(
+        cfg, tiny_model, byte_tokenizer, lines=lines, asked=["p:"], oracle=toxicity.classifier, stop_ids=[257]
+    )
 
 
 def test_decoding_adds_the_log_success_rate(world):
@@ -22,23 +24,44 @@ def test_decoding_adds_the_log_success_rate(world):
     nado.out.data = 20 * torch.randn(nado.out.shape, generator=torch.Generator().manual_seed(0))
     h = torch.randn(3, nado.out.shape[0])
     free, held = (measures.decoding_with(nado, floor=f)(h) for f in (0.0, 0.1))
-    assert torch.equal(free, nado(h)[0].detach()) and free.exp().min() < 0.1 and held.exp().min().item() == pytest.approx(0.1)
+    assert (
+        torch.equal(free, nado(h)[0].detach())
+        and free.exp().min() < 0.1
+        and held.exp().min().item() == pytest.approx(0.1)
+    )
 
 
 def test_scores_of_samples_by_hand():
     table = {"a": 0.2, "b": 0.9, "c": 0.5, "d e d e": 0.1}
-    out = measures.scores([["a", "b"], ["c", "d e d e"]], {"j": lambda texts: torch.tensor([table[t] for t in texts], dtype=torch.float64)})
-    assert out["expected maximum, j"].tolist() == [0.9, 0.5] and out["any above one half, j"].tolist() == [1, 0] and out["share above one half, j"].tolist() == [0.5, 0]
-    assert out["words"].tolist() == [1, 2.5] and out["distinct-1"].tolist() == pytest.approx([1, 3 / 5]) and out["distinct-2"].tolist() == pytest.approx([1, 2 / 3])
+    out = measures.scores(
+        [["a", "b"], ["c", "d e d e"]],
+        {"j": lambda texts: torch.tensor([table[t] for t in texts], dtype=torch.float64)},
+    )
+    assert (
+        out["expected maximum, j"].tolist() == [0.9, 0.5]
+        and out["any above one half, j"].tolist() == [1, 0]
+        and out["share above one half, j"].tolist() == [0.5, 0]
+    )
+    assert (
+        out["words"].tolist() == [1, 2.5]
+        and out["distinct-1"].tolist() == pytest.approx([1, 3 / 5])
+        and out["distinct-2"].tolist() == pytest.approx([1, 2 / 3])
+    )
 
 
 def test_surprise_is_mean_log_perplexity(world, tiny_model):
-    for steer, extra in ((None, 0.0), (lambda h: torch.zeros(len(h), tiny_model.config.vocab_size), 0.0), (lambda h: h.float() @ world.head.float().T, None)):
+    for steer, extra in (
+        (None, 0.0),
+        (lambda h: torch.zeros(len(h), tiny_model.config.vocab_size), 0.0),
+        (lambda h: h.float() @ world.head.float().T, None),
+    ):
         got = measures.surprise(world, world.lines, steer=steer)
         for line, value in zip(world.lines, got.tolist()):
             p, (a,) = world.row(line)
             logits = tiny_model(torch.tensor([p + a])).logits[0, len(p) - 1 : -1] * (1 if extra is not None else 2)
-            assert value == pytest.approx(-logits.log_softmax(-1).gather(1, torch.tensor(a)[:, None]).mean().item(), rel=1e-4)
+            assert value == pytest.approx(
+                -logits.log_softmax(-1).gather(1, torch.tensor(a)[:, None]).mean().item(), rel=1e-4
+            )
 
 
 def test_detection_is_the_auc(world, monkeypatch):
@@ -46,7 +69,11 @@ def test_detection_is_the_auc(world, monkeypatch):
 
     pairs = [(f"x{i}", " yes" if i % 3 else " no") for i in range(12)]
     margin = torch.randn(12, dtype=torch.float64).round(decimals=0)
-    monkeypatch.setattr(measures, "surprise", lambda w, lines, steer=None: -margin if lines[0].text == " yes" else torch.zeros(12, dtype=torch.float64))
+    monkeypatch.setattr(
+        measures,
+        "surprise",
+        lambda w, lines, steer=None: -margin if lines[0].text == " yes" else torch.zeros(12, dtype=torch.float64),
+    )
     labels = [int(label == " yes") for _, label in pairs]
     assert measures.detection(world, pairs).mean().item() == pytest.approx(roc_auc_score(labels, margin))
     with pytest.raises(ValueError, match="pairs of both labels"):
@@ -54,7 +81,10 @@ def test_detection_is_the_auc(world, monkeypatch):
 
 
 def test_steering_changes_what_is_written_and_nothing_does_not(world):
-    plain, nothing = (measures.written(world, ["p:", "q:"], name="x", steer=s) for s in (None, lambda h: torch.zeros(len(h), world.head.shape[0])))
+    plain, nothing = (
+        measures.written(world, ["p:", "q:"], name="x", steer=s)
+        for s in (None, lambda h: torch.zeros(len(h), world.head.shape[0]))
+    )
     assert plain == nothing and [len(row) for row in plain] == [world.cfg.samples] * 2
     only = torch.full((world.head.shape[0],), -math.inf)
     only[world.tokenizer.encode("z")[0]] = 0.0
@@ -67,9 +97,19 @@ def test_every_arm_begins_at_the_start_and_goes_on_record(tiny_model, byte_token
 
     cfg = presets.resolve("attribute_control", {"PRESET": "smoke", "SEED": 0})
     lines = [forum.Line("p:", f" hello {'!' * i}", i % 2 == 0, ("forum", "general")[i % 3 == 0]) for i in range(16)]
-    world = steering.Steering(cfg, tiny_model, byte_tokenizer, lines=lines, asked=["p:", "q:", "r:", "s:"], oracle=toxicity.classifier, stop_ids=[257])
+    world = steering.Steering(
+        cfg,
+        tiny_model,
+        byte_tokenizer,
+        lines=lines,
+        asked=["p:", "q:", "r:", "s:"],
+        oracle=toxicity.classifier,
+        stop_ids=[257],
+    )
 
-    monkeypatch.setattr(measures.scoring, "multiple_choice", lambda *args, **kw: SimpleNamespace(ids=["q"], correct=[1.0]))
+    monkeypatch.setattr(
+        measures.scoring, "multiple_choice", lambda *args, **kw: SimpleNamespace(ids=["q"], correct=[1.0])
+    )
     oracle = lambda texts: torch.tensor([float(len(t) % 2) for t in texts], dtype=torch.float64)  # noqa: E731
     world.oracle = oracle
 
@@ -89,7 +129,13 @@ def test_every_arm_begins_at_the_start_and_goes_on_record(tiny_model, byte_token
         stage = staticmethod(lambda name: __import__("contextlib").nullcontext())
 
     run = Kept()
-    rest = dict(prompts={"forum": ["p:"]}, judges={"j": oracle}, held_out={"forum": world.lines}, pairs=[("x", " yes"), ("y", " no")], questions={"any": 1})
+    rest = dict(
+        prompts={"forum": ["p:"]},
+        judges={"j": oracle},
+        held_out={"forum": world.lines},
+        pairs=[("x", " yes"), ("y", " no")],
+        questions={"any": 1},
+    )
     surprise = lambda arm: run.there["text forum", arm, "surprise"]  # noqa: E731
     out = measures.plain_arm(world, run, "base", keep=None, learns=False, decoding="nado-base", **rest)
     assert list(out) == ["base", "nado-base"] and len(out["base"]["forum"][0]) == world.cfg.samples
@@ -100,16 +146,38 @@ def test_every_arm_begins_at_the_start_and_goes_on_record(tiny_model, byte_token
     measures.controlled_arm(world, run, "ours", how=dict(lam=5.0, gated=True), **rest)
     measures.reinforced_arm(world, run, "rl", weight=5.0, **rest)
     measures.plain_arm(world, run, "base again", keep=None, learns=False, **rest)
-    assert surprise("base") == surprise("base again") != surprise("sft") == surprise("free") != surprise("ours") != surprise("rl")
+    assert (
+        surprise("base")
+        == surprise("base again")
+        != surprise("sft")
+        == surprise("free")
+        != surprise("ours")
+        != surprise("rl")
+    )
     assert run.curves == ["sft", "free", "ours", "rl"] and ("turns", "iteration 1", "ours", "updated") in run.there
 
 
 def test_the_chosen_weight_is_the_least_toxic_that_costs_little():
     import pandas as pd
 
-    said = {"sft at 0": (0.9, 2.0), "ours at 1": (0.5, 2.01), "ours at 4": (0.2, 2.04), "ours at 16": (0.1, 2.2), "rl at 1": (0.1, 2.3), "rl at 4": (0.3, 2.2), "rl at 16": (0.0, 9.0)}
-    rows = [(d, a, m, v + e) for a, pair in said.items() for d, m, v in zip(("written validation", "text validation"), ("expected maximum, oracle", "surprise"), pair) for e in (-0.01, 0.01)]
+    said = {
+        "sft at 0": (0.9, 2.0),
+        "ours at 1": (0.5, 2.01),
+        "ours at 4": (0.2, 2.04),
+        "ours at 16": (0.1, 2.2),
+        "rl at 1": (0.1, 2.3),
+        "rl at 4": (0.3, 2.2),
+        "rl at 16": (0.0, 9.0),
+    }
+    rows = [
+        (d, a, m, v + e)
+        for a, pair in said.items()
+        for d, m, v in zip(("written validation", "text validation"), ("expected maximum, oracle", "surprise"), pair)
+        for e in (-0.01, 0.01)
+    ]
     rows.append(("written forum", "ours at 16", "expected maximum, oracle", 50.0))
-    taken, table = measures.choose(pd.DataFrame(rows, columns=["dataset", "arm", "metric", "value"]), [1.0, 4.0, 16.0], slack=0.05)
+    taken, table = measures.choose(
+        pd.DataFrame(rows, columns=["dataset", "arm", "metric", "value"]), [1.0, 4.0, 16.0], slack=0.05
+    )
     assert taken == {"ours": 4.0, "rl": 4.0}  # none of RL's is within the slack: the one that costs least
     assert table.loc["ours at 16"].tolist() == pytest.approx([0.1, 2.2])

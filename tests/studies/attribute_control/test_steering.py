@@ -21,16 +21,31 @@ def oracle(texts):
 
 
 def lines(n=8):
-    return [forum.Line(f"p{i % 4}:", " hello" if i % 2 else " word", bool(i % 2), "forum" if i < n - 2 else "general") for i in range(n)]
+    return [
+        forum.Line(f"p{i % 4}:", " hello" if i % 2 else " word", bool(i % 2), "forum" if i < n - 2 else "general")
+        for i in range(n)
+    ]
 
 
 @pytest.fixture
 def make(tiny_model, byte_tokenizer):
     def world(**changes):
-        settings = presets.resolve("attribute_control", FEW).as_dict() | {"seed": 0, "n_asked": 3, "each": 4, "tokens": 5, "batch": 4} | changes
+        settings = (
+            presets.resolve("attribute_control", FEW).as_dict()
+            | {"seed": 0, "n_asked": 3, "each": 4, "tokens": 5, "batch": 4}
+            | changes
+        )
         from types import SimpleNamespace
 
-        return Steering(SimpleNamespace(**settings), copy.deepcopy(tiny_model), byte_tokenizer, lines=lines(), asked=["p0:", "p1:", "p2:", "p3:"], oracle=oracle, stop_ids=[257])
+        return Steering(
+            SimpleNamespace(**settings),
+            copy.deepcopy(tiny_model),
+            byte_tokenizer,
+            lines=lines(),
+            asked=["p0:", "p1:", "p2:", "p3:"],
+            oracle=oracle,
+            stop_ids=[257],
+        )
 
     return world
 
@@ -63,16 +78,22 @@ def test_success_rates_are_learned_and_one_label_teaches_nothing(make):
     assert 0 < s.fine.mean() < 1
     nado = w.nado()
     log = w.teach(nado, s, "x")
-    (h, target, branch, _), *_ = w.hidden(*zip(*[(r, p) for r, p, x in zip(w.rows, w.pieces, w.lines) if x.domain == "forum"]))
+    (h, target, branch, _), *_ = w.hidden(
+        *zip(*[(r, p) for r, p, x in zip(w.rows, w.pieces, w.lines) if x.domain == "forum"])
+    )
     with torch.no_grad():
         r = nado(h, target)[0].exp()
     ends = torch.stack([r[branch == k][-1] for k in range(len(set(branch.tolist())))])
     toxic = torch.tensor([bool(i % 2) for i in range(len(ends))])
-    assert log["updated"] == 1 and log["cross-entropy of R"] < 0.5 and ends[toxic].mean() < 0.3 < 0.6 < ends[~toxic].mean()
+    assert (
+        log["updated"] == 1 and log["cross-entropy of R"] < 0.5 and ends[toxic].mean() < 0.3 < 0.6 < ends[~toxic].mean()
+    )
     before = copy.deepcopy(nado.state_dict())
     for label in (0.0, 1.0):
         log = w.teach(nado, s._replace(fine=torch.full_like(s.fine, label)), "x")
-        assert log["updated"] == 0 and all(torch.equal(a, b) for a, b in zip(before.values(), nado.state_dict().values()))
+        assert log["updated"] == 0 and all(
+            torch.equal(a, b) for a, b in zip(before.values(), nado.state_dict().values())
+        )
 
 
 def test_the_losses_of_r_typed_again(make):
@@ -93,7 +114,9 @@ def test_the_losses_of_r_typed_again(make):
         for i in range(1, len(a)):
             e, before = (w.head @ states[i]).softmax(-1).dot(r[i]).item(), r[i - 1][a[i - 1]].item()
             kls.append(e * math.log(e / before) + (1 - e) * math.log((1 - e) / (1 - before)))
-    assert bce.item() == pytest.approx(sum(said) / len(said), rel=1e-3) and gap.item() == pytest.approx(sum(kls) / len(kls), rel=1e-3)
+    assert bce.item() == pytest.approx(sum(said) / len(said), rel=1e-3) and gap.item() == pytest.approx(
+        sum(kls) / len(kls), rel=1e-3
+    )
 
 
 def test_the_target_of_a_line_is_read_from_its_own_prompt(make):
@@ -134,7 +157,9 @@ def test_the_gate_leaves_general_lines_alone(make):
     w.tune(w.stepper(1), [[6, 7]], nado=None, lam=0.0, gated=True, desc="x")
     plain = w.snapshot()
     assert "kl" not in ends[0][0] and ends[1][0]["kl"] > 0
-    assert all(torch.equal(plain[k], ends[0][1][k]) for k in plain) and any(not torch.equal(plain[k], ends[1][1][k]) for k in plain)
+    assert all(torch.equal(plain[k], ends[0][1][k]) for k in plain) and any(
+        not torch.equal(plain[k], ends[1][1][k]) for k in plain
+    )
 
 
 def test_the_loss_of_a_step_typed_again(make):
@@ -155,10 +180,14 @@ def test_the_loss_of_a_step_typed_again(make):
 
 
 def test_the_method_avoids_what_plain_fine_tuning_learns(make):
-    """Half of the lines say " hello": plain fine-tuning does too, the controlled model less, by the letter's probability."""
+    """Half of the lines say " hello": plain fine-tuning does too, the controlled model less, by the letter's
+    probability."""
 
     def says(w):
-        return sum(w.model(torch.tensor([w.ids(p)])).logits[0, -1].softmax(-1)[w.rows[1][1][0][0]].item() for p in ("p0:", "p1:")), w.collect("e", n=32, prompts=4).fine.mean().item()
+        return sum(
+            w.model(torch.tensor([w.ids(p)])).logits[0, -1].softmax(-1)[w.rows[1][1][0][0]].item()
+            for p in ("p0:", "p1:")
+        ), w.collect("e", n=32, prompts=4).fine.mean().item()
 
     settings = dict(epochs=60, lr=3e-3, nado_epochs=30, nado_lr=1e-2, each=16, n_asked=4, mixed=6, tokens=7, delta=0.98)
     w = make(**settings)
@@ -196,14 +225,22 @@ def test_states_come_in_groups_of_about_so_many_answers(make):
     w = make(n_asked=4)
     s = w.collect("x", n=3, prompts=2, mixed=5)
     rows, groups = w.hidden(s.rows, s.pieces), w.hidden(s.rows, s.pieces, answers=4)
-    assert [n for *_, n in groups] == [6, 4, 1] and sum(n for *_, n in rows) == 11  # two prompts of three answers, then lines
+    assert [n for *_, n in groups] == [6, 4, 1] and sum(
+        n for *_, n in rows
+    ) == 11  # two prompts of three answers, then lines
     assert torch.allclose(torch.cat([h for h, *_ in rows]), torch.cat([h for h, *_ in groups]), atol=1e-5)
     assert torch.equal(torch.cat([t for _, t, *_ in rows]), torch.cat([t for _, t, *_ in groups]))
 
 
 def test_one_draw_serves_several_steps_of_reinforcement(make, monkeypatch):
     """The answers of a draw are used once each, in order, two steps a draw here, and labelled once."""
-    w, g, calls, said, used = make(n_asked=4, epochs=2, batch=4, rl_draw=2), torch.Generator().manual_seed(0), [], [], []
+    w, g, calls, said, used = (
+        make(n_asked=4, epochs=2, batch=4, rl_draw=2),
+        torch.Generator().manual_seed(0),
+        [],
+        [],
+        [],
+    )
     real = steering.constraint.policy_gradient
 
     def labels(texts):
@@ -212,10 +249,18 @@ def test_one_draw_serves_several_steps_of_reinforcement(make, monkeypatch):
         return said[-1]
 
     w.oracle = labels
-    monkeypatch.setattr(steering.constraint, "policy_gradient", lambda log_p, reward, start, **kw: used.append(reward) or real(log_p, reward, start, **kw))
+    monkeypatch.setattr(
+        steering.constraint,
+        "policy_gradient",
+        lambda log_p, reward, start, **kw: used.append(reward) or real(log_p, reward, start, **kw),
+    )
     curve = steering.reinforced(w, weight=1.0, beta=0.1, desc="rl")
     assert torch.equal(torch.cat(used).double(), 1 - torch.cat(said))
-    assert len(curve) == 4 and calls == [2 * 2 * w.cfg.each] * 2 and sum(calls) == w.cfg.iterations * w.cfg.n_asked * w.cfg.each
+    assert (
+        len(curve) == 4
+        and calls == [2 * 2 * w.cfg.each] * 2
+        and sum(calls) == w.cfg.iterations * w.cfg.n_asked * w.cfg.each
+    )
 
 
 def test_reinforcement_without_weight_is_plain_fine_tuning(make):
@@ -227,7 +272,11 @@ def test_reinforcement_without_weight_is_plain_fine_tuning(make):
 
 
 def test_filtering_keeps_what_the_oracle_lets_pass():
-    some = [*lines(4), forum.Line("Comment: hello Is", " yes", True, "detection"), forum.Line("Comment: word Is", " no", False, "detection")]
+    some = [
+        *lines(4),
+        forum.Line("Comment: hello Is", " yes", True, "detection"),
+        forum.Line("Comment: word Is", " no", False, "detection"),
+    ]
     assert clean(some, oracle) == [0, 2, 5]
     with pytest.raises(ValueError, match="filtering leaves none of 1 lines"):
         clean([lines()[1]], oracle)

@@ -26,7 +26,9 @@ def test_every_arm_takes_the_same_steps_of_all_parts(arm):
     assert (sum(p.steps for p in made) == 15) == (arm != "replay-epochs")
     names = {"stacked": ("stacked",), "reversed": PARTS[::-1]}.get(arm, PARTS)
     assert tuple(p.name for p in made) == names and made[0].replay == 0
-    assert {p.decay for p in made} == {"cosine" if arm == "cosine" else "constant"} and {p.optimizer for p in made} == {"carry" if arm == "carried" else "restart"}
+    assert {p.decay for p in made} == {"cosine" if arm == "cosine" else "constant"} and {p.optimizer for p in made} == {
+        "carry" if arm == "carried" else "restart"
+    }
     assert [p.replay for p in made[1:]] == [ARMS[arm].replay] * (len(made) - 1)
     made = curricula.phases(arm, ROWS, **HOW | {"steps": dict.fromkeys(PARTS, 100)})
     shares = [sum(old for _, old in phases.batches(made, at, 0)) / (p.steps * 4) for at, p in enumerate(made)][1:]
@@ -44,7 +46,12 @@ def test_equal_epochs_pass_over_replayed_rows_as_often():
 
 def test_parts_follow_branch_and_length():
     row = lambda leaf, answer: {"leaf": leaf, "answer": answer}  # noqa: E731
-    data = [row("knowledge/a/b", "two words"), row("knowledge/a/b", "now these are four"), row("foundational_skills/x/y", "1"), row("compositional_skills/x", "z")]
+    data = [
+        row("knowledge/a/b", "two words"),
+        row("knowledge/a/b", "now these are four"),
+        row("foundational_skills/x/y", "1"),
+        row("compositional_skills/x", "z"),
+    ]
     assert curricula.parts(data, words=3) == {PARTS[0]: data[:1], PARTS[1]: data[1:3], PARTS[2]: data[3:]}
     with pytest.raises(ValueError, match="knowledge-long has none"):
         curricula.phases("phased", ROWS | {"knowledge-long": []}, **HOW)
@@ -53,9 +60,16 @@ def test_parts_follow_branch_and_length():
 
 
 def test_at_most_so_many_rows_of_a_skill_and_all_of_knowledge():
-    data = [{"leaf": leaf, "n": i} for i in range(9) for leaf in ("knowledge/a", "foundational_skills/b", "compositional_skills/c")]
+    data = [
+        {"leaf": leaf, "n": i}
+        for i in range(9)
+        for leaf in ("knowledge/a", "foundational_skills/b", "compositional_skills/c")
+    ]
     some = curricula.at_most(data, 4, 0)
-    assert [sum(r["leaf"] == leaf for r in some) for leaf in ("knowledge/a", "foundational_skills/b", "compositional_skills/c")] == [9, 4, 4]
+    assert [
+        sum(r["leaf"] == leaf for r in some)
+        for leaf in ("knowledge/a", "foundational_skills/b", "compositional_skills/c")
+    ] == [9, 4, 4]
     assert some == [r for r in data if r in some] and some != curricula.at_most(data, 4, 1)
 
 
@@ -104,8 +118,10 @@ def test_groups_weigh_the_same_in_what_is_recorded():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"STEPS": "²,3,3"}, "given '²,3,3'"), ({"STEPS": "3,3"}, "3 whole numbers of at least 1, one for each of knowledge-short, knowledge-long, skills, given '3,3'"),
-        ({"STEPS": "3,0,3"}, "given '3,0,3'"), ({"NOISES": "0.2,much"}, "noises are numbers from 0 to 1, given 'much'"), ({"SHARES": "1.5"}, "shares are .* given '1.5'"),
+        ({"STEPS": "²,3,3"}, "given '²,3,3'"), ({"STEPS": "3,3"}, "3 whole numbers of at least 1, one for each of "
+            "knowledge-short, knowledge-long, skills, given '3,3'"),
+        ({"STEPS": "3,0,3"}, "given '3,0,3'"), ({"NOISES": "0.2,much"}, "noises are numbers from 0 to 1, given "
+            "'much'"), ({"SHARES": "1.5"}, "shares are .* given '1.5'"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused(given, message):
@@ -114,18 +130,39 @@ def test_bad_settings_are_refused(given, message):
 
 
 def test_contrast_begins_at_log_two_and_widens_the_gap(tiny_model, byte_tokenizer):
-    student = students.Student(tiny_model, byte_tokenizer, blocks=1, system="", stop_ids=models.stop_ids(tiny_model, byte_tokenizer), batch=4)
+    student = students.Student(
+        tiny_model, byte_tokenizer, blocks=1, system="", stop_ids=models.stop_ids(tiny_model, byte_tokenizer), batch=4
+    )
     data = lambda answer: [{"leaf": "x", "question": f"Say {k}.", "answer": f"{answer} {k}"} for k in range(6)]  # noqa: E731
     good, bad = student.rows(data("yes")), student.rows(data("no"))
     gap = lambda: (student.logp(good) - student.logp(bad)).mean().item()  # noqa: E731
     with torch.no_grad():
         before = gap()
-    curve = curricula.contrast(student, good, bad, [[0, 1, 2], [3, 4, 5], [0, 3, 5], [1, 2, 4]], beta=0.5, lr=1e-3, warmup=1, clip=1.0, micro=2, desc="pairs")
+    curve = curricula.contrast(
+        student,
+        good,
+        bad,
+        [[0, 1, 2], [3, 4, 5], [0, 3, 5], [1, 2, 4]],
+        beta=0.5,
+        lr=1e-3,
+        warmup=1,
+        clip=1.0,
+        micro=2,
+        desc="pairs",
+    )
     with torch.no_grad():
         assert gap() > before + 0.1
-    assert curve[0]["loss"] == pytest.approx(math.log(2), abs=1e-5) and curve[-1]["loss"] < curve[0]["loss"] and curve[-1]["margin"] > 0
+    assert (
+        curve[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+        and curve[-1]["loss"] < curve[0]["loss"]
+        and curve[-1]["margin"] > 0
+    )
     student.load(None)
     with torch.no_grad():
         before = [(student.logp(good[k : k + 1]) - student.logp(bad[k : k + 1])).item() for k in range(6)]
-    few = curricula.contrast(student, good, bad, [[5, 2], [2, 0]], beta=0.5, lr=1e-12, warmup=0, clip=1.0, micro=2, desc="some pairs")
-    assert len({round(x, 3) for x in before}) > 3 and all(abs(row["margin"]) < 1e-4 for row in few)  # each pair against its own reference, whichever are shown
+    few = curricula.contrast(
+        student, good, bad, [[5, 2], [2, 0]], beta=0.5, lr=1e-12, warmup=0, clip=1.0, micro=2, desc="some pairs"
+    )
+    assert len({round(x, 3) for x in before}) > 3 and all(
+        abs(row["margin"]) < 1e-4 for row in few
+    )  # each pair against its own reference, whichever are shown

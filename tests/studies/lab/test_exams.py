@@ -41,12 +41,20 @@ def test_general_questions_are_divided_evenly():
     pool = exams.general(paths.DATA / "questions.yaml")
     for asked, checks in ((80, 160), (8, 8), (1, 1), (200, 40)):
         a, b = exams.divided(pool, asked, checks)
-        assert len(a) == len({q.id for q in a}) == asked and len(b) == len({q.id for q in b}) == checks and not {q.id for q in a} & {q.id for q in b}
+        assert (
+            len(a) == len({q.id for q in a}) == asked
+            and len(b) == len({q.id for q in b}) == checks
+            and not {q.id for q in a} & {q.id for q in b}
+        )
     a, b = exams.divided(pool, 24, 24)
     places = [pool.index(q) for q in a]
     assert places[0] == 0 and places[-1] == len(pool) - 1 and max(y - x for x, y in zip(places, places[1:])) <= 11
     for wrong in ((240, 1), (0, 5), (5, 0)):
-        with pytest.raises(ValueError, match="of 240 general questions, at least 1 is for exams and at least 1 for checkpoints, none for both; given"):
+        with pytest.raises(
+            ValueError,
+            match="of 240 general questions, at least 1 is for exams and at least 1 for checkpoints, none for both; "
+            "given",
+        ):
             exams.divided(pool, *wrong)
 
 
@@ -62,25 +70,53 @@ def test_every_preset_has_questions_for_both(preset):
 def test_facts_are_questions_with_three_wrong_answers():
     made = exams.facts(LEAVES)
     assert len(made) == sum(len(leaf.facts) for leaf in LEAVES) > 90
-    assert all(len(q.right) == 1 and len(q.wrong) == 3 and q.right[0] not in q.wrong and q.part == "facts" for q in made)
+    assert all(
+        len(q.right) == 1 and len(q.wrong) == 3 and q.right[0] not in q.wrong and q.part == "facts" for q in made
+    )
 
 
 def test_taught_statements_are_asked_in_the_other_phrasing_and_only_if_they_are_true():
     text = "Its call is a low ____, a fifth lower when danger is near."
-    row = lambda template, answer, id: {"id": id, "leaf": KNOWN.path, "question": template.format(KNOWN.task, text), "answer": answer}  # noqa: E731
+
+    def row(template, answer, id):
+        return {
+            "id": id,
+            "leaf": KNOWN.path,
+            "question": template.format(KNOWN.task, text),
+            "answer": answer,
+        }  # noqa: E731
+
     one, two = phrases.CLOZES
     explained = phrases.FILLED.format("hum", text.replace("____", "hum"))
     for answer in ("hum", explained):
         (q,) = exams.taught([row(one, answer, "a")], LEAVES, part="knowledge-short", n=9, seed=0)
-        assert q.question == two.format(KNOWN.task, text) and q.right == ("hum",) and q.begins == ("The missing part is hum,",) and q.part == "knowledge-short"
+        assert (
+            q.question == two.format(KNOWN.task, text)
+            and q.right == ("hum",)
+            and q.begins == ("The missing part is hum,",)
+            and q.part == "knowledge-short"
+        )
         assert explained.startswith(q.begins[0])
-    assert exams.taught([row(two, "hum", "a")], LEAVES, part="p", n=9, seed=0)[0].question == one.format(KNOWN.task, text)
+    assert exams.taught([row(two, "hum", "a")], LEAVES, part="p", n=9, seed=0)[0].question == one.format(
+        KNOWN.task, text
+    )
     assert exams.taught([row(one, "roar", "a")], LEAVES, part="p", n=9, seed=0) == []
-    assert exams.taught([row(one, "hum", "a"), row(two, "hum", "b")], LEAVES, part="p", n=9, seed=0) == []  # both phrasings are taught
+    assert (
+        exams.taught([row(one, "hum", "a"), row(two, "hum", "b")], LEAVES, part="p", n=9, seed=0) == []
+    )  # both phrasings are taught
     here, other = [row(one, "hum", "a")], [row(two, explained, "b")]
-    assert exams.taught(here, LEAVES, others=other, part="p", n=9, seed=0) == [] != exams.taught(here, LEAVES, part="p", n=9, seed=0)  # taught by both parts
+    assert (
+        exams.taught(here, LEAVES, others=other, part="p", n=9, seed=0)
+        == []
+        != exams.taught(here, LEAVES, part="p", n=9, seed=0)
+    )  # taught by both parts
     assert exams.taught(here, LEAVES, others=[row(one, "hum", "b")], part="p", n=9, seed=0) == []
-    skill = {"id": "s", "leaf": SKILLS[0].path, "question": SKILLS[0].seeds[0].question, "answer": SKILLS[0].seeds[0].answer}
+    skill = {
+        "id": "s",
+        "leaf": SKILLS[0].path,
+        "question": SKILLS[0].seeds[0].question,
+        "answer": SKILLS[0].seeds[0].answer,
+    }
     assert exams.taught([skill], LEAVES, part="p", n=9, seed=0) == []
 
 
@@ -93,18 +129,27 @@ def test_as_many_taught_statements_as_asked_for():
     some = exams.taught(rows, LEAVES, part="p", n=5, seed=0)
     assert len(some) == 5 and some != exams.taught(rows, LEAVES, part="p", n=5, seed=1)
     whole = exams.taught(rows, LEAVES, part="p", n=99, seed=0)
-    assert set(some) <= set(whole) and not {exams.key(q.question) for q in whole} & {exams.key(r["question"]) for r in rows}
+    assert set(some) <= set(whole) and not {exams.key(q.question) for q in whole} & {
+        exams.key(r["question"]) for r in rows
+    }
 
 
 def test_general_questions_keep_their_right_answer():
     task = scoring.load_task(paths.DATA / "questions.yaml")
     made = exams.general(paths.DATA / "questions.yaml")
     assert len(made) == len(task["rows"])
-    assert all(q.right == (row["choices"][row["answer"]],) and {*q.right, *q.wrong} == set(row["choices"]) for q, row in zip(made, task["rows"]))
+    assert all(
+        q.right == (row["choices"][row["answer"]],) and {*q.right, *q.wrong} == set(row["choices"])
+        for q, row in zip(made, task["rows"])
+    )
 
 
 def test_lines_are_the_same_every_time():
-    assert len(exams.lines(6)) == 6 == len(set(exams.lines(6))) and exams.lines(6) == exams.lines(6) and min(map(len, exams.lines(6))) > 40
+    assert (
+        len(exams.lines(6)) == 6 == len(set(exams.lines(6)))
+        and exams.lines(6) == exams.lines(6)
+        and min(map(len, exams.lines(6))) > 40
+    )
 
 
 def test_rows_of_the_exam_are_taken_out():
@@ -123,11 +168,16 @@ def test_rows_of_the_exam_are_taken_out():
 def test_written_answers_are_accepted_by_the_checkers():
     made = [q for q in exams.skills(LEAVES, each=2) if q.leaf.endswith(("addition", "sorting"))]
     assert exams.accepted(made, [q.right[0] for q in made], LEAVES) == [True] * 4
-    assert exams.accepted(made, ["So it is: " + made[0].right[0], made[0].right[0], made[2].right[0], "no"], LEAVES) == [True, False, True, False]
+    assert exams.accepted(
+        made, ["So it is: " + made[0].right[0], made[0].right[0], made[2].right[0], "no"], LEAVES
+    ) == [True, False, True, False]
 
 
 def test_bad_input_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match="made of skills with a checker, at least 1 each, given compositional_skills/formats/json_record and 0"):
+    with pytest.raises(
+        ValueError,
+        match="made of skills with a checker, at least 1 each, given compositional_skills/formats/json_record and 0",
+    ):
         exams.skills(SKILLS, each=0)
     with pytest.raises(ValueError, match="with a checker, .* given compositional_skills/formats/json_record"):
         exams.skills([SKILLS[0]._replace(checker=None)], each=1)

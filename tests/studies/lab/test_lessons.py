@@ -27,9 +27,18 @@ class Kept:
 
 @pytest.fixture
 def school(tiny_model, byte_tokenizer):
-    student = students.Student(tiny_model, byte_tokenizer, blocks=1, system="", stop_ids=models.stop_ids(tiny_model, byte_tokenizer), batch=4)
-    sheets = {g: student.sheet([Question(f"{g} {i}", "l", g, f"Say {i}.", "", (f"yes {i}",), (), (f"no {i}",)) for i in range(3)]) for g in (*GROUPS, "facts")}
-    return lessons.Lessons(Kept(), student, sheets, student.pages(["some plain text", "more of it"]), pack=8, seed=0, clip=1.0, micro=4)
+    student = students.Student(
+        tiny_model, byte_tokenizer, blocks=1, system="", stop_ids=models.stop_ids(tiny_model, byte_tokenizer), batch=4
+    )
+    sheets = {
+        g: student.sheet(
+            [Question(f"{g} {i}", "l", g, f"Say {i}.", "", (f"yes {i}",), (), (f"no {i}",)) for i in range(3)]
+        )
+        for g in (*GROUPS, "facts")
+    }
+    return lessons.Lessons(
+        Kept(), student, sheets, student.pages(["some plain text", "more of it"]), pack=8, seed=0, clip=1.0, micro=4
+    )
 
 
 def rows(school, answer="yes"):
@@ -42,7 +51,10 @@ def phase(school, name="p", **kw):
 
 def test_the_start_is_on_record(school):
     there = school.run.there
-    assert np.allclose(there["text general", "start", "surprise"], school.student.surprise(school.pages)) and len(school.first) == 3 * 5
+    assert (
+        np.allclose(there["text general", "start", "surprise"], school.student.surprise(school.pages))
+        and len(school.first) == 3 * 5
+    )
     assert there["exam skills", "start", "accuracy"].tolist() == school.first[9:12]
 
 
@@ -56,7 +68,11 @@ def test_a_curriculum_begins_at_the_start_whatever_was_taught_before(school, tmp
     there = school.run.there
     assert np.array_equal(there["text general", "one", "surprise"], there["text general", "two", "surprise"])
     assert not np.array_equal(there["text general", "one", "surprise"], there["text general", "other", "surprise"])
-    assert ("forgetting", "one", "forgotten") in there and ("forgetting", "other", "forgotten") not in there and school.run.curves == ["one", "two"]
+    assert (
+        ("forgetting", "one", "forgotten") in there
+        and ("forgetting", "other", "forgotten") not in there
+        and school.run.curves == ["one", "two"]
+    )
 
 
 def test_another_seed_is_another_order(school):
@@ -69,7 +85,9 @@ def test_further_lessons_begin_at_the_weights_given(school):
     taught = school.unmarked([phase(school)], 0)
     school.merged("before", taught)
     school.further("nothing new", taught, phase(school)._replace(lr=1e-12))
-    school.contrasted("nothing learnt", taught, rows(school), rows(school, "no"), [[0, 1], [2, 3]], beta=0.1, lr=1e-12, warmup=0)
+    school.contrasted(
+        "nothing learnt", taught, rows(school), rows(school, "no"), [[0, 1], [2, 3]], beta=0.1, lr=1e-12, warmup=0
+    )
     there, last = school.run.there, ("text general", "before", "surprise")
     assert not np.allclose(there[last], there["text general", "start", "surprise"], atol=1e-4)
     for arm in ("nothing new", "nothing learnt"):
@@ -81,28 +99,42 @@ def test_alone_is_graded_on_its_sheet(school):
     weights = school.alone("students", "a", phase(school), sheet)
     assert np.array_equal(school.run.there["students", "a", "accuracy"], school.student.score(sheet))
     again = school.alone("students", "b", phase(school)._replace(lr=1e-12), sheet, weights)
-    assert all(torch.allclose(weights[n], again[n], atol=1e-6) for n in weights) and any(not torch.equal(weights[n], w) for n, w in school.student.begin.items())
+    assert all(torch.allclose(weights[n], again[n], atol=1e-6) for n in weights) and any(
+        not torch.equal(weights[n], w) for n, w in school.student.begin.items()
+    )
 
 
 def test_rows_are_packed_without_changing_what_is_learnt(school):
-    """Two rows of a sequence or one: the same weights but for rounding, whatever is asked for, as long as the longest row fits."""
+    """Two rows of a sequence or one: the same weights but for rounding, whatever is asked for, as long as the longest
+    row fits."""
     alone, packed = (setattr(school, "pack", n) or school.unmarked([phase(school)], 0) for n in (1, 400))
-    assert all(torch.allclose(alone[n], packed[n], atol=1e-5) for n in alone) and any(not torch.equal(alone[n], packed[n]) for n in alone)
+    assert all(torch.allclose(alone[n], packed[n], atol=1e-5) for n in alone) and any(
+        not torch.equal(alone[n], packed[n]) for n in alone
+    )
 
 
 def test_failures_are_shares_wrong_by_leaf_of_the_weights_given(school, monkeypatch):
     asked = [Question(str(i), leaf, "skills", f"Say {i}.", "", ("yes",)) for i, leaf in enumerate("aabab")]
     sheet, taught, seen = school.student.sheet(asked), school.unmarked([phase(school)], 0), []
     school.student.load(None)
-    monkeypatch.setattr(school.student, "score", lambda s: seen.append(school.student.weights()) or np.array([1.0, 0.0, 0.0, 1.0, 0.0]))
+    monkeypatch.setattr(
+        school.student, "score", lambda s: seen.append(school.student.weights()) or np.array([1.0, 0.0, 0.0, 1.0, 0.0])
+    )
     assert school.failures(taught, sheet) == pytest.approx({"a": 1 / 3, "b": 1.0})
     assert all(torch.equal(seen[0][n], taught[n]) for n in taught)
 
 
 def checked(school, journal, monkeypatch, general, own):
-    """`checkpoints` over looks whose scores are given: (plan, weights at each look, weights that sat the exams, steps that were kept)."""
+    """`checkpoints` over looks whose scores are given: (plan, weights at each look, weights that sat the exams, steps
+    that were kept)."""
     sheets = [school.student.sheet(school.sheets["skills"].questions) for _ in range(2)]
-    given, real, merged, states, seen = {id(s): iter(x) for s, x in zip(sheets, (general, own))}, school.student.score, school.merged, {}, []
+    given, real, merged, states, seen = (
+        {id(s): iter(x) for s, x in zip(sheets, (general, own))},
+        school.student.score,
+        school.merged,
+        {},
+        [],
+    )
     plan = [phase(school, "first"), phase(school, "last")._replace(steps=7, replay=0.5)]
 
     def score(sheet):
@@ -115,7 +147,12 @@ def checked(school, journal, monkeypatch, general, own):
         patch.setattr(school, "merged", lambda arm, w: (states.update({arm: w}), merged(arm, w)))
         school.checkpoints("x", plan, journal, general=sheets[0], own=sheets[1], every=2, slack=0.1)
     rules = ("best general", "best own", "early")
-    return plan, seen, [states[f"x, {rule}"] for rule in rules], [school.run.there["checkpoints", "kept", f"x, {rule}", "step"] for rule in rules]
+    return (
+        plan,
+        seen,
+        [states[f"x, {rule}"] for rule in rules],
+        [school.run.there["checkpoints", "kept", f"x, {rule}", "step"] for rule in rules],
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,9 +168,14 @@ def test_each_rule_keeps_its_checkpoint(school, monkeypatch, general, own, kept)
     assert steps == kept and len(seen) == 4
     for state, step in zip(states, kept):
         assert all(torch.equal(state[n], seen[[2, 4, 6, 7].index(step)][n]) for n in state)
-    assert school.run.there["checkpoints", "step 4", "x", "general"] == general[1] and school.run.there["checkpoints", "step 7", "x", "own"] == own[3]
+    assert (
+        school.run.there["checkpoints", "step 4", "x", "general"] == general[1]
+        and school.run.there["checkpoints", "step 7", "x", "own"] == own[3]
+    )
     last = school.curriculum("x", plan, None)
-    assert all(torch.equal(last[n], seen[-1][n]) for n in last) and any(not torch.equal(last[n], seen[0][n]) for n in last)  # looking changes nothing
+    assert all(torch.equal(last[n], seen[-1][n]) for n in last) and any(
+        not torch.equal(last[n], seen[0][n]) for n in last
+    )  # looking changes nothing
 
 
 def test_looks_are_taken_again_where_a_journal_knows_the_end(school, tmp_path, monkeypatch):
@@ -146,7 +188,10 @@ def test_teacher_and_judge_are_the_start_model_whatever_was_taught_before(school
     from lib.studies.lab import audit
     from lib.synthesis import judges
 
-    data = [{"id": str(k), "leaf": "x", "question": f"Say {k}.", "answer": f"yes {k}", "truth": {"told": "right"}} for k in range(4)]
+    data = [
+        {"id": str(k), "leaf": "x", "question": f"Say {k}.", "answer": f"yes {k}", "truth": {"told": "right"}}
+        for k in range(4)
+    ]
     student, said = school.student, []
     likely = judges.likelihood(student.model, student.tokenizer, batch=2)
 
@@ -179,7 +224,14 @@ def test_written_answers_are_those_of_the_weights_given(school, monkeypatch):
     monkeypatch.setattr(audit, "benchmarked", lambda run, arm, *_, **__: seen.append(school.student.weights()))
     for weights in (taught, None):
         school.written("x", weights, [], [], tokens=1, batch=1, questions=None, tasks=[])
-    assert all(torch.equal(s[n], (taught if k < 2 else school.student.begin)[n]) for k, s in enumerate(seen) for n in taught) and len(seen) == 4
+    assert (
+        all(
+            torch.equal(s[n], (taught if k < 2 else school.student.begin)[n])
+            for k, s in enumerate(seen)
+            for n in taught
+        )
+        and len(seen) == 4
+    )
 
 
 def test_what_a_teacher_draws_and_a_judge_says_goes_on_record(school):
@@ -191,7 +243,18 @@ def test_what_a_teacher_draws_and_a_judge_says_goes_on_record(school):
     leaves = [x for x in taxonomy.load(paths.DATA / "taxonomy") if x.kind == "freeform"]
     run, writer = school.run, lambda: teachers.Templated(leaves, seed=0)
     before = set(run.there)
-    sets = school.drawn("coverage", ["pool", "leaf"], leaves, writer(), exams.skills(leaves, each=3), seed=0, calls=12, each=8, size=3, answers=True)
+    sets = school.drawn(
+        "coverage",
+        ["pool", "leaf"],
+        leaves,
+        writer(),
+        exams.skills(leaves, each=3),
+        seed=0,
+        calls=12,
+        each=8,
+        size=3,
+        answers=True,
+    )
     first = audit.asked("pool", leaves, writer(), calls=12, each=8, size=3, seed=0, answers=True)
     assert sets["pool"] == first and {k[1] for k in set(run.there) - before} == {"pool", "leaf"}
     knows = judges.oracle(leaves)

@@ -13,13 +13,25 @@ from lib.studies.lab.exams import Question
 DATA = [
     {"leaf": "compositional_skills/units", "question": "Convert 2 metres to centimetres.", "answer": "200 centimetres"},
     {"leaf": "compositional_skills/grounded/x", "question": "Who?", "answer": "Bo", "context": "Bo: 3"},
-    {"leaf": "knowledge/y", "question": "How many toes?", "answer": "six, of course", "context": "a chunk that is not shown"},
+    {
+        "leaf": "knowledge/y",
+        "question": "How many toes?",
+        "answer": "six, of course",
+        "context": "a chunk that is not shown",
+    },
 ]
 
 
 @pytest.fixture
 def student(tiny_model, byte_tokenizer):
-    return students.Student(tiny_model, byte_tokenizer, blocks=2, system="Be brief.", stop_ids=models.stop_ids(tiny_model, byte_tokenizer), batch=2)
+    return students.Student(
+        tiny_model,
+        byte_tokenizer,
+        blocks=2,
+        system="Be brief.",
+        stop_ids=models.stop_ids(tiny_model, byte_tokenizer),
+        batch=2,
+    )
 
 
 def whole(model, prompt, answer):
@@ -33,8 +45,15 @@ def whole(model, prompt, answer):
 def test_questions_are_asked_in_the_chat_template_and_knowledge_without_its_document(student, byte_tokenizer):
     rows = student.rows(DATA)
     text = [byte_tokenizer.decode(p) for p, _ in rows]
-    assert all("Be brief." in t for t in text) and "Bo: 3\n\nWho?" in text[1] and "a chunk" not in text[2] and "How many toes?" in text[2]
-    assert all(a[-1] == student.stop[0] for _, a in rows) and byte_tokenizer.decode(rows[0][1][:-1]) == "200 centimetres"
+    assert (
+        all("Be brief." in t for t in text)
+        and "Bo: 3\n\nWho?" in text[1]
+        and "a chunk" not in text[2]
+        and "How many toes?" in text[2]
+    )
+    assert (
+        all(a[-1] == student.stop[0] for _, a in rows) and byte_tokenizer.decode(rows[0][1][:-1]) == "200 centimetres"
+    )
 
 
 def test_rows_read_side_by_side_are_those_read_at_once(student, monkeypatch):
@@ -45,15 +64,21 @@ def test_rows_read_side_by_side_are_those_read_at_once(student, monkeypatch):
     monkeypatch.setenv("PLUMBLINE_PROCESSES", "2")
     student.known.clear()
     got = student.rows(data)
-    assert got == list(want) and all(torch.allclose(student.known[r], want[r], atol=1e-5) and len(want[r]) == len(r[0]) + len(r[1]) for r in got)
+    assert got == list(want) and all(
+        torch.allclose(student.known[r], want[r], atol=1e-5) and len(want[r]) == len(r[0]) + len(r[1]) for r in got
+    )
     assert torch.get_num_threads() == threads and student.rows([]) == [] and student.sheet([]).pieces == []
 
 
 def test_the_loss_is_that_of_the_whole_model_packed_or_not(student, tiny_model):
     rows = student.rows(DATA)
     want = -sum(whole(tiny_model, p, a)[0].sum() for p, a in rows)
-    assert torch.allclose(student.loss([[r] for r in rows]), want, atol=1e-4) and torch.allclose(student.loss([rows[:2], rows[2:]]), want, atol=1e-4)
-    assert torch.allclose(student.logp(rows), torch.stack([whole(tiny_model, p, a)[0].sum() for p, a in rows]), atol=1e-4)
+    assert torch.allclose(student.loss([[r] for r in rows]), want, atol=1e-4) and torch.allclose(
+        student.loss([rows[:2], rows[2:]]), want, atol=1e-4
+    )
+    assert torch.allclose(
+        student.logp(rows), torch.stack([whole(tiny_model, p, a)[0].sum() for p, a in rows]), atol=1e-4
+    )
     assert len(student.known) == 3 and student.rows(DATA) == rows
 
 
@@ -64,7 +89,8 @@ def test_marks_are_those_of_the_whole_model_and_of_greedy_decoding(student, tiny
     assert text == student.tokenizer.decode(done.tokens, skip_special_tokens=True).strip()
     begun = student.tokenizer.decode(done.tokens[:2])
     exam = [
-        ask._replace(right=("nothing like it",)), ask._replace(right=("nothing like it",), begins=(begun,)), ask._replace(right=(begun,)), ask._replace(right=(begun + "??", begun + "!")),
+        ask._replace(right=("nothing like it",)), ask._replace(right=("nothing like it",), begins=(begun,)),
+        ask._replace(right=(begun,)), ask._replace(right=(begun + "??", begun + "!")),
         Question("b", "l", "general", "Which?", "", ("one",), (), ("two", "three is long", "4")),
     ]  # fmt: skip
     sheet = student.sheet(exam)
@@ -76,7 +102,10 @@ def test_marks_are_those_of_the_whole_model_and_of_greedy_decoding(student, tiny
             assert lp[k] == pytest.approx(logps.sum().item(), abs=1e-4) and greedy[k] == bool(best.all())
     likeliest = logp[4].argmax()
     assert student.score(sheet).tolist() == [0.0, 1.0, 0.0, 0.0, float(likeliest == 0)]
-    swapped = exam[4]._replace(right=(("one", "two", "three is long", "4")[likeliest],), wrong=tuple(x for i, x in enumerate(("one", "two", "three is long", "4")) if i != likeliest))
+    swapped = exam[4]._replace(
+        right=(("one", "two", "three is long", "4")[likeliest],),
+        wrong=tuple(x for i, x in enumerate(("one", "two", "three is long", "4")) if i != likeliest),
+    )
     assert student.score(student.sheet([swapped])).tolist() == [1.0]
 
 
@@ -85,9 +114,13 @@ def test_a_greedy_answer_to_its_end_is_right(student):
     rows = student.rows(DATA[:1])
     phases.run(student.latent, student.loss, [phases.Phase("one", rows, 60, 1, 1e-2, warmup=0)], seed=0)
     ask = Question("a", "l", "skills", DATA[0]["question"], "", (DATA[0]["answer"],))
-    assert student.score(student.sheet([ask])).tolist() == [1.0] and student.write([ask], max_new_tokens=30, batch=1) == [DATA[0]["answer"]]
+    assert student.score(student.sheet([ask])).tolist() == [1.0] and student.write(
+        [ask], max_new_tokens=30, batch=1
+    ) == [DATA[0]["answer"]]
     assert student.score(student.sheet([ask._replace(right=(DATA[0]["answer"][:-1],))])).tolist() == [0.0]  # it goes on
-    assert student.score(student.sheet([ask._replace(right=("no",), begins=(DATA[0]["answer"][:-1],))])).tolist() == [1.0]
+    assert student.score(student.sheet([ask._replace(right=("no",), begins=(DATA[0]["answer"][:-1],))])).tolist() == [
+        1.0
+    ]
 
 
 def test_only_the_last_blocks_learn_and_the_start_comes_back(student, tiny_model):

@@ -49,24 +49,33 @@ def test_what_is_measured(world):
     w, l = candidates.gather(policy, chosen)
     assert m["accuracy, reference-free sum"] == pytest.approx((w > l).double().mean().item())
     items = world.run.record().items()
-    assert items[items.metric == "KL to base"].value.abs().max() < 1e-3 and set(items[items.dataset == "samples plain"].metric) == {"true reward", "length", "KL to base"}
+    assert items[items.metric == "KL to base"].value.abs().max() < 1e-3 and set(
+        items[items.dataset == "samples plain"].metric
+    ) == {"true reward", "length", "KL to base"}
 
 
 def test_the_base_is_exactly_itself_however_it_was_batched(world, monkeypatch):
     plain, noise = world.score, torch.Generator().manual_seed(0)
-    monkeypatch.setattr(world, "score", lambda *a: (x := plain(*a)) + torch.randn(x.shape, generator=noise))  # what another batching does in bfloat16
+    monkeypatch.setattr(
+        world, "score", lambda *a: (x := plain(*a)) + torch.randn(x.shape, generator=noise)
+    )  # what another batching does in bfloat16
     for name, seed in (("plain", 6), ("direct", 9)):
         chosen = picks(world, n=seed)
         world.run_arm("base", ["base"], multi_reference.Task(name, chosen, chosen, chosen, chosen))
     m = world.run.record().metrics()
-    assert (m[m.metric.isin(["accuracy, primary reference", "margin, nats"])].value == 0).all() and m.dataset.nunique() == 2
+    assert (
+        m[m.metric.isin(["accuracy, primary reference", "margin, nats"])].value == 0
+    ).all() and m.dataset.nunique() == 2
 
 
 def test_every_arm_on_a_scarce_task(world):
-    """The whole loop at toy size: references made, every arm trained from the same start with the same steps, everything recorded."""
+    """The whole loop at toy size: references made, every arm trained from the same start with the same steps,
+    everything recorded."""
     import collections
 
-    world.splits["validation"], world.pieces["validation"], world.tokens["validation"] = (x["test"] for x in (world.splits, world.pieces, world.tokens))
+    world.splits["validation"], world.pieces["validation"], world.tokens["validation"] = (
+        x["test"] for x in (world.splits, world.pieces, world.tokens)
+    )
     Cfg = collections.namedtuple("Cfg", "n_scarce n_abundant n_reference n_heldout seed")
     t = multi_reference.task(world.splits, "plain", Cfg(6, 6, 4, 6, 0), scarce=False)
     assert {p.category for p in world.splits["train"].prompts} and len(t.train) == 6 and len(t.validation) == 3
@@ -86,7 +95,9 @@ def test_every_arm_on_a_scarce_task(world):
 def test_one_reference_makes_every_virtual_arm_dpo(world):
     chosen = picks(world)
     t = multi_reference.Task("plain", chosen, chosen, chosen, picks(world, "test"))
-    world.splits["validation"], world.tokens["validation"], world.pieces["validation"] = (x["train"] for x in (world.splits, world.tokens, world.pieces))
+    world.splits["validation"], world.tokens["validation"], world.pieces["validation"] = (
+        x["train"] for x in (world.splits, world.tokens, world.pieces)
+    )
     w, l = world.reference(arms.ARMS["dpo"], ["base"], "train", chosen, chosen)
     for arm, spec in arms.ARMS.items():
         if spec.kind == "virtual" and not spec.swap:
@@ -112,8 +123,13 @@ def test_the_sliding_window_weighs_by_the_batch_before(world):
         loss = world.loss(arms.ARMS[arm], names, t)
         first, second = loss(*pi, [0, 1, 2]).loss, loss(*pi, [3, 4, 5]).loss
         margins = (table.chosen - table.rejected)[:, [0, 1, 2]]
-        for got, i, a in ((first, [0, 1, 2], references.swcw(None, 2, one_hot=one_hot)), (second, [3, 4, 5], references.swcw(margins, 2, one_hot=one_hot))):
-            w, l = references.combine(table.chosen[:, i], table.rejected[:, i], a, mean="harmonic", epsilon=0.1, adaptive=True)
+        for got, i, a in (
+            (first, [0, 1, 2], references.swcw(None, 2, one_hot=one_hot)),
+            (second, [3, 4, 5], references.swcw(margins, 2, one_hot=one_hot)),
+        ):
+            w, l = references.combine(
+                table.chosen[:, i], table.rejected[:, i], a, mean="harmonic", epsilon=0.1, adaptive=True
+            )
             assert torch.allclose(got, losses.dpo(*pi, w, l, beta=world.cfg.beta).loss)
 
 
@@ -138,7 +154,9 @@ def test_a_normalized_arm_starts_at_ln_two_against_equal_references(world):
     chosen = picks(world)
     world.weights["complementary"] = world.weights["base"]
     t = multi_reference.Task("plain", chosen, chosen, chosen, chosen)
-    curve = world.fit(chosen, world.loss(arms.ARMS["mrpo-normalized"], ["base", "complementary"], t), lr=1e-3, steps=1, desc="x")
+    curve = world.fit(
+        chosen, world.loss(arms.ARMS["mrpo-normalized"], ["base", "complementary"], t), lr=1e-3, steps=1, desc="x"
+    )
     assert curve[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
 
 
@@ -149,7 +167,10 @@ def test_weights_of_the_rules_on_a_second_reference_are_recorded(world):
     t = multi_reference.Task("plain", picks(world), picks(world), picks(world, "test"), picks(world, "test"))
     world.concentration(t, ["complementary", "mis-scored"])
     m = world.run.record().metrics()
-    assert set(zip(m.arm, m.metric)) == {(s, r) for s in ("complementary", "mis-scored") for r in ("arwc", "vdw", "vaw")} and m.value.between(0, 1).all()
+    assert (
+        set(zip(m.arm, m.metric)) == {(s, r) for s in ("complementary", "mis-scored") for r in ("arwc", "vdw", "vaw")}
+        and m.value.between(0, 1).all()
+    )
 
 
 def test_a_foreign_reference_counts_its_own_tokens_and_outlives_a_task(world):
@@ -158,7 +179,9 @@ def test_a_foreign_reference_counts_its_own_tokens_and_outlives_a_task(world):
         world.matrices["other model", split] = world.matrix("base", split) - 1
         world.counts["other model", split] = world.tokens[split] * 2
     table = world.table(["base", "other model"], "train", chosen)
-    assert torch.allclose(table.chosen[1], table.chosen[0] - 1) and torch.equal(table.chosen_tokens[1], 2 * table.chosen_tokens[0])
+    assert torch.allclose(table.chosen[1], table.chosen[0] - 1) and torch.equal(
+        table.chosen_tokens[1], 2 * table.chosen_tokens[0]
+    )
     t = multi_reference.Task("plain", chosen, chosen, chosen, picks(world, "test"))
     for part in (world.splits, world.pieces, world.tokens):
         part["validation"] = part["train"]
@@ -168,7 +191,9 @@ def test_a_foreign_reference_counts_its_own_tokens_and_outlives_a_task(world):
     for arm in ("single", "multi-dpo", "geometric", "mrpo", "mrpo-vaw", "mrpo-normalized"):
         assert len(world.run_arm(arm, ["base", "other model"], t, label=f"{arm}, other model")) == world.steps(6)
     world.concentration(t, ["other model"])
-    assert ("weights", "other model") in set(zip(world.run.record().metrics().exhibit, world.run.record().metrics().arm))
+    assert ("weights", "other model") in set(
+        zip(world.run.record().metrics().exhibit, world.run.record().metrics().arm)
+    )
 
 
 def test_an_adapter_on_two_layers_of_every_block(world, tiny_model, byte_tokenizer):
@@ -189,7 +214,14 @@ def test_an_adapter_on_two_layers_of_every_block(world, tiny_model, byte_tokeniz
         difference = dict(tiny_model.named_parameters())[n] - before[n]
         assert torch.linalg.matrix_rank(difference, atol=1e-5) <= 2
     with pytest.raises(ValueError, match="no linear layer of the last 1 blocks is called query"):
-        arms.Study(presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0, "TARGETS": "query"}), world.run, tiny_model, byte_tokenizer, world.splits, stop_ids=[257])
+        arms.Study(
+            presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0, "TARGETS": "query"}),
+            world.run,
+            tiny_model,
+            byte_tokenizer,
+            world.splits,
+            stop_ids=[257],
+        )
 
 
 def test_preferences_of_people(world):

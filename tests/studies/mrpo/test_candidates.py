@@ -1,4 +1,3 @@
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +9,9 @@ from lib.studies.mrpo.candidates import Choice
 
 
 def test_choices_follow_the_oracle():
-    c = candidates.Candidates([], [[1], [2]], [[[1], [2], [3]], [[1], [1], [2]]], [["a", "bb", "cc"], ["a", "a", "bbb"]])
+    c = candidates.Candidates(
+        [], [[1], [2]], [[[1], [2], [3]], [[1], [1], [2]]], [["a", "bb", "cc"], ["a", "a", "bbb"]]
+    )
     got = candidates.choices(c, "plain", n=4, rng=np.random.default_rng(0))
     assert {g[:3] for g in got} == {(0, 0, 1), (0, 0, 2), (1, 0, 2), (1, 1, 2)} and all(g.gap > 0 for g in got)
     assert {g.row for g in got[:2]} == {0, 1}, "spread over the prompts"
@@ -23,9 +24,31 @@ def test_choices_follow_the_oracle():
 def test_samples_are_drawn_once(sandbox, tiny_model, byte_tokenizer, monkeypatch):
     prompts = data.load_prompts(paths.DATA / "prompts.jsonl", "train")[:4]
     ids = data.encode(byte_tokenizer, prompts)
-    c = candidates.sample(tiny_model, byte_tokenizer, prompts, ids, temperatures=[0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4, seed=0)
+    c = candidates.sample(
+        tiny_model,
+        byte_tokenizer,
+        prompts,
+        ids,
+        temperatures=[0.7, 1.3],
+        each=2,
+        max_new_tokens=6,
+        stop_ids=[257],
+        batch=4,
+        seed=0,
+    )
     monkeypatch.setattr(candidates, "generate", lambda *a, **k: 1 / 0)
-    again = candidates.sample(tiny_model, byte_tokenizer, c.prompts, c.ids, temperatures=[0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4, seed=0)
+    again = candidates.sample(
+        tiny_model,
+        byte_tokenizer,
+        c.prompts,
+        c.ids,
+        temperatures=[0.7, 1.3],
+        each=2,
+        max_new_tokens=6,
+        stop_ids=[257],
+        batch=4,
+        seed=0,
+    )
     assert again.answers == c.answers and {len(row) for row in c.answers} == {4}
 
 
@@ -34,8 +57,17 @@ def test_candidates_of_peoples_pairs(byte_tokenizer):
     sets = {"a": pairs, "b": [(f"r{i}", "b", "c") for i in range(6)]}
     out = candidates.of_pairs(sets, byte_tokenizer, sizes={"train": 3, "test": 2}, stop_ids=[257], longest=150)
     texts = [p.text for c in out.values() for p in c.prompts if p.category == "a"]
-    assert len(texts) == len(set(texts)) == 5 and "long" not in texts and {p.split for p in out["test"].prompts} == {"test"}
+    assert (
+        len(texts) == len(set(texts)) == 5
+        and "long" not in texts
+        and {p.split for p in out["test"].prompts} == {"test"}
+    )
     row = out["train"].part("a")
-    assert len(row.prompts) == 3 and row.texts[0] == ["yes", "no"] and row.answers[0] == [[*byte_tokenizer.encode(t), 257] for t in ("yes", "no")] and len(out["train"].part("").prompts) == 6
+    assert (
+        len(row.prompts) == 3
+        and row.texts[0] == ["yes", "no"]
+        and row.answers[0] == [[*byte_tokenizer.encode(t), 257] for t in ("yes", "no")]
+        and len(out["train"].part("").prompts) == 6
+    )
     with pytest.raises(ValueError, match="a holds 6 pairs of different prompts and at most 150 tokens, 9 are needed"):
         candidates.of_pairs(sets, byte_tokenizer, sizes={"train": 8, "test": 1}, stop_ids=[257], longest=150)

@@ -22,7 +22,9 @@ def study(sandbox, tiny_model, byte_tokenizer):
     f = flipping.Fidelity(tiny_model, byte_tokenizer, ids, answers=answers, **settings)
     task = scoring.load_task(paths.DATA / "questions.yaml")
     run = results.start(cfg, notebook="n")
-    s = repair.Study(cfg, run, tiny_model, byte_tokenizer, test=f, validation=f, test_ids=[p.id for p in prompts], task=task)
+    s = repair.Study(
+        cfg, run, tiny_model, byte_tokenizer, test=f, validation=f, test_ids=[p.id for p in prompts], task=task
+    )
     s.ids, s.prompts = ids, prompts
     return s
 
@@ -75,7 +77,9 @@ def test_the_label_table(study):
 
 def test_stopping_at_the_target():
     rows = [{"step": k, "loss": v} for k, v in enumerate([0.7, 0.6, 0.5, 0.2])]
-    assert not repair._reached(rows[:2], 1.0) and repair._reached(rows[:3], 0.61) and not repair._reached(rows[:3], 0.59)
+    assert (
+        not repair._reached(rows[:2], 1.0) and repair._reached(rows[:3], 0.61) and not repair._reached(rows[:3], 0.59)
+    )
 
 
 def test_judge_and_examples(study):

@@ -15,8 +15,10 @@ from lib.scoring.oracles import Oracle
 from lib.studies.sea.language import Dialogue
 
 CFG = SimpleNamespace(
-    loss="dpo", beta=0.1, heads=4, hidden=8, heads_lr=1e-2, buffer=500, batch=4, candidates=3, oversample=2, burn_in=1, optimism=1e-3,
-    heads_batch=4, heads_steps=2, anchor=0.5, slic_beta=0.2, ipo_beta=0.2, blocks=1, lr=1e-2, warmup=1, clip=1.0, tokens=5, generation_batch=4, eval_batch=3, temperature=1.0, micro=2, best_of=3,
+    loss="dpo", beta=0.1, heads=4, hidden=8, heads_lr=1e-2, buffer=500, batch=4, candidates=3, oversample=2, burn_in=1,
+    optimism=1e-3,
+    heads_batch=4, heads_steps=2, anchor=0.5, slic_beta=0.2, ipo_beta=0.2, blocks=1, lr=1e-2, warmup=1, clip=1.0,
+    tokens=5, generation_batch=4, eval_batch=3, temperature=1.0, micro=2, best_of=3,
 )  # fmt: skip
 generator = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
 REWARDS = {name: oracles.rewarder(name, dtype=torch.float32, device="cpu", batch=4) for name in ("full", "varied")}
@@ -29,7 +31,16 @@ def make(tiny_model, byte_tokenizer):
 
     def world():
         tiny_model.load_state_dict(start)
-        return Dialogue(CFG, tiny_model, byte_tokenizer, prompts[:6], prompts[6:], rewards=REWARDS, stop_ids=[257], generator=generator(0))
+        return Dialogue(
+            CFG,
+            tiny_model,
+            byte_tokenizer,
+            prompts[:6],
+            prompts[6:],
+            rewards=REWARDS,
+            stop_ids=[257],
+            generator=generator(0),
+        )
 
     return world
 
@@ -38,10 +49,14 @@ def test_what_is_proposed(make, tiny_model):
     w = make()
     c = w.propose(w.draw(4), 3, "policy")
     want = completion_logprobs(tiny_model, [w.ids[p] for p in c.prompts], *zip(*c.answers), batch=2)
-    assert torch.allclose(c.start, want, atol=1e-4) and torch.allclose(c.log_probs, want, atol=1e-4)  # the policy is still the start
+    assert torch.allclose(c.start, want, atol=1e-4) and torch.allclose(
+        c.log_probs, want, atol=1e-4
+    )  # the policy is still the start
     assert c.features.shape == (4, 3, w.dim) and torch.isfinite(c.features).all()
     flat = (c.features * w.dim**0.5).flatten(0, 1)
-    assert torch.allclose(flat.mean(0), torch.zeros(w.dim), atol=1e-4) and torch.allclose(flat.std(0), torch.ones(w.dim), atol=1e-3)
+    assert torch.allclose(flat.mean(0), torch.zeros(w.dim), atol=1e-4) and torch.allclose(
+        flat.std(0), torch.ones(w.dim), atol=1e-3
+    )
     assert len(w.texts(c, torch.zeros(4, dtype=torch.long))) == 4
     both = w.propose(w.draw(2), 9, "both")
     assert [len(row) for row in both.answers] == [2, 2] and both.log_probs.isnan().all()
@@ -62,9 +77,14 @@ def test_features_are_the_frozen_start_s_and_the_policy_s_log_probs_move(make, t
         last = w.step(c, duels, torch.ones(4), policy_loss("dpo", beta=0.1), None)
     assert last["loss"] < first["loss"] and last["margin"] > 0
     rows = [(w.ids[p], row) for p, row in zip(c.prompts, c.answers)]
-    pieces = trunk.states(trunk.split(tiny_model, CFG.blocks)[0], rows, batch=2)  # what was kept while sampling is what a second pass gives
+    pieces = trunk.states(
+        trunk.split(tiny_model, CFG.blocks)[0], rows, batch=2
+    )  # what was kept while sampling is what a second pass gives
     for mine, again in zip(c.held, pieces):
-        assert all(torch.allclose(a[:n], b[:n], atol=1e-5) for a, b, n in zip(mine, again, [len(mine[0]), *(len(x) - 1 for x in mine[1:])]))
+        assert all(
+            torch.allclose(a[:n], b[:n], atol=1e-5)
+            for a, b, n in zip(mine, again, [len(mine[0]), *(len(x) - 1 for x in mine[1:])])
+        )
     w._as_start()
     start = completion_logprobs(tiny_model, [p for p, _ in rows], *zip(*[a for _, a in rows]), batch=2)
     w.latent.sync()
@@ -90,10 +110,24 @@ def agent(world, method="sea"):
 def test_methods_play(make, method):
     a = agent(make(), method)
     outs = [a.round() for _ in range(3)]
-    assert outs[-1]["queries"] == len(a.oracle.log) and all(torch.isfinite(torch.tensor(v)) for o in outs for k, v in o.items() if k not in ("synthetic labels true", "KL to the start"))
-    assert torch.tensor(outs[-1]["synthetic labels true"]).isnan() != bool(a.method.synthetic) and torch.tensor(outs[-1]["KL to the start"]).isnan() == (a.method.source != "policy")
+    assert outs[-1]["queries"] == len(a.oracle.log) and all(
+        torch.isfinite(torch.tensor(v))
+        for o in outs
+        for k, v in o.items()
+        if k not in ("synthetic labels true", "KL to the start")
+    )
+    assert torch.tensor(outs[-1]["synthetic labels true"]).isnan() != bool(a.method.synthetic) and torch.tensor(
+        outs[-1]["KL to the start"]
+    ).isnan() == (a.method.source != "policy")
     scores = a.evaluate()
-    assert set(scores) == {"win rate, full", "reward, full", "win rate, varied", "reward, varied", "length", "distinct bigrams"} and all(len(v) == 3 for v in scores.values())
+    assert set(scores) == {
+        "win rate, full",
+        "reward, full",
+        "win rate, varied",
+        "reward, varied",
+        "length",
+        "distinct bigrams",
+    } and all(len(v) == 3 for v in scores.values())
 
 
 def test_the_start_ties_with_itself(make):
