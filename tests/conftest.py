@@ -81,24 +81,29 @@ def world(sandbox, tiny_model, byte_tokenizer):
     """MRPO's world at smoke with few prompts."""
     from lib import data
     from lib.harness import paths, presets, results
-    from lib.studies.mrpo import arms, candidates
+    from lib.studies.mrpo import candidates
+    from lib.studies.mrpo.world import build
 
     cfg = presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0})
     run = results.start(cfg, notebook="40_mrpo")
+    how = candidates.Sampling([0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4)
     splits = {}
     for name in ("train", "test"):
         prompts = data.load_prompts(paths.DATA / "prompts.jsonl", name)[:4]
         ids = data.encode(byte_tokenizer, prompts)
-        splits[name] = candidates.sample(
-            tiny_model,
-            byte_tokenizer,
-            prompts,
-            ids,
-            temperatures=[0.7, 1.3],
-            each=2,
-            max_new_tokens=6,
-            stop_ids=[257],
-            batch=4,
-            seed=0,
-        )
-    return arms.Study(cfg, run, tiny_model, byte_tokenizer, splits, stop_ids=[257])
+        splits[name] = candidates.sample(tiny_model, byte_tokenizer, prompts, ids, how, seed=0)
+    return build(cfg, run, tiny_model, byte_tokenizer, splits, stop_ids=[257])
+
+
+@pytest.fixture
+def picks():
+    """n of the pairs that MRPO's world holds, the same at each call."""
+
+    def make(n=6):
+        from lib.studies.mrpo.candidates import Choice
+
+        rng = np.random.default_rng(0)
+        rows, answers = rng.integers(0, 4, n), rng.integers(0, 4, n)
+        return [Choice(int(r), int(a), int((a + 1) % 4), 1.0) for r, a in zip(rows, answers)]
+
+    return make

@@ -53,36 +53,39 @@ class Choice(NamedTuple):
     gap: float
 
 
-def sample(
-    model,
-    tokenizer,
-    prompts: Sequence[Prompt],
-    ids: Ids,
-    *,
-    temperatures: Sequence[float],
-    each: int,
-    max_new_tokens: int,
-    stop_ids: Sequence[int],
-    batch: int,
-    seed: int,
-) -> Candidates:
-    """`each` answers per prompt at every temperature, drawn once per (weights, prompts, settings) and kept in
-    data/cache."""
-    settings = dict(max_new_tokens=max_new_tokens, stop_ids=list(stop_ids), batch=batch)
+class Sampling(NamedTuple):
+    """How answers are drawn: `each` at every temperature."""
+
+    temperatures: Sequence[float]
+    each: int
+    max_new_tokens: int
+    stop_ids: Sequence[int]
+    batch: int
+
+
+def sample(model, tokenizer, prompts: Sequence[Prompt], ids: Ids, how: Sampling, *, seed: int) -> Candidates:
+    """Answers to each prompt, drawn once per (weights, prompts, settings) and kept in data/cache."""
+    settings = dict(max_new_tokens=how.max_new_tokens, stop_ids=list(how.stop_ids), batch=how.batch)
     key = {
         "code": 2,  # raise it when a draw can change
-        "weights": fingerprint(model), "dtype": str(model.dtype), "device": model.device.type,
-        "torch": torch.__version__, "prompts": [list(p) for p in ids], "temperatures": list(temperatures),
-        "each": each, "seed": seed, **settings,
-    }  # fmt: skip
+        "weights": fingerprint(model),
+        "dtype": str(model.dtype),
+        "device": model.device.type,
+        "torch": torch.__version__,
+        "prompts": [list(p) for p in ids],
+        "temperatures": list(how.temperatures),
+        "each": how.each,
+        "seed": seed,
+        **settings,
+    }
 
     def draw():
         out: list[list[list[int]]] = [[] for _ in ids]
-        for k, t in enumerate(temperatures):
+        for k, t in enumerate(how.temperatures):
             generator = torch.Generator(device=model.device).manual_seed(seed * 1009 + k)
-            done = generate(model, ids, n=each, temperature=t, generator=generator, **settings)
+            done = generate(model, ids, n=how.each, temperature=t, generator=generator, **settings)
             for i, c in enumerate(done):
-                out[i // each].append(c.tokens)
+                out[i // how.each].append(c.tokens)
         return out
 
     answers = cached("samples", key, draw)

@@ -24,31 +24,10 @@ def test_choices_follow_the_oracle():
 def test_samples_are_drawn_once(sandbox, tiny_model, byte_tokenizer, monkeypatch):
     prompts = data.load_prompts(paths.DATA / "prompts.jsonl", "train")[:4]
     ids = data.encode(byte_tokenizer, prompts)
-    c = candidates.sample(
-        tiny_model,
-        byte_tokenizer,
-        prompts,
-        ids,
-        temperatures=[0.7, 1.3],
-        each=2,
-        max_new_tokens=6,
-        stop_ids=[257],
-        batch=4,
-        seed=0,
-    )
+    how = candidates.Sampling([0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4)
+    c = candidates.sample(tiny_model, byte_tokenizer, prompts, ids, how, seed=0)
     monkeypatch.setattr(candidates, "generate", lambda *a, **k: 1 / 0)
-    again = candidates.sample(
-        tiny_model,
-        byte_tokenizer,
-        c.prompts,
-        c.ids,
-        temperatures=[0.7, 1.3],
-        each=2,
-        max_new_tokens=6,
-        stop_ids=[257],
-        batch=4,
-        seed=0,
-    )
+    again = candidates.sample(tiny_model, byte_tokenizer, c.prompts, c.ids, how, seed=0)
     assert again.answers == c.answers and {len(row) for row in c.answers} == {4}
 
 
