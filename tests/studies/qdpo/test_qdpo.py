@@ -9,54 +9,58 @@ from lib.engine import generation, objectives
 from lib.harness import paths, presets, results
 from lib.quantization import block_linears, rtn
 from lib.scoring import flipping
-from lib.studies.qdpo import repair
+from lib.studies.qdpo import labels, measures, repair
+from lib.studies.qdpo.study import build, quantized
 
 
 @pytest.fixture
-def study(sandbox, tiny_model, byte_tokenizer):
+def study(sandbox, tiny_model, byte_tokenizer, prompts):
     cfg = presets.resolve("qdpo", {"PRESET": "smoke", "SEED": 0, "ARMS": "fp,rtn,kd,qdpo,qdpo-lora", "TASK_ARMS": "fp"})
-    prompts = data.load_prompts(paths.DATA / "prompts.jsonl", "test")[:4]
     ids = data.encode(byte_tokenizer, prompts)
     settings = dict(max_new_tokens=8, stop_ids=[257], batch=4)
     answers = generation.generate_cached(tiny_model, ids, **settings)
     f = flipping.Fidelity(tiny_model, byte_tokenizer, ids, answers=answers, **settings)
     task = scoring.load_task(paths.DATA / "questions.yaml")
     run = results.start(cfg, notebook="n")
-    s = repair.Study(
+    return build(
         cfg, run, tiny_model, byte_tokenizer, test=f, validation=f, test_ids=[p.id for p in prompts], task=task
     )
-    s.ids, s.prompts = ids, prompts
-    return s
 
 
-def make_pairs(study):
-    rejected = generation.generate_cached(study.quantized(), study.ids, max_new_tokens=8, stop_ids=[257], batch=4)
-    return data.pairs(study.prompts, study.ids, study.test.answers, rejected)
+@pytest.fixture
+def prompts():
+    return data.load_prompts(paths.DATA / "prompts.jsonl", "test")[:4]
+
+
+def make_pairs(study, prompts):
+    ids = data.encode(study.tokenizer, prompts)
+    rejected = generation.generate_cached(quantized(study), ids, max_new_tokens=8, stop_ids=[257], batch=4)
+    return data.pairs(prompts, ids, study.test.answers, rejected)
 
 
 def test_the_student_starts_as_round_to_nearest(study):
-    student, fp = block_linears(study.quantized()), block_linears(study.fp)
+    student, fp = block_linears(quantized(study)), block_linears(study.fp)
     for name, m in student.items():
         assert torch.equal(m.weight, rtn.fake_quant(fp[name].weight, **study.format))
     assert study.student.lm_head.weight.equal(study.fp.lm_head.weight)
 
 
 def test_arms_that_were_not_asked_for_do_not_run(study):
-    study.post_training("awq", lambda m: 1 / 0)
-    study.train("sft", None, [], lr=1.0)
+    repair.post_training(study, "awq", lambda m: 1 / 0)
+    repair.train(study, "sft", None, [], lr=1.0)
     assert study.answers == {}
 
 
-def test_training_records_and_never_ends_worse_on_validation(study):
-    pairs = make_pairs(study)
+def test_training_records_and_never_ends_worse_on_validation(study, prompts):
+    pairs = make_pairs(study, prompts)
     assert pairs
     x, w = [p.prompt for p in pairs], [p.chosen for p in pairs]
     teacher = objectives.teacher_states(study.fp, x, w, batch=4)
-    study.train("kd", objectives.distillation(study.student, x, w, teacher, tau=None), pairs, lr=1e-3)
-    ref = study.reference(study.quantized(), pairs)
+    repair.train(study, "kd", objectives.distillation(study.student, x, w, teacher, tau=None), pairs, lr=1e-3)
+    ref = labels.reference(study, quantized(study), pairs)
     dpo = objectives.preference(study.student, pairs, lambda a, b, **k: losses.dpo(a, b, beta=0.1, **k), **ref)
-    study.train("qdpo", dpo, pairs, lr=1e-3)
-    study.train("qdpo-lora", dpo, pairs, lr=1e-2, lora=True)
+    repair.train(study, "qdpo", dpo, pairs, lr=1e-3)
+    repair.train(study, "qdpo-lora", dpo, pairs, lr=1e-2, lora=True)
     m = study.run.record().metrics().set_index(["arm", "metric"]).value
     for arm in ("kd", "qdpo", "qdpo-lora"):
         curve = study.curves[arm]
@@ -66,11 +70,11 @@ def test_training_records_and_never_ends_worse_on_validation(study):
     assert study.curves["kd"][0]["validation kl"] == pytest.approx(study.curves["qdpo"][0]["validation kl"], abs=1e-6)
 
 
-def test_the_label_table(study):
-    pairs = make_pairs(study)
-    ref = {k: study.reference(m, pairs) for k, m in {"q": study.quantized(), "fp": study.fp}.items()}
+def test_the_label_table(study, prompts):
+    pairs = make_pairs(study, prompts)
+    ref = {k: labels.reference(study, m, pairs) for k, m in {"q": quantized(study), "fp": study.fp}.items()}
     label = losses.label_margin(*ref["fp"].values(), *ref["q"].values())
-    table = study.label_table(pairs, label)
+    table = labels.label_table(study, pairs, label)
     cut = table[table.pairs == "cut at the first divergence"]
     assert (cut["share >= 0"] == 1).all() and (cut["mean, nats"] > 0).all() and len(table) == 6
 
@@ -82,26 +86,26 @@ def test_stopping_at_the_target():
     )
 
 
-def test_judge_and_examples(study):
+def test_judge_and_examples(study, prompts):
     from lib.scoring.likelihood import Likelihood
 
-    study.measure("fp", study.fp, study.test.answers)
-    study.measure("rtn", study.quantized())
-    assert study.contests() == [("rtn", "fp")]
-    rates = study.judge(Likelihood(study.fp, batch=4), "rtn", "fp")
+    measures.measure(study, "fp", study.fp, study.test.answers)
+    measures.measure(study, "rtn", quantized(study))
+    assert measures.contests(study) == [("rtn", "fp")]
+    rates = measures.judge(study, Likelihood(study.fp, batch=4), "rtn", "fp")
     assert rates["win"] + rates["tie"] + rates["lose"] == 1
-    table = study.examples(study.prompts, ["fp", "rtn"], n=2)
+    table = measures.examples(study, prompts, ["fp", "rtn"], n=2)
     assert len(table) == 4 and " / " in table.answer.iloc[1] and " / " not in table.answer.iloc[0]
 
 
-def test_a_second_round_goes_on_where_the_first_ended(study):
-    pairs = make_pairs(study)
+def test_a_second_round_goes_on_where_the_first_ended(study, prompts):
+    pairs = make_pairs(study, prompts)
     x, w = [p.prompt for p in pairs], [p.chosen for p in pairs]
     teacher = objectives.teacher_states(study.fp, x, w, batch=4)
     kd = objectives.distillation(study.student, x, w, teacher, tau=None)
-    latent = study.train("kd", kd, pairs, lr=1e-3)
+    latent = repair.train(study, "kd", kd, pairs, lr=1e-3)
     ended = study.validation.validation(study.student)["kl"]
-    study.quantized()  # another arm uses the student in between
-    study.train("qdpo", kd, pairs, lr=1e-3, start=latent)
+    quantized(study)  # another arm uses the student in between
+    repair.train(study, "qdpo", kd, pairs, lr=1e-3, start=latent)
     assert study.curves["qdpo"][0]["validation kl"] == pytest.approx(ended, abs=1e-7)
-    assert study.train("sft", kd, [], lr=1.0) is None
+    assert repair.train(study, "sft", kd, [], lr=1.0) is None

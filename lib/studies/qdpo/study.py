@@ -1,0 +1,71 @@
+"""What the arms of the QDPO study share, as one record: the full-precision model, a student that is reset before each
+arm, and what was measured."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from lib import scoring
+from lib.engine import training
+from lib.quantization import block_linears, rtn
+from lib.scoring.flipping import Fidelity, Forced
+
+
+class Study(NamedTuple):
+    """The same data, steps and evaluation for every arm; the dicts at the end fill up arm by arm."""
+
+    cfg: Any  # the run's settings
+    run: Any  # where results go
+    fp: Any  # the full-precision model
+    tokenizer: Any
+    test: Fidelity  # on held-out prompts
+    validation: Fidelity
+    test_ids: list[str]
+    task: dict  # multiple-choice questions
+    format: dict  # bits, group and symmetric of the quantizer
+    quantizer: Callable[[Tensor], Tensor]
+    student: Any
+    sources: dict[str, Tensor]  # full-precision weights by layer
+    answers: dict[str, list[list[int]]]
+    scores: dict[str, dict[str, np.ndarray]]
+    forced: dict[str, Forced]
+    tasks: dict[str, scoring.Accuracy]
+    curves: dict[str, list[dict]]
+
+
+def build(
+    cfg, run, fp, tokenizer, *, test: Fidelity, validation: Fidelity, test_ids: Sequence[str], task: dict
+) -> Study:
+    """A study of which nothing is measured yet; the student is a copy of the full-precision model."""
+    form = dict(bits=cfg.bits, group=cfg.group, symmetric=cfg.symmetric)
+    return Study(
+        cfg=cfg,
+        run=run,
+        fp=fp,
+        tokenizer=tokenizer,
+        test=test,
+        validation=validation,
+        test_ids=list(test_ids),
+        task=task,
+        format=form,
+        quantizer=partial(rtn.fake_quant, **form),
+        student=copy.deepcopy(fp),
+        sources={name: m.weight for name, m in block_linears(fp).items()},
+        answers={},
+        scores={},
+        forced={},
+        tasks={},
+        curves={},
+    )
+
+
+def quantized(study: Study):
+    """The student as round-to-nearest leaves it: every trained arm starts here."""
+    training.Latent(block_linears(study.student), partial(training.Full, quantizer=study.quantizer), study.sources)
+    return study.student
