@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +18,11 @@ from lib.engine.logprobs import mean_logprob, token_logprobs
 from lib.harness import seeding
 from lib.scoring.metrics import distinct_n
 from lib.scoring.toxicity import any_above, checked, expected_max
+from lib.studies.attribute_control.auxiliary import collect, hidden, new_nado, teach
 from lib.studies.attribute_control.forum import Line
-from lib.studies.attribute_control.steering import Oracle, Steering, Turn, controlled, fine_tune, reinforced
+from lib.studies.attribute_control.methods import Turn, controlled, fine_tune, reinforced
+from lib.studies.attribute_control.world import Oracle, World, load, row_of, text_of, token_ids
+from lib.studies.attribute_control.world import read as read_lines
 
 Steer = Callable[[Tensor], Tensor]  # hidden states (m, D) -> what is added to the logits (m, V)
 
@@ -34,16 +38,24 @@ def decoding_with(nado: Nado, *, floor: float) -> Steer:
     return steer
 
 
-def written(world: Steering, prompts: Sequence[str], *, name: str, steer: Steer | None = None) -> list[list[str]]:
+def written(world: World, prompts: Sequence[str], *, name: str, steer: Steer | None = None) -> list[list[str]]:
     """`samples` continuations of each prompt: top-p, temperature 1, `tokens` tokens at most. The same draws for every
     arm."""
     cfg, g = world.cfg, seeding.torch_generator(world.cfg.seed, f"evaluation {name}", str(world.head.device))
     done = generate(
-        world.model, [world.ids(p) for p in prompts], n=cfg.samples, temperature=1.0, top_p=cfg.top_p, generator=g,
-        max_new_tokens=cfg.tokens, stop_ids=world.stop,
-        batch=cfg.generation_batch, steer=steer,
-    )  # fmt: skip
-    return [[world.text(c.tokens) for c in done[i * cfg.samples : (i + 1) * cfg.samples]] for i in range(len(prompts))]
+        world.model,
+        [token_ids(world, p) for p in prompts],
+        n=cfg.samples,
+        temperature=1.0,
+        top_p=cfg.top_p,
+        generator=g,
+        max_new_tokens=cfg.tokens,
+        stop_ids=world.stop,
+        batch=cfg.generation_batch,
+        steer=steer,
+    )
+    each = [done[i * cfg.samples : (i + 1) * cfg.samples] for i in range(len(prompts))]
+    return [[text_of(world, c.tokens) for c in row] for row in each]
 
 
 def scores(texts: Sequence[Sequence[str]], judges: Mapping[str, Oracle]) -> dict[str, Tensor]:
@@ -65,11 +77,11 @@ def scores(texts: Sequence[Sequence[str]], judges: Mapping[str, Oracle]) -> dict
 
 
 @torch.no_grad()
-def surprise(world: Steering, lines: Sequence[Line], *, steer: Steer | None = None) -> Tensor:
+def surprise(world: World, lines: Sequence[Line], *, steer: Steer | None = None) -> Tensor:
     """Mean -log p per token of each line's text given its prompt, (N,) nats: its exponential is the perplexity. Under
     the steered model if asked."""
-    rows, out = [world.row(x) for x in lines], []
-    for h, target, branch, count in world.hidden(rows, world.read(lines)):
+    rows, out = [row_of(world, x) for x in lines], []
+    for h, target, branch, count in hidden(world, rows, read_lines(world, lines)):
         if steer is None:
             tokens = token_logprobs(h, world.head, target)
         else:
@@ -79,7 +91,7 @@ def surprise(world: Steering, lines: Sequence[Line], *, steer: Steer | None = No
     return torch.cat(out).double()
 
 
-def detection(world: Steering, pairs: Sequence[tuple[str, str]], *, steer: Steer | None = None) -> Tensor:
+def detection(world: World, pairs: Sequence[tuple[str, str]], *, steer: Steer | None = None) -> Tensor:
     """How well the model tells the attribute: for each positive pair the share of negative ones that it finds less
     likely, (positives,); the mean is the AUC.
 
@@ -97,40 +109,46 @@ def _answered(pairs: Sequence[tuple[str, str]], word: str) -> list[Line]:
     return [Line(p, word, False, "forum") for p, _ in pairs]
 
 
-def read(world: Steering, *, held_out: Mapping[str, Sequence[Line]], pairs: Sequence[tuple[str, str]], **_) -> None:
+def read(world: World, *, held_out: Mapping[str, Sequence[Line]], pairs: Sequence[tuple[str, str]]) -> None:
     """Have the frozen blocks read all that will be measured, once for all arms."""
-    world.read([x for lines in (*held_out.values(), _answered(pairs, " yes"), _answered(pairs, " no")) for x in lines])
+    read_lines(
+        world, [x for lines in (*held_out.values(), _answered(pairs, " yes"), _answered(pairs, " no")) for x in lines]
+    )
 
 
-def measure(
-    world: Steering, run, arm: str, *, prompts: Mapping[str, Sequence[str]], judges: Mapping[str, Oracle],
-    held_out: Mapping[str, Sequence[Line]],
-    pairs: Sequence[tuple[str, str]] = (), questions: dict | None = None, tasks: Sequence[str] = (),
-    steer: Steer | None = None,
-) -> dict[str, list[list[str]]]:  # fmt: skip
-    """Everything above that is asked for, of the model as it stands, recorded under `arm`; what it wrote by set of
-    prompts. lm-eval knows no steering."""
+class Plan(NamedTuple):
+    """What is measured of an arm; lm-eval's questions and tasks are asked of the model itself, it knows no steering."""
+
+    prompts: Mapping[str, Sequence[str]]  # by set, to be continued
+    judges: Mapping[str, Oracle]
+    held_out: Mapping[str, Sequence[Line]]  # by kind
+    pairs: Sequence[tuple[str, str]] = ()  # of `detection`
+    questions: dict | None = None
+    tasks: Sequence[str] = ()
+
+
+def measure(world: World, run, arm: str, plan: Plan, *, steer: Steer | None = None) -> dict[str, list[list[str]]]:
+    """Everything in the plan, of the model as it stands, recorded under `arm`; what it wrote by set of prompts."""
     texts = {}
     with run.stage(f"measure {arm}"):
-        for name, asked in prompts.items():
+        for name, asked in plan.prompts.items():
             begun = time.perf_counter()
             texts[name] = written(world, asked, name=name, steer=steer)
             tokens = sum(len(world.tokenizer.encode(t)) for row in texts[name] for t in row)
             run.metric("decoding", name, arm, "tokens per second", tokens / (time.perf_counter() - begun))
-            for metric, values in scores(texts[name], judges).items():
+            for metric, values in scores(texts[name], plan.judges).items():
                 run.items(f"written {name}", arm, metric, range(len(asked)), values.tolist())
-        for name, lines in held_out.items():
+        for name, lines in plan.held_out.items():
             run.items(f"text {name}", arm, "surprise", range(len(lines)), surprise(world, lines, steer=steer).tolist())
-        if pairs:
-            auc = detection(world, pairs, steer=steer)
+        if plan.pairs:
+            auc = detection(world, plan.pairs, steer=steer)
             run.items("detection", arm, "auc", range(len(auc)), auc.tolist())
-        if steer is None and questions:
-            got = scoring.multiple_choice(world.model, world.tokenizer, questions, batch_size=16)
+        if steer is None and plan.questions:
+            got = scoring.multiple_choice(world.model, world.tokenizer, plan.questions, batch_size=16)
             run.items("questions", arm, "accuracy", got.ids, got.correct)
-            for name, found in scoring.benchmarks(
-                world.model, world.tokenizer, tasks, batch_size=world.cfg.eval_batch
-            ).items():
-                for metric, value in found.items():
+            found = scoring.benchmarks(world.model, world.tokenizer, plan.tasks, batch_size=world.cfg.eval_batch)
+            for name, values in found.items():
+                for metric, value in values.items():
                     run.metric("benchmarks", name, arm, metric, value)
     return texts
 
@@ -139,54 +157,50 @@ def measure(
 
 
 def plain_arm(
-    world: Steering,
+    world: World,
     run,
     arm: str,
+    plan: Plan,
     *,
     keep: Sequence[int] | None,
     learns: bool,
     decoding: str = "",
-    decoded: Mapping | None = None,
-    **measured,
+    decoded: Plan | None = None,
 ) -> dict[str, dict]:
     """The start model, or plain fine-tuning on the lines in `keep` (None: all); then, under the name `decoding`, NADO
     decoding on top of it: what each wrote.
 
     decoded: what is measured of the latter, if it is not the same.
     """
-    world.load(world.start)
+    load(world, world.start)
     with run.stage(arm):
         if learns:
             run.curve(arm, fine_tune(world, keep=keep, desc=arm))
-    out = {arm: measure(world, run, arm, **measured)}
+    out = {arm: measure(world, run, arm, plan)}
     if decoding:
-        cfg, nado = world.cfg, world.nado()
+        cfg, nado = world.cfg, new_nado(world)
         with run.stage(decoding):
-            world.teach(
-                nado,
-                world.collect(decoding, n=cfg.each, prompts=cfg.iterations * cfg.n_asked, mixed=cfg.mixed),
-                decoding,
-            )
-        out[decoding] = measure(
-            world, run, decoding, **(decoded or measured), steer=decoding_with(nado, floor=cfg.floor)
-        )
+            samples = collect(world, decoding, n=cfg.each, prompts=cfg.iterations * cfg.n_asked, mixed=cfg.mixed)
+            teach(world, nado, samples, decoding)
+        steer = decoding_with(nado, floor=cfg.floor)
+        out[decoding] = measure(world, run, decoding, decoded or plan, steer=steer)
     return out
 
 
-def controlled_arm(world: Steering, run, arm: str, *, how: Mapping, **measured) -> dict[str, dict]:
-    """The paper's method as `steering.controlled` takes it: what it wrote."""
+def controlled_arm(world: World, run, arm: str, plan: Plan, *, how: Mapping) -> dict[str, dict]:
+    """The paper's method as `methods.controlled` takes it: what it wrote."""
     with run.stage(arm):
         curve, turns, _ = controlled(world, desc=arm, **how)
         run.curve(arm, curve)
     record_turns(run, arm, turns)
-    return {arm: measure(world, run, arm, **measured)}
+    return {arm: measure(world, run, arm, plan)}
 
 
-def reinforced_arm(world: Steering, run, arm: str, *, weight: float, **measured) -> dict[str, dict]:
+def reinforced_arm(world: World, run, arm: str, plan: Plan, *, weight: float) -> dict[str, dict]:
     """Reinforcement: what it wrote."""
     with run.stage(arm):
         run.curve(arm, reinforced(world, weight=weight, beta=world.cfg.rl_beta, desc=arm))
-    return {arm: measure(world, run, arm, **measured)}
+    return {arm: measure(world, run, arm, plan)}
 
 
 def record_turns(run, arm: str, turns: Sequence[Turn]) -> None:
@@ -208,12 +222,8 @@ def choose(items, weights: Sequence[float], *, slack: float):
     more than after plain fine-tuning; if none is, the one after which it costs least. items: of arms "ours at w", "rl
     at w" and "sft at 0".
     """
-    mean = (
-        items[items.dataset.isin(["written validation", "text validation"])]
-        .groupby(["arm", "metric"])
-        .value.mean()
-        .unstack()
-    )
+    seen = items[items.dataset.isin(["written validation", "text validation"])]
+    mean = seen.groupby(["arm", "metric"]).value.mean().unstack()
     table = mean[["expected maximum, oracle", "surprise"]]
     least, taken = table.surprise["sft at 0"] + slack, {}
     for method in ("ours", "rl"):

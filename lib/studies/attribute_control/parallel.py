@@ -13,24 +13,25 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import torch
-from safetensors.torch import load, save
+from safetensors import torch as safetensors
 
 from lib.engine import models
 from lib.harness.progress import lines_only
 from lib.harness.workers import forks
 from lib.scoring.toxicity import judge
+from lib.studies.attribute_control.auxiliary import learned, new_nado
 from lib.studies.attribute_control.forum import Line
-from lib.studies.attribute_control.steering import Steering
+from lib.studies.attribute_control.world import World, build, load
 
 READY = "ready"
 
 
-def _made(settings: dict, lines: Sequence[Line], asked: Sequence[str]) -> Steering:
+def _made(settings: dict, lines: Sequence[Line], asked: Sequence[str]) -> World:
     """The world once more, where a process cannot inherit it."""
     cfg = SimpleNamespace(**settings)
     how = dict(dtype=getattr(torch, cfg.dtype), device=cfg.device)
     model, tokenizer = models.load(cfg.model, **how)
-    return Steering(
+    return build(
         cfg,
         model,
         tokenizer,
@@ -41,38 +42,33 @@ def _made(settings: dict, lines: Sequence[Line], asked: Sequence[str]) -> Steeri
     )
 
 
-def _serve(pipe, world: Steering | tuple, threads: int) -> None:
+def _serve(pipe, world: World | tuple, threads: int) -> None:
     """The other process: (weights, state of R, iteration) in, (state of R, log, seconds) out, until None."""
     torch.set_num_threads(threads)
     lines_only()
-    world = world if isinstance(world, Steering) else _made(*world)
-    cfg = world.cfg
+    world = world if isinstance(world, World) else _made(*world)
     pipe.send(READY)
     while (work := pipe.recv()) is not None:
         weights, state, k = work
         begun = time.perf_counter()
         try:
-            world.load(load(weights))
-            nado = world.nado()
-            nado.load_state_dict(load(state))
-            log = world.teach(
-                nado,
-                world.collect(f"iteration {k}", n=cfg.each, prompts=cfg.n_asked, mixed=cfg.mixed),
-                f"iteration {k}",
-            )
-            pipe.send((save(_plain(nado.state_dict())), log, time.perf_counter() - begun))
+            load(world, safetensors.load(weights))
+            nado = new_nado(world)
+            nado.load_state_dict(safetensors.load(state))
+            log = learned(world, nado, f"iteration {k}")
+            pipe.send((safetensors.save(_plain(nado.state_dict())), log, time.perf_counter() - begun))
         except Exception as error:
             pipe.send(error)
 
 
 class Partner:
-    """with Partner(world, lines, asked) as partner: `steering.controlled(..., stale=True, partner=partner)`. Each side
+    """with Partner(world, lines, asked) as partner: `methods.controlled(..., stale=True, partner=partner)`. Each side
     keeps to `threads` threads.
 
     lines, asked: what `world` was made of, for a process that has to make it again.
     """
 
-    def __init__(self, world: Steering, lines: Sequence[Line], asked: Sequence[str], *, threads: int = 1):
+    def __init__(self, world: World, lines: Sequence[Line], asked: Sequence[str], *, threads: int = 1):
         self.world, self.lines, self.asked, self.threads = world, list(lines), list(asked), threads
 
     def __enter__(self) -> Partner:
@@ -91,11 +87,11 @@ class Partner:
 
     def begin(self, weights: dict, state: dict, k: int) -> Callable[[], tuple]:
         """Start iteration k there; call what comes back to wait for (state of R, log, seconds)."""
-        self.pipe.send((save(_plain(weights)), save(_plain(state)), k))
+        self.pipe.send((safetensors.save(_plain(weights)), safetensors.save(_plain(state)), k))
 
         def wait():
             done, log, seconds = self._receive()
-            return load(done), log, seconds
+            return safetensors.load(done), log, seconds
 
         return wait
 

@@ -7,20 +7,20 @@ import torch
 
 from lib.harness import presets
 from lib.scoring import toxicity
-from lib.studies.attribute_control import forum, measures, steering
+from lib.studies.attribute_control import forum, measures
+from lib.studies.attribute_control.auxiliary import new_nado
+from lib.studies.attribute_control.world import build, row_of, snapshot
 
 
 @pytest.fixture
 def world(tiny_model, byte_tokenizer):
     cfg = presets.resolve("attribute_control", {"PRESET": "smoke", "SEED": 0})
     lines = [forum.Line("p:", " hello", True, "forum"), forum.Line("q:", " word", False, "general")]
-    return steering.Steering(
-        cfg, tiny_model, byte_tokenizer, lines=lines, asked=["p:"], oracle=toxicity.classifier, stop_ids=[257]
-    )
+    return build(cfg, tiny_model, byte_tokenizer, lines=lines, asked=["p:"], oracle=toxicity.classifier, stop_ids=[257])
 
 
 def test_decoding_adds_the_log_success_rate(world):
-    nado = world.nado()
+    nado = new_nado(world)
     nado.out.data = 20 * torch.randn(nado.out.shape, generator=torch.Generator().manual_seed(0))
     h = torch.randn(3, nado.out.shape[0])
     free, held = (measures.decoding_with(nado, floor=f)(h) for f in (0.0, 0.1))
@@ -57,7 +57,7 @@ def test_surprise_is_mean_log_perplexity(world, tiny_model):
     ):
         got = measures.surprise(world, world.lines, steer=steer)
         for line, value in zip(world.lines, got.tolist()):
-            p, (a,) = world.row(line)
+            p, (a,) = row_of(world, line)
             logits = tiny_model(torch.tensor([p + a])).logits[0, len(p) - 1 : -1] * (1 if extra is not None else 2)
             assert value == pytest.approx(
                 -logits.log_softmax(-1).gather(1, torch.tensor(a)[:, None]).mean().item(), rel=1e-4
@@ -97,7 +97,7 @@ def test_every_arm_begins_at_the_start_and_goes_on_record(tiny_model, byte_token
 
     cfg = presets.resolve("attribute_control", {"PRESET": "smoke", "SEED": 0})
     lines = [forum.Line("p:", f" hello {'!' * i}", i % 2 == 0, ("forum", "general")[i % 3 == 0]) for i in range(16)]
-    world = steering.Steering(
+    world = build(
         cfg,
         tiny_model,
         byte_tokenizer,
@@ -111,7 +111,7 @@ def test_every_arm_begins_at_the_start_and_goes_on_record(tiny_model, byte_token
         measures.scoring, "multiple_choice", lambda *args, **kw: SimpleNamespace(ids=["q"], correct=[1.0])
     )
     oracle = lambda texts: torch.tensor([float(len(t) % 2) for t in texts], dtype=torch.float64)  # noqa: E731
-    world.oracle = oracle
+    world = world._replace(oracle=oracle)
 
     class Kept:
         def __init__(self):
@@ -129,7 +129,7 @@ def test_every_arm_begins_at_the_start_and_goes_on_record(tiny_model, byte_token
         stage = staticmethod(lambda name: __import__("contextlib").nullcontext())
 
     run = Kept()
-    rest = dict(
+    plan = measures.Plan(
         prompts={"forum": ["p:"]},
         judges={"j": oracle},
         held_out={"forum": world.lines},
@@ -137,15 +137,15 @@ def test_every_arm_begins_at_the_start_and_goes_on_record(tiny_model, byte_token
         questions={"any": 1},
     )
     surprise = lambda arm: run.there["text forum", arm, "surprise"]  # noqa: E731
-    out = measures.plain_arm(world, run, "base", keep=None, learns=False, decoding="nado-base", **rest)
+    out = measures.plain_arm(world, run, "base", plan, keep=None, learns=False, decoding="nado-base")
     assert list(out) == ["base", "nado-base"] and len(out["base"]["forum"][0]) == world.cfg.samples
-    measures.plain_arm(world, run, "sft", keep=None, learns=True, **rest)
-    tuned = world.snapshot()
-    measures.controlled_arm(world, run, "free", how=dict(lam=0.0, gated=True), **rest)
-    assert all(torch.equal(w, tuned[n]) for n, w in world.snapshot().items())  # lambda 0 is plain fine-tuning
-    measures.controlled_arm(world, run, "ours", how=dict(lam=5.0, gated=True), **rest)
-    measures.reinforced_arm(world, run, "rl", weight=5.0, **rest)
-    measures.plain_arm(world, run, "base again", keep=None, learns=False, **rest)
+    measures.plain_arm(world, run, "sft", plan, keep=None, learns=True)
+    tuned = snapshot(world)
+    measures.controlled_arm(world, run, "free", plan, how=dict(lam=0.0, gated=True))
+    assert all(torch.equal(w, tuned[n]) for n, w in snapshot(world).items())  # lambda 0 is plain fine-tuning
+    measures.controlled_arm(world, run, "ours", plan, how=dict(lam=5.0, gated=True))
+    measures.reinforced_arm(world, run, "rl", plan, weight=5.0)
+    measures.plain_arm(world, run, "base again", plan, keep=None, learns=False)
     assert (
         surprise("base")
         == surprise("base again")

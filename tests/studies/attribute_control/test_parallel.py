@@ -6,7 +6,8 @@ import torch
 from lib.engine import models
 from lib.harness import presets
 from lib.scoring import toxicity
-from lib.studies.attribute_control import forum, parallel, steering
+from lib.studies.attribute_control import forum, methods, parallel
+from lib.studies.attribute_control.world import build, snapshot
 
 FEW = {"PRESET": "smoke", "SEED": 0, "ITERATIONS": 3, "LAM": 2.0}
 
@@ -25,7 +26,7 @@ def test_in_parallel_is_in_turns_with_a_stale_r(fork, monkeypatch):
         seed=0,
     )
     model, tokenizer = models.load("tiny-random", dtype=torch.float32)
-    world = steering.Steering(
+    world = build(
         cfg,
         model,
         tokenizer,
@@ -36,11 +37,11 @@ def test_in_parallel_is_in_turns_with_a_stale_r(fork, monkeypatch):
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    curve, turns, nado = steering.controlled(world, lam=2.0, gated=True, stale=True, desc="one process")
-    alone = world.snapshot()
+    curve, turns, nado = methods.controlled(world, lam=2.0, gated=True, stale=True, desc="one process")
+    alone = snapshot(world)
     torch.set_num_threads(threads)
     with parallel.Partner(world, corpus.train, corpus.asked) as partner:
-        both_curve, both_turns, both_nado = steering.controlled(
+        both_curve, both_turns, both_nado = methods.controlled(
             world, lam=2.0, gated=True, stale=True, desc="two processes", partner=partner
         )
         with pytest.raises(KeyError):
@@ -49,6 +50,6 @@ def test_in_parallel_is_in_turns_with_a_stale_r(fork, monkeypatch):
     assert [r["loss"] for r in curve] == [r["loss"] for r in both_curve] and [t.log for t in turns] == [
         t.log for t in both_turns
     ]
-    assert all(torch.equal(alone[k], v) for k, v in world.snapshot().items())
+    assert all(torch.equal(alone[k], v) for k, v in snapshot(world).items())
     assert all(torch.equal(a, b) for a, b in zip(nado.state_dict().values(), both_nado.state_dict().values()))
     assert any(t.log["updated"] for t in turns)
