@@ -22,6 +22,7 @@ from lib.constraint.nado import Nado, expected_success, head_kl
 from lib.engine import training, trunk
 from lib.engine.generation import Completion, generate, recorded
 from lib.engine.logprobs import mean_logprob, sum_logprob, token_logprobs
+from lib.engine.models import end_of_turn
 from lib.harness import seeding
 from lib.harness.progress import track
 from lib.quantization import block_linears
@@ -86,6 +87,7 @@ class Steering:
                 "prompts"
             )
         self.cfg, self.model, self.tokenizer, self.stop, self.oracle = cfg, model, tokenizer, list(stop_ids), oracle
+        self.end = end_of_turn(tokenizer, stop_ids)
         self.lower, self.top = trunk.split(model, cfg.blocks)
         self.below = trunk.end(model, cfg.blocks)
         self.head = self.top.get_output_embeddings().weight
@@ -103,7 +105,7 @@ class Steering:
 
     def row(self, line: Line) -> tuple[list[int], list[list[int]]]:
         """(prompt, [text and end]) as `logprobs.pack` takes it."""
-        return self.ids(line.prompt), [[*self.tokenizer.encode(line.text, add_special_tokens=False), self.stop[0]]]
+        return self.ids(line.prompt), [[*self.tokenizer.encode(line.text, add_special_tokens=False), self.end]]
 
     def read(self, lines: Sequence[Line]) -> list[list[Tensor]]:
         """What the top reads of each line; the frozen blocks see a line once."""
@@ -214,6 +216,7 @@ class Steering:
                 bce, gap = self._nado_losses(nado, *parts[i], order)
                 optimizer.zero_grad(set_to_none=True)
                 (bce + cfg.consistency * gap).backward()
+                training.check_gradients(nado.named_parameters(), f"success rates, {name}")
                 optimizer.step()
                 sums += torch.stack([bce.detach(), gap.detach()]).cpu() / len(parts)
         return log | {"cross-entropy of R": sums[0].item(), "inconsistency of R": sums[1].item()}

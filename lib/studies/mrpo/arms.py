@@ -19,6 +19,7 @@ from lib import scoring
 from lib.data import Prompt, encode
 from lib.engine import trunk
 from lib.engine.generation import generate, recorded
+from lib.engine.models import end_of_turn
 from lib.harness import seeding
 from lib.losses import dpo, references
 from lib.scoring.likelihood import completion_logprobs
@@ -281,9 +282,9 @@ class Study(World):
         """Accuracy on preferences of people, which nothing here was trained on, with the policy as it stands: no
         reference enters."""
         prompts = encode(self.tokenizer, [Prompt(str(i), name, p, "test") for i, (p, *_) in enumerate(pairs)])
+        end = end_of_turn(self.tokenizer, self.stop)
         chosen, rejected = (
-            [[*self.tokenizer.encode(pair[k], add_special_tokens=False), self.stop[0]] for pair in pairs]
-            for k in (1, 2)
+            [[*self.tokenizer.encode(pair[k], add_special_tokens=False), end] for pair in pairs] for k in (1, 2)
         )
         w, l = completion_logprobs(self.model, prompts, chosen, rejected, batch=self.cfg.eval_batch).unbind(1)
         tokens = (torch.tensor([len(a) for a in side]) for side in (chosen, rejected))

@@ -132,7 +132,7 @@ class Study:
 
     @staticmethod
     def _changed(before: dict, after: dict) -> float:
-        """Share of all integer codes that differ."""
+        """Share of all weights whose level differs (`ste.codes_changed`)."""
         total = sum(q.codes.numel() for q in before.values())
         return sum(codes_changed(before[k], after[k]) * before[k].codes.numel() for k in before) / total
 
