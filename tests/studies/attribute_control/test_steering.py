@@ -299,3 +299,24 @@ def test_bad_input(make):
         w.collect("x", n=2, prompts=1)
     with pytest.raises(ValueError, match="given 8 lines and 0 prompts"):
         Steering(w.cfg, w.model, w.tokenizer, lines=lines(), asked=[], oracle=oracle, stop_ids=[257])
+
+
+def test_lines_end_as_the_template_ends_a_turn(make):
+    w = make()
+    again = Steering(w.cfg, w.model, w.tokenizer, lines=lines(), asked=["p:"], oracle=oracle, stop_ids=[3, 257])
+    assert {row[1][0][-1] for row in again.rows} == {257} and again.stop == [3, 257]
+
+
+def test_a_gradient_of_r_that_is_not_finite_stops_the_fit(make, monkeypatch):
+    w = make()
+    samples, nado = w.collect("x", n=4, prompts=3, mixed=2), w.nado()
+    real = w._nado_losses
+
+    def broken(*given):
+        bce, gap = real(*given)
+        return bce + (bce * 0).sqrt(), gap
+
+    monkeypatch.setattr(w, "_nado_losses", broken)
+    samples = samples._replace(fine=torch.tensor([1.0, 0.0] * 7))
+    with pytest.raises(FloatingPointError, match="success rates, x: the gradient of .* is not finite"):
+        w.teach(nado, samples, "x")
