@@ -6,6 +6,7 @@ Nothing is assumed of a tokenizer without a template: its model was taught some 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,9 +47,14 @@ def check(template: str | None) -> None:
 
 
 def use(tokenizer, template: str | None) -> None:
-    """Give the tokenizer this chat template: a name of TEMPLATES or a jinja file; None or "none" leaves its own."""
+    """Give the tokenizer this chat template: a name of TEMPLATES or a jinja file; None or "none" leaves its own.
+
+    What is asked for goes before the tokenizer's own template, with a warning.
+    """
     source = _source(template)
     if source is not None:
+        if tokenizer.chat_template:
+            warnings.warn(f"template {template!r} takes the place of the tokenizer's own chat template", stacklevel=2)
         starts = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
         tokenizer.chat_template = source.replace("{bos}", "{{ bos_token }}" if starts else "")
 
