@@ -222,11 +222,11 @@ class Stepper:
                     sums[k] = sums.get(k, 0.0) + v
             self.latent.backward()
         try:
-            norm = check_gradients(self.latent.named_parameters(), f"{desc}, step {self.done + 1}")
+            check_gradients(self.latent.named_parameters(), f"{desc}, step {self.done + 1}")
         except FloatingPointError:
             self.optimizer.zero_grad(set_to_none=True)  # the latents are as they were, and so is what comes next
             raise
-        nn.utils.clip_grads_with_norm_(self.latent.parameters, self.clip, norm)
+        norm = nn.utils.clip_grad_norm_(self.latent.parameters, self.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * schedule(self.done, self.warmup, self.horizon)
         self.optimizer.step()
