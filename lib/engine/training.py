@@ -136,6 +136,7 @@ class Latent:
         """Inside, every backward pass adds its gradients to the float32 sums; `backward` then takes them to the
         latents."""
         hooks = []
+        self.gradients = dict.fromkeys(self.linears)  # what a step that failed had gathered
         for name, m in self.linears.items():
             m.weight.requires_grad_(True)
             hooks.append(m.weight.register_post_accumulate_grad_hook(partial(self._gather, name)))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lib.data import chat
+from lib.data import chat, templates
 from lib.engine import models
 from lib.engine.logprobs import check_finite, hidden_states, mean_logprob, pack, sum_logprob, token_logprobs
 from lib.harness.cache import cached
@@ -111,6 +111,7 @@ def load_judge(spec: str, fp, tokenizer, *, batch: int):
     if spec == "fp":
         return Likelihood(fp, batch=batch)
     model, own = models.load(spec, dtype=fp.dtype, device=str(fp.device))
+    templates.check_has(own)
     return PromptedJudge(model, own, lambda ids: tokenizer.decode(ids, skip_special_tokens=True), batch=batch)
 
 

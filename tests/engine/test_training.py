@@ -252,6 +252,22 @@ def test_a_gradient_that_is_not_finite_stops_the_step_by_name(make, value):
     assert all(torch.isfinite(p).all() for p in latent.parameters)
 
 
+def test_a_step_that_failed_leaves_no_gradient_for_the_next():
+    ends = []
+    for fails in (False, True):
+        m = linear()
+        stepper = training.Stepper(
+            training.Latent({"w": m}, partial(training.Full, quantizer=None)), lr=0.1, warmup=1, clip=1.0
+        )
+        half = lambda i, m=m: (loss_of(m)(i)[0] * (float("nan") if 2 in i else 1), {})  # noqa: E731
+        if fails:
+            with pytest.raises(FloatingPointError, match="arm: the loss is nan at step 1"):
+                stepper.step(range(4), half, micro=2, desc="arm")
+        stepper.step(range(4, 8), loss_of(m), micro=2)
+        ends.append(m.weight.clone())
+    torch.testing.assert_close(*ends)
+
+
 def test_fit_stops_too_and_huge_gradients_are_clipped():
     m = linear()
     latent = training.Latent({"w": m}, partial(training.Full, quantizer=None))
