@@ -85,16 +85,19 @@ def _allowed() -> str:
 def turn_end(tokenizer, stop_ids: Sequence[int]) -> int | None:
     """The first token after an assistant's text, as the chat template writes it, that is special or ends an answer.
 
-    None without a template, or where it closes a turn with text alone.
+    Where nothing closes a turn but the tag of the next one (GLM-4), that tag if it is one of `stop_ids`. None without a
+    template, or where it closes a turn with text alone.
     """
     if not tokenizer.chat_template:
         return None
-    turns = [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": MARK}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False)
-    if MARK not in text:  # a template that hides or rewrites answers says nothing of their end
-        return None
-    tail = tokenizer.encode(text.rpartition(MARK)[2], add_special_tokens=False)
     # added tokens count too where they are more than white space: some tokenizers keep <|im_end|> as a plain one
     own = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special or t.content.strip()}
-    ends = own | set(tokenizer.all_special_ids) | set(stop_ids)
-    return next((i for i in tail if i in ends), None)
+    turns = [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": MARK}]
+    for more, ends in (([], own | {*tokenizer.all_special_ids, *stop_ids}), (turns[:1], {*stop_ids})):
+        text = tokenizer.apply_chat_template([*turns, *more], tokenize=False)
+        if MARK not in text:  # a template that hides or rewrites answers says nothing of their end
+            return None
+        tail = tokenizer.encode(text.rpartition(MARK)[2], add_special_tokens=False)
+        if found := [i for i in tail if i in ends]:
+            return found[0]
+    return None

@@ -127,6 +127,13 @@ MISTRAL = (
             ["<|im_end|>", "</s>"],
             "</s>",
         ),
+        (
+            "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endfor %}",
+            ["<|user|>", "<|assistant|>"],
+            [],
+            ["</s>", "<|user|>"],
+            "<|user|>",
+        ),  # GLM-4: the next turn's tag ends this one
         (None, [], [], ["<|im_end|>", "</s>"], "</s>"),
         (None, [], [], ["<|im_end|>", "<|im_start|>"], "<|im_end|>"),
     ],

@@ -23,6 +23,7 @@ from lib.engine import training
 from lib.harness import seeding
 from lib.losses import LabelMargin, label_margin
 from lib.quantization import block_linears, rtn
+from lib.quantization.blocks import check_covered
 from lib.quantization.ste import codes_changed
 from lib.scoring import metrics
 from lib.scoring.flipping import Fidelity, Forced, breakdown
@@ -35,6 +36,7 @@ class Study:
     def __init__(
         self, cfg, run, fp, tokenizer, *, test: Fidelity, validation: Fidelity, test_ids: Sequence[str], task: dict
     ):
+        check_covered(fp)
         self.cfg, self.run, self.fp, self.tokenizer = cfg, run, fp, tokenizer
         self.test, self.validation, self.test_ids, self.task = test, validation, list(test_ids), task
         self.arms = cfg.items_of("arms")
