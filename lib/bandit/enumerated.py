@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lib.bandit.online import METHODS, Agent, Candidates, play
+from lib.engine.training import check_gradients
 from lib.harness import seeding
-from lib.scoring.oracles import Oracle
+from lib.scoring.oracles import Oracle, free
 
 
 class Enumerated:
@@ -87,6 +88,7 @@ class Enumerated:
         """(prompt, answer) of one candidate of each prompt: what the oracle reads."""
         return [(p, row[i]) for p, row, i in zip(c.prompts, c.answers, which.tolist())]
 
+    @free
     def reward(self, texts: Sequence[tuple[int, int]]) -> Tensor:
         """True rewards (B,)."""
         return self.rewards[tuple(torch.tensor(texts).T)] if texts else torch.zeros(0)
@@ -110,6 +112,8 @@ class Enumerated:
             total = total + weight * own.gather(1, answers[:, which : which + 1]).mean()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        named = [(f"weight {i}", w) for i, w in enumerate(self.weights)]
+        check_gradients(named + [(f"bias {i}", b) for i, b in enumerate(self.biases)], "the worlds' policy")
         self.optimizer.step()
         return {"loss": total.item()}
 

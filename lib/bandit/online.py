@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lib import bandit, losses
 from lib.engine import checkpoint
+from lib.engine.training import check_gradients
 from lib.harness.progress import announce, track
 from lib.scoring.oracles import Oracle
 
@@ -264,12 +265,13 @@ class Agent:
             )
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            check_gradients(self.heads.named_parameters(), f"reward heads, round {self.rounds + 1}")
             self.optimizer.step()
         return {"heads' loss": loss.item()}
 
     def _watch(self, c: Candidates, duels: Tensor, rewards: Tensor, synthetic: Tensor) -> dict:
         """For the record: how far the heads disagree, how often their mean agrees with the labels, how many synthetic
-        labels are true, and the policy's KL to the start on the answers it gave."""
+        labels are true (nan where the oracle is not free), and the policy's KL to the start on the answers it gave."""
         mean = rewards.mean(0).gather(1, duels)
         made = c.rows(synthetic.nonzero()[:, 0].tolist())
         true = self.oracle.peek(*(self.world.texts(made, duels[synthetic][:, k]) for k in range(2)))
@@ -277,7 +279,7 @@ class Agent:
         return {
             "heads agree with the label": (mean[:, 0] > mean[:, 1])[~synthetic].float().mean().item(),
             "spread of the heads": rewards.std(0).mean().item(),
-            "synthetic labels true": true.float().mean().item(),
+            "synthetic labels true": float("nan") if true is None else true.float().mean().item(),
             "KL to the start": moved,
         }  # fmt: skip
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.data import templates
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -89,12 +91,9 @@ def sample(prompts: Sequence[Prompt], n: int, rng: np.random.Generator) -> list[
 
 
 def chat(tokenizer, turns: Sequence[dict[str, str]]) -> list[int]:
-    """Token ids of turns {"role", "content"} in the model's chat template, up to where the answer starts; a base model
-    without one gets LAB's tags as text."""
-    if tokenizer.chat_template is None:
-        return list(
-            tokenizer("".join(f"<|{t['role']}|>\n{t['content']}\n" for t in turns) + "<|assistant|>\n").input_ids
-        )
+    """Token ids of turns {"role", "content"} in the model's chat template, up to where the answer starts; ValueError
+    for a tokenizer without one (see `templates.use`)."""
+    templates.check_has(tokenizer)
     return list(tokenizer.apply_chat_template(list(turns), add_generation_prompt=True, return_dict=False))
 
 

@@ -19,28 +19,30 @@ from pathlib import Path
 
 import torch
 
-from lib.engine import attention
+from lib.data import templates
+from lib.engine import attention, weights
 from lib.harness import assets, paths, progress
 
 TINY, EMBEDDED, GEMMA = "tiny-random", "embedded", "gemma3-270m"
-CHAT_TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
-def load(spec: str, *, dtype: torch.dtype, device: str = "cpu"):
-    """(model in eval mode, frozen, in `dtype`, with `lib.engine.attention`; tokenizer). Raises FileNotFoundError for a
-    folder without weights."""
+def load(spec: str, *, dtype: torch.dtype, device: str = "cpu", template: str | None = None):
+    """(model in eval mode, frozen, in `dtype`, with `lib.engine.attention`; tokenizer).
+
+    template: a name of `lib.data.templates`, or a jinja file, for a tokenizer that has none or in place of its own.
+    FileNotFoundError for a folder without weights, ValueError for weights that are not this model's or not all of them.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    templates.check(template)
     if spec == TINY:
         model, tokenizer = tiny_random(), byte_tokenizer()
         model = model.to(dtype)
     else:
         folder = {EMBEDDED: embedded_folder, GEMMA: gemma_folder}.get(spec, lambda: checked_folder(spec))()
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        model = weights.whole(AutoModelForCausalLM, folder, spec=spec, dtype=dtype, use_safetensors=True)
+    templates.use(tokenizer, template)
     attention.use(model)
     return model.to(device).eval().requires_grad_(False), tokenizer
 
@@ -78,6 +80,7 @@ def checked_folder(spec: str) -> str:
                 f"model folder {spec!r} needs config.json and *.safetensors; it holds "
                 f"{sorted(p.name for p in folder.iterdir())[:8] or 'nothing'}"
             )
+        weights.check_files(folder, spec)
         return str(folder)
     if spec.startswith((".", "~", "/")) or spec.count("/") != 1:
         raise FileNotFoundError(
@@ -141,7 +144,13 @@ def _converted(name: str, parts: Sequence[str], tokenizer_of: Callable) -> Path:
                         shutil.copyfileobj(part, whole, 1 << 20)
         source = dict(pretrained_model_name_or_path=str(gguf.parent), gguf_file=gguf.name)
         tokenizer = tokenizer_of(source)
-        model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=GgufConfig(dequantize=True))
+        model = weights.whole(
+            AutoModelForCausalLM,
+            source.pop("pretrained_model_name_or_path"),
+            spec=name,
+            quantization_config=GgufConfig(dequantize=True),
+            **source,
+        )
         if len(pieces) > 1:
             gguf.unlink()
         if hasattr(model.config, "quantization_config"):
@@ -152,8 +161,8 @@ def _converted(name: str, parts: Sequence[str], tokenizer_of: Callable) -> Path:
             )
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        weights = temporary / "model.safetensors"
-        stamp_text = {"bytes": weights.stat().st_size, "sha256": assets.file_sha256(weights), "source": pieces[0].name}
+        file = temporary / "model.safetensors"
+        stamp_text = {"bytes": file.stat().st_size, "sha256": assets.file_sha256(file), "source": pieces[0].name}
         (temporary / stamp.name).write_text(json.dumps(stamp_text))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -237,16 +246,31 @@ def byte_tokenizer():
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<|im_start|>", eos_token="<|im_end|>")
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = templates.TEMPLATES["chatml"]
     return tokenizer
 
 
 def stop_ids(model, tokenizer) -> list[int]:
-    """Token ids that end an answer: the generation config's, else the model config's, else the tokenizer's."""
+    """Token ids that end an answer: the generation config's, else the model config's, else the tokenizer's; and where
+    the chat template ends a turn with another token, that one. What a *training* answer ends in says `end_of_turn`."""
     for ids in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
         if ids is not None:
-            return list(ids) if isinstance(ids, (list, tuple)) else [ids]
+            ids = list(ids) if isinstance(ids, (list, tuple)) else [ids]
+            end = templates.turn_end(tokenizer, ids)
+            return ids if end is None or end in ids else [*ids, end]
     raise ValueError("neither model nor tokenizer names an end-of-sequence token; greedy answers would never stop")
+
+
+def end_of_turn(tokenizer, stop_ids: Sequence[int]) -> int:
+    """The token that ends an assistant's turn in the tokenizer's chat template: what a training answer ends in.
+
+    Without a template, or where it ends turns with no token of its own: the tokenizer's end of sequence if that is one
+    of `stop_ids`, else the first of these.
+    """
+    end = templates.turn_end(tokenizer, stop_ids)
+    if end is not None:
+        return end
+    return tokenizer.eos_token_id if tokenizer.eos_token_id in stop_ids else list(stop_ids)[0]
 
 
 def fingerprint(model) -> str:

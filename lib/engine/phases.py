@@ -92,9 +92,9 @@ def mix(
     for name, c in counts.items():
         n = len(sources[name])
         picks = (
-            torch.randint(n, (c,), generator=generator)
+            torch.randint(n, (c,), generator=generator, device=generator.device)
             if replacement and c
-            else torch.randperm(n, generator=generator)[:c]
+            else torch.randperm(n, generator=generator, device=generator.device)[:c]
         )
         rows += [sources[name][i] for i in picks.tolist()]
     if not replacement and len(set(rows)) < len(rows):
@@ -102,7 +102,8 @@ def mix(
             f"{len(rows) - len(set(rows))} of {len(rows)} rows are repeats: remove them from the sources, or "
             "draw with replacement"
         )
-    return [rows[i] for i in torch.randperm(len(rows), generator=generator).tolist()]
+    order = torch.randperm(len(rows), generator=generator, device=generator.device).tolist()
+    return [rows[i] for i in order]
 
 
 def _counts(amounts: Mapping[str, int | float], total: int) -> dict[str, int]:
@@ -153,7 +154,8 @@ def batches(phases: Sequence[Phase], at: int, seed: int) -> Iterator[tuple[list[
 
 def _stream(rows: Sequence, generator: torch.Generator) -> Iterator:
     while True:
-        yield from (rows[i] for i in torch.randperm(len(rows), generator=generator).tolist())
+        order = torch.randperm(len(rows), generator=generator, device=generator.device).tolist()
+        yield from (rows[i] for i in order)
 
 
 def _shares(phase: Phase, earlier: Sequence[Phase]) -> dict[str, float]:

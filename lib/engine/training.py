@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -47,8 +47,10 @@ class LoRA:
         self.base = weight.detach().float().clone() if quantizer else dithered(weight)
         out_features, in_features = weight.shape
         bound = 1 / math.sqrt(in_features)  # kaiming_uniform(a=sqrt(5)), what peft uses
-        a = torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator)
-        self.parameters = [nn.Parameter(torch.zeros(out_features, rank)), nn.Parameter(a)]
+        # drawn where the generator lives, so that the adapter begins alike on every device
+        a = torch.empty(rank, in_features, device=generator.device).uniform_(-bound, bound, generator=generator)
+        b = torch.zeros(out_features, rank, device=weight.device)
+        self.parameters = [nn.Parameter(b), nn.Parameter(a.to(weight.device))]
 
     def weight(self) -> Tensor:
         b, a = self.parameters
@@ -116,6 +118,10 @@ class Latent:
             else:
                 latent.weight().backward(g)
 
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """The latents with the names of the weights they make."""
+        return ((name, p) for name, latent in self.latents.items() for p in latent.parameters)
+
     def snapshot(self) -> list[Tensor]:
         return [p.detach().clone() for p in self.parameters]
 
@@ -130,6 +136,7 @@ class Latent:
         """Inside, every backward pass adds its gradients to the float32 sums; `backward` then takes them to the
         latents."""
         hooks = []
+        self.gradients = dict.fromkeys(self.linears)  # what a step that failed had gathered
         for name, m in self.linears.items():
             m.weight.requires_grad_(True)
             hooks.append(m.weight.register_post_accumulate_grad_hook(partial(self._gather, name)))
@@ -163,9 +170,27 @@ def epochs(
     queue: list[int] = []
     while True:
         while len(queue) < batch:
-            queue += torch.randperm(n, generator=generator).tolist()
+            queue += torch.randperm(n, generator=generator, device=generator.device).tolist()
         yield queue[:batch] if lengths is None else sorted(queue[:batch], key=lengths.__getitem__)
         queue = queue[batch:]
+
+
+def check_gradients(named: Iterable[tuple[str, Tensor]], where: str) -> Tensor:
+    """The norm of all gradients together; FloatingPointError naming the parameter where one is not finite.
+
+    Asked before a step: a finite loss may have a gradient that is none, and Adam would keep it for ever.
+    """
+    named = [(name, p) for name, p in named if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for _, p in named])
+    if not torch.isfinite(norm):
+        bad = [name for name, p in named if not torch.isfinite(p.grad).all()]
+        what = (
+            f"the gradient of {bad[0]} is not finite ({len(bad)} of {len(named)} are)"
+            if bad
+            else (f"the gradients are finite and their norm is {norm.item()}")
+        )
+        raise FloatingPointError(f"{where}: {what}; no step was taken. Lower the learning rate or look at the loss")
+    return norm
 
 
 class Stepper:
@@ -197,6 +222,11 @@ class Stepper:
                 for k, v in {"loss": total.item(), **logged}.items():
                     sums[k] = sums.get(k, 0.0) + v
             self.latent.backward()
+        try:
+            check_gradients(self.latent.named_parameters(), f"{desc}, step {self.done + 1}")
+        except FloatingPointError:
+            self.optimizer.zero_grad(set_to_none=True)  # the latents are as they were, and so is what comes next
+            raise
         norm = nn.utils.clip_grad_norm_(self.latent.parameters, self.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * schedule(self.done, self.warmup, self.horizon)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lib.quantization.blocks import ROWS, BlockStream, block_linears, first, linears
+from lib.quantization.blocks import ROWS, BlockStream, block_linears, check_covered, first, linears
 from lib.quantization.format import Quantized, check_format
 from lib.quantization.rtn import apply_rtn, fake_quant
 
@@ -173,6 +173,7 @@ def search(
         raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}")
     if grid < 1 or not 0 <= max_shrink < 1:
         raise ValueError(f"grid must be at least 1 and max_shrink in [0, 1); given {grid} and {max_shrink}")
+    check_covered(model)
     groups = {name: check_format(bits, group, layer.in_features) for name, layer in block_linears(model).items()}
 
     def quantizer(w):

@@ -33,8 +33,9 @@ def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def check_model(model: nn.Module, *, bits: Iterable[int], groups: Iterable[int | None]) -> None:
-    """ValueError if a block's linear layer cannot be quantized in one of these formats: asked before anything is
-    computed."""
+    """ValueError if a block's linear layer cannot be quantized in one of these formats, or the blocks hold weights that
+    would be left out (`check_covered`): asked before anything is computed."""
+    check_covered(model)
     bits, groups = list(bits), list(groups)
     for name, layer in block_linears(model).items():
         for b, g in itertools.product(bits, groups):
@@ -42,6 +43,47 @@ def check_model(model: nn.Module, *, bits: Iterable[int], groups: Iterable[int |
                 check_format(b, g, layer.in_features)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
+
+
+def check_covered(model: nn.Module) -> None:
+    """ValueError if the blocks hold matrices that are no linear layer's weight and would silently stay as they are.
+
+    Experts fused into one tensor (Mixtral, Qwen3-MoE) are such: a model "of 3 bits" would keep most of its weights at
+    16. Let be, as everywhere in the literature: embeddings, norms, biases, convolutions over a few positions, routers
+    (they choose experts and hold some thousandths of the weights), decay rates (A_log), vectors of another shape.
+    """
+    done = {id(m.weight) for m in block_linears(model).values()}
+    left, seen, total = {}, set(), 0
+    for prefix, block in decoder_blocks(model).items():
+        for name, module in block.named_modules():
+            for own, p in module.named_parameters(recurse=False):
+                if id(p) in seen or _small(module, own, p):
+                    continue
+                seen.add(id(p))
+                total += p.numel()
+                if id(p) not in done:
+                    left[".".join(filter(None, (prefix, name, own)))] = p
+    if left:
+        share = sum(p.numel() for p in left.values()) / total
+        some = ", ".join(f"{n} {tuple(p.shape)}" for n, p in list(left.items())[:3])
+        raise ValueError(
+            f"{len(left)} tensors of {type(model).__name__}'s blocks are no linear layers and would stay unquantized, "
+            f"{share:.0%} of the blocks' weights: {some}{', ...' if len(left) > 3 else ''}. Only models whose blocks "
+            "are made of linear layers can be quantized here (no fused experts)"
+        )
+
+
+def _small(module: nn.Module, name: str, p: Tensor) -> bool:
+    """Whether a parameter is one that nobody quantizes, see `check_covered`."""
+    kind = type(module).__name__.lower()
+    return (
+        p.ndim < 2
+        or p.numel() == max(p.shape)
+        or name.endswith(("bias", "A_log"))
+        or isinstance(module, (nn.Embedding, nn.modules.conv._ConvNd))
+        or "norm" in kind
+        or "router" in kind
+    )
 
 
 def linears(block: nn.Module) -> dict[str, nn.Linear]:

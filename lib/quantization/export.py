@@ -39,6 +39,17 @@ def save_quantized(path: str | Path, weights: dict[str, Quantized], extra: dict)
         partial.unlink(missing_ok=True)
 
 
+def is_quantized(path: str | Path) -> bool:
+    """Whether `save_quantized` wrote this safetensors file; False for what is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (OSError, SafetensorError):
+        return False
+
+
 def load_quantized(path: str | Path) -> tuple[dict[str, Quantized], dict]:
     """What `save_quantized` was given: (weights by name, extra). FileNotFoundError, or ValueError for a file of another
     kind."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.quantization import rtn
-from lib.quantization.blocks import BlockStream, block_linears, linears
+from lib.quantization.blocks import BlockStream, block_linears, check_covered, linears
 from lib.quantization.format import Quantized, check_format
 
 
@@ -120,6 +120,7 @@ def apply_gptq(
     calibration: pairs (input_ids (B, T), attention_mask (B, T)), padding left out. The model then holds the dequantized
     weights in its own dtype. Layers that read the same input share one Hessian.
     """
+    check_covered(model)
     for layer in block_linears(model).values():
         check_format(bits, group, layer.in_features)
     stream = BlockStream(model, calibration)

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from lib.quantization.blocks import block_linears
+from lib.quantization.blocks import block_linears, check_covered
 
 OFFSET = 0.9677083  # the outermost probability: keeps the end levels finite; from the release
 
@@ -89,6 +89,7 @@ def apply_nf4(
 ) -> dict[str, NF4]:
     """NF4 on every linear layer inside the decoder blocks; the model then holds the dequantized weights in its own
     dtype."""
+    check_covered(model)
     result = {}
     for name, linear in track(block_linears(model).items(), "NF4"):
         result[name] = quantize(linear.weight, block=block, double_quant=double_quant)

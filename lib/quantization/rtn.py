@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from lib.quantization.blocks import block_linears
+from lib.quantization.blocks import block_linears, check_covered
 from lib.quantization.format import Quantized, check_format
 
 TINY = 1e-12  # smallest step: keeps w / s finite in a group of zeros
@@ -99,6 +99,7 @@ def apply_rtn(
 ) -> dict[str, Quantized]:
     """RTN on every linear layer inside the decoder blocks; the model then holds the dequantized weights in its own
     dtype."""
+    check_covered(model)
     linears = block_linears(model)
     for linear in linears.values():
         check_format(bits, group, linear.in_features)

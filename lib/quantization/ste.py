@@ -27,9 +27,19 @@ def straight_through(w: Tensor, quantizer: Callable[[Tensor], Tensor]) -> Tensor
 
 
 def codes_changed(before, after) -> float:
-    """Share of integer codes that differ, in [0, 1]; the scales may have moved as well and are not compared."""
+    """Share of weights whose level q - z differs, in [0, 1]: how many steps from zero the weight stands.
+
+    A zero-point that moves by one gives every code of its group another name and leaves the weights where they are, so
+    codes alone would count whole groups. The scales may have moved as well and are not compared.
+    """
     if before.codes.shape != after.codes.shape:
         raise ValueError(
             f"codes of shapes {tuple(before.codes.shape)} and {tuple(after.codes.shape)} cannot be compared"
         )
-    return (before.codes != after.codes).double().mean().item()
+    return (_levels(before) != _levels(after)).double().mean().item()
+
+
+def _levels(q) -> Tensor:
+    """q - z as whole numbers (out, in); the codes themselves where there is no zero-point (symmetric, NF4)."""
+    zero, codes = getattr(q, "zero", None), q.codes.to(torch.int32)
+    return codes if zero is None else codes - zero.to(torch.int32).repeat_interleave(q.group, 1)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lib.data import chat, templates
 from lib.engine import models
 from lib.engine.logprobs import check_finite, hidden_states, mean_logprob, pack, sum_logprob, token_logprobs
 from lib.harness.cache import cached
@@ -98,12 +99,7 @@ class PromptedJudge:
             self.question.format(prompt=self.decode(p), first=self.decode(a), second=self.decode(b))
             for p, a, b in zip(prompts, first, second, strict=True)
         ]
-        ids = [
-            self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": t}], add_generation_prompt=True, return_dict=False
-            )
-            for t in texts
-        ]
+        ids = [chat(self.tokenizer, [{"role": "user", "content": t}]) for t in texts]
         a, b = (self.tokenizer.encode(letter, add_special_tokens=False) for letter in "AB")
         scores = completion_logprobs(self.model, ids, [a] * len(ids), [b] * len(ids), batch=self.batch, mean=True)
         gap = (scores[:, 0] - scores[:, 1]).tolist()
@@ -115,6 +111,7 @@ def load_judge(spec: str, fp, tokenizer, *, batch: int):
     if spec == "fp":
         return Likelihood(fp, batch=batch)
     model, own = models.load(spec, dtype=fp.dtype, device=str(fp.device))
+    templates.check_has(own)
     return PromptedJudge(model, own, lambda ids: tokenizer.decode(ids, skip_special_tokens=True), batch=batch)
 
 

@@ -9,6 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from lib.data import templates
+from lib.engine import weights
 from lib.engine.models import checked_folder
 
 WORD = re.compile(r"[A-Za-z']+")
@@ -95,28 +97,40 @@ def score(name: str, texts: Sequence[str]) -> Tensor:
     return total
 
 
-def rewarder(spec: str, *, dtype: torch.dtype, device: str, batch: int) -> Reward:
+def free(reward: Callable) -> Callable:
+    """`reward`, marked as one that costs nothing a call, so that analysis may ask it for the truth (`Oracle.peek`)."""
+    reward.free = True
+    return reward
+
+
+def is_free(reward: Callable) -> bool:
+    """Whether the reward was marked by `free`; one that says nothing may bill every call."""
+    return getattr(reward, "free", False) is True
+
+
+def rewarder(spec: str, *, dtype: torch.dtype, device: str, batch: int, template: str | None = None) -> Reward:
     """The reward that `spec` names, of (prompt, answer) texts: a rule of `REWARDS`, which reads the answer only, or a
     reward model.
 
     A reward model is a sequence classifier with one output (a local folder or a hub id, safetensors), shown the two
-    turns in its own chat template. ValueError where it has more outputs than one; FileNotFoundError for a folder
-    without weights.
+    turns in its own chat template, or in `template` (see `models.load`). ValueError where it has more outputs than one,
+    no template, or a file without its head; FileNotFoundError for a folder without weights. Both kinds run on this
+    machine and cost nothing a call: they are `free`.
     """
     if all(part in REWARDS for part in spec.split("+")):
-        return lambda rows: score(spec, [answer for _, answer in rows])
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        return free(lambda rows: score(spec, [answer for _, answer in rows]))
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+    templates.check(template)
     folder = checked_folder(spec)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = (
-        AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-        .to(device)
-        .eval()
-        .requires_grad_(False)
-    )
-    if model.config.num_labels != 1:
-        raise ValueError(f"a reward model has one output, {spec!r} has {model.config.num_labels}")
+    templates.use(tokenizer, template)
+    templates.check_has(tokenizer)
+    outputs = AutoConfig.from_pretrained(folder).num_labels
+    if outputs != 1:
+        raise ValueError(f"a reward model has one output, {spec!r} has {outputs}")
+    model = weights.whole(AutoModelForSequenceClassification, folder, spec=spec, dtype=dtype, use_safetensors=True)
+    model = model.to(device).eval().requires_grad_(False)
 
     @torch.inference_mode()
     def reward(rows: Sequence[tuple[str, str]]) -> Tensor:
@@ -135,7 +149,7 @@ def rewarder(spec: str, *, dtype: torch.dtype, device: str, batch: int) -> Rewar
             out[part] = model(padded.to(device), attention_mask=mask.to(device)).logits[:, 0].double().cpu()
         return out
 
-    return reward
+    return free(reward)
 
 
 class Oracle:
@@ -144,21 +158,32 @@ class Oracle:
 
     P(first wins) = sigma(r(first) - r(second)). labels "deterministic": the likelier side wins, a tie is a coin;
     "bernoulli": drawn from P.
-    flip: share of labels that are turned round afterwards.
+    flip: share of labels that are turned round afterwards. free: whether a call costs nothing, so that `peek` may ask
+    beside the count; None: what the reward says of itself (`rewarder`'s do), and one that says nothing is not free.
     """
 
-    def __init__(self, reward: Callable[[Sequence], Tensor], *, labels: str, flip: float, generator: torch.Generator):
+    def __init__(
+        self,
+        reward: Callable[[Sequence], Tensor],
+        *,
+        labels: str,
+        flip: float,
+        generator: torch.Generator,
+        free: bool | None = None,
+    ):
         if labels not in ("deterministic", "bernoulli"):
             raise ValueError(f"labels are deterministic or bernoulli, given {labels!r}")
         if not 0 <= flip < 0.5:
             raise ValueError(f"flip lies in [0, 0.5), given {flip}")
         self.reward, self.labels, self.flip, self.generator = reward, labels, flip, generator
+        self.free = is_free(reward) if free is None else bool(free)
         self.log: list[tuple] = []  # (first, second, P(first wins), label)
+        self.unanswered = 0  # pairs sent to a reward that bills them, which gave no label
 
     @property
     def queries(self) -> int:
-        """Comparisons asked so far."""
-        return len(self.log)
+        """Comparisons asked so far; of a reward that is not free also those that came back without a label."""
+        return len(self.log) + self.unanswered
 
     def compare(self, first: Sequence, second: Sequence) -> Tensor:
         """(B,) bool: whether each first answer wins. Equal answers are compared and counted like any others."""
@@ -166,29 +191,33 @@ class Oracle:
             raise ValueError(f"{len(first)} first answers and {len(second)} second ones: a query is a pair")
         if not len(first):
             return torch.zeros(0, dtype=torch.bool)
+        billed = 0 if self.free else len(first)
+        self.unanswered += billed  # until the labels are there: a call that fails has been paid for
         margin = (self.reward(first) - self.reward(second)).double()
         if not torch.isfinite(margin).all():
             bad = (~torch.isfinite(margin)).nonzero()[:, 0].tolist()
-            raise FloatingPointError(
-                f"the oracle's reward of pairs {bad[:8]} is not finite; none of these {len(first)} queries was counted"
-            )
+            count = f"all of these {len(first)} queries were" if billed else f"none of these {len(first)} queries was"
+            raise FloatingPointError(f"the oracle's reward of pairs {bad[:8]} is not finite; {count} counted")
         p = torch.sigmoid(margin)
         u, v = torch.rand(2, len(first), generator=self.generator, dtype=torch.float64)
         wins = u < p if self.labels == "bernoulli" else (p > 0.5) | ((p == 0.5) & (u < 0.5))
         wins = wins ^ (v < self.flip)
         self.log += zip(first, second, p.tolist(), wins.tolist())
+        self.unanswered -= billed
         return wins
 
-    def peek(self, first: Sequence, second: Sequence) -> Tensor:
+    def peek(self, first: Sequence, second: Sequence) -> Tensor | None:
         """(B,) bool, whether each first answer is truly better: for the record only, neither counted nor shown to a
-        method."""
+        method. None, and nothing is asked, where the reward is not free."""
+        if not self.free:
+            return None
         return self.reward(first) > self.reward(second) if len(first) else torch.zeros(0, dtype=torch.bool)
 
     def state(self) -> dict:
         """What a resumed run needs."""
-        return {"log": list(self.log), "generator": self.generator.get_state()}
+        return {"log": list(self.log), "unanswered": self.unanswered, "generator": self.generator.get_state()}
 
     def restore(self, state: dict) -> None:
         """Continue from `state`."""
-        self.log = list(state["log"])
+        self.log, self.unanswered = list(state["log"]), state.get("unanswered", 0)
         self.generator.set_state(state["generator"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lib.engine import weights
 from lib.engine.models import checked_folder
 
 Judge = Callable[[Sequence[str]], Tensor]  # texts -> (N,) in [0, 1]
@@ -85,21 +86,15 @@ def judge(spec: str, *, dtype: torch.dtype, device: str, batch: int) -> Judge:
             f"a judge is one of {', '.join(JUDGES)}, a folder with a classifier, or a hub id like 'owner/name'; "
             f"given {spec!r}"
         )
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     folder = checked_folder(spec)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model, loading = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, output_loading_info=True
-    )
-    if model.config.num_labels > 2:
-        raise ValueError(
-            f"a judge has one output or two, of which the second is toxic; {spec!r} has {model.config.num_labels}"
-        )
-    if loading["missing_keys"]:  # a bare language model loads too, with a random head
-        raise ValueError(
-            f"{spec!r} is no trained classifier: its weights lack {', '.join(sorted(loading['missing_keys']))}"
-        )
+    outputs = AutoConfig.from_pretrained(folder).num_labels
+    if outputs > 2:
+        raise ValueError(f"a judge has one output or two, of which the second is toxic; {spec!r} has {outputs}")
+    # a bare language model has no head, which would be random
+    model = weights.whole(AutoModelForSequenceClassification, folder, spec=spec, dtype=dtype, use_safetensors=True)
     model = model.to(device).eval().requires_grad_(False)
     longest = min(
         tokenizer.model_max_length, model.config.max_position_embeddings - 2

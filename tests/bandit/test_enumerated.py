@@ -136,3 +136,14 @@ def test_compete_gives_a_score_a_world():
     assert {"win rate", "win rate, whole run", "expected reward", "duel regret"} <= set(scores) and torch.equal(
         scores["duel regret"], again["duel regret"]
     )
+
+
+def test_a_gradient_that_is_not_finite_stops_the_policys_step():
+    w = world()
+    c = w.propose(w.draw(8), 2, "policy")
+    duels, mask = torch.tensor([[0, 1]] * 8), torch.ones(8)
+    before = [x.detach().clone() for x in w.weights]
+    broken = lambda a, b, *rest: (a - b) + ((a - b) * 0).sqrt()  # noqa: E731  0, with a gradient of 0 / 0
+    with pytest.raises(FloatingPointError, match="the worlds' policy: the gradient of .* is not finite"):
+        w.step(c, duels, mask, broken, None)
+    assert all(torch.equal(a, b) for a, b in zip(before, w.weights))

@@ -3,10 +3,11 @@ it would have."""
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from lib import losses
+from lib import bandit, losses
 from lib.bandit import online
 from lib.bandit.enumerated import Enumerated
 from lib.bandit.online import METHODS, Agent, Method
@@ -256,3 +257,31 @@ def test_budgets_are_checked_before_any_work():
     online.check(presets.resolve("sea", {"PRESET": "smoke", "SEED": 0}))
     with pytest.raises(ValueError, match="^budget holds at least one round of 4 queries .batch., given 2"):
         online.check(presets.resolve("sea", {"PRESET": "smoke", "SEED": 0, "BUDGET": 2}))
+
+
+def test_an_oracle_that_is_not_free_is_asked_for_nothing_but_labels():
+    """Counted at the reward itself: each query sends two answers, and synthetic pairs none."""
+    sent = []
+    a = agent(free=False)
+    real = a.oracle.reward
+    a.oracle.reward = lambda texts: sent.append(len(texts)) or real(texts)
+    rows = [a.round() for _ in range(3)]
+    assert sum(sent) == 2 * a.oracle.queries == 2 * len(a.oracle.log) and rows[-1]["synthetic"] > 0
+    assert all(np.isnan(r["synthetic labels true"]) for r in rows)
+    assert 0 <= agent_rows(free=True)[-1]["synthetic labels true"] <= 1
+
+
+def agent_rows(**oracle):
+    a = agent(**oracle)
+    return [a.round() for _ in range(3)]
+
+
+def test_a_gradient_of_the_heads_that_is_not_finite_stops_the_round(monkeypatch):
+    a = agent()
+    a.round()
+    before = {k: v.clone() for k, v in a.heads.state_dict().items()}
+    real = bandit.reward_loss
+    monkeypatch.setattr(bandit, "reward_loss", lambda w, l, mask: real(w, l, mask) + (w * 0).sum().sqrt())
+    with pytest.raises(FloatingPointError, match="reward heads, round 2: the gradient of .* is not finite"):
+        a.round()
+    assert all(torch.equal(v, before[k]) for k, v in a.heads.state_dict().items())

@@ -93,12 +93,10 @@ def test_calibration_is_spread_over_the_rows():
         data.calibration(prompts, answers, n=13, batch=3)
 
 
-def test_a_chat_in_the_template_or_in_plain_tags(byte_tokenizer):
+def test_a_chat_is_in_the_tokenizers_template_or_refused(byte_tokenizer):
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}]
     templated = data.chat(byte_tokenizer, turns)
     assert templated == list(byte_tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False))
     byte_tokenizer.chat_template = None
-    assert (
-        byte_tokenizer.decode(data.chat(byte_tokenizer, turns))
-        == "<|system|>\nBe brief.\n<|user|>\nHello?\n<|assistant|>\n"
-    )
+    with pytest.raises(ValueError, match="no chat template"):
+        data.chat(byte_tokenizer, turns)

@@ -63,11 +63,11 @@ def test_embedded_is_converted_once_and_reused(sandbox, monkeypatch, tiny_model,
     source = sandbox / "asset"
     source.mkdir()
     (source / "m.gguf").write_bytes(b"x")
-    calls = []
+    calls, whole = [], {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
     byte_tokenizer.eos_token = "<|im_start|>"  # as the real GGUF has it
     monkeypatch.setattr(models.assets, "fetch", lambda name: calls.append(name) or source)
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *a, **k: byte_tokenizer)
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: tiny_model)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: (tiny_model, whole))
     folder = models.embedded_folder()
     assert models.embedded_folder() == folder and calls == ["smollm2"]
     stamp = json.loads((folder / "plumbline.json").read_text())

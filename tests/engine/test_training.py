@@ -209,3 +209,93 @@ def test_a_cosine_falls_to_a_tenth_at_its_horizon():
         [2.5e-7, 5e-7, 4.4245761e-7, 2.7686997e-7, 5e-8, 5e-8], rel=1e-6
     )
     assert training.schedule(500, 12) == 1
+
+
+class Broken(torch.autograd.Function):
+    """x, with a gradient that is not finite in the rows named: a loss that looks healthy."""
+
+    @staticmethod
+    def forward(ctx, x, value):
+        ctx.value = value
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.full_like(grad, ctx.value), None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(training.Full, quantizer=None),
+        partial(training.Full, quantizer=Q),
+        partial(training.LoRA, quantizer=None, rank=2, alpha=4, generator=torch.Generator().manual_seed(0)),
+    ],
+)
+def test_a_gradient_that_is_not_finite_stops_the_step_by_name(make, value):
+    a, b = linear(), linear()
+    latent = training.Latent({"layer a": a, "layer b": b}, make)
+    stepper = training.Stepper(latent, lr=0.1, warmup=1, clip=1.0)
+
+    def loss(bad):
+        return lambda i: ((a(X[i]) + (Broken.apply(b(X[i]), value) if bad else b(X[i])) - Y[i]).square().sum(), {})
+
+    stepper.step(range(4), loss(False), micro=2, desc="an arm")
+    before, state = latent.snapshot(), stepper.state()
+    words = r"an arm, step 2: the gradient of layer b is not finite \(\d of \d are\); no step was taken"
+    with pytest.raises(FloatingPointError, match=words):
+        stepper.step(range(4), loss(True), micro=2, desc="an arm")
+    assert all(torch.equal(x, y) for x, y in zip(latent.snapshot(), before)) and stepper.done == state["done"] == 1
+    assert all(p.grad is None for p in latent.parameters) and not any(m.weight.requires_grad for m in (a, b))
+    stepper.step(range(4), loss(False), micro=2, desc="an arm")
+    assert all(torch.isfinite(p).all() for p in latent.parameters)
+
+
+def test_a_step_that_failed_leaves_no_gradient_for_the_next():
+    ends = []
+    for fails in (False, True):
+        m = linear()
+        stepper = training.Stepper(
+            training.Latent({"w": m}, partial(training.Full, quantizer=None)), lr=0.1, warmup=1, clip=1.0
+        )
+        half = lambda i, m=m: (loss_of(m)(i)[0] * (float("nan") if 2 in i else 1), {})  # noqa: E731
+        if fails:
+            with pytest.raises(FloatingPointError, match="arm: the loss is nan at step 1"):
+                stepper.step(range(4), half, micro=2, desc="arm")
+        stepper.step(range(4, 8), loss_of(m), micro=2)
+        ends.append(m.weight.clone())
+    torch.testing.assert_close(*ends)
+
+
+def test_fit_stops_too_and_huge_gradients_are_clipped():
+    m = linear()
+    latent = training.Latent({"w": m}, partial(training.Full, quantizer=None))
+    batches = training.epochs(12, 4, torch.Generator().manual_seed(0))
+    how = dict(steps=2, lr=0.1, warmup=1, clip=1.0, micro=4, desc="orpo")
+    with pytest.raises(FloatingPointError, match="orpo, step 1: the gradient of w is not finite"):
+        training.fit(latent, batches, lambda i: (Broken.apply(m(X[i]), float("nan")).sum(), {}), **how)
+    curve = training.fit(latent, batches, lambda i: (m(X[i]).sum() * 1e12, {}), **how)
+    assert curve[-1]["gradient norm"] > 1e11 and torch.isfinite(m.weight).all()
+
+
+@pytest.mark.parametrize("quantizer", [None, Q])
+def test_latents_lie_where_their_weights_do(quantizer):
+    """On a device that this machine need not have: shapes and devices are computed, numbers are not."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), torch.no_grad():
+        weight = torch.empty(6, 8, device="cuda")
+        adapter = dict(rank=2, alpha=4.0, generator=torch.Generator().manual_seed(0))
+        for latent in (training.LoRA(weight, quantizer, **adapter), training.Full(weight, quantizer)):
+            assert {p.device.type for p in latent.parameters} == {"cuda"} == {latent.weight().device.type}
+
+
+def test_an_adapter_begins_alike_wherever_it_lies_and_batches_are_drawn_where_the_generator_is(monkeypatch):
+    g = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    a = training.LoRA(torch.zeros(6, 8), None, rank=2, alpha=4.0, generator=g()).parameters[1]
+    assert torch.equal(a, torch.empty(2, 8).uniform_(-(8**-0.5), 8**-0.5, generator=g()))
+    real, asked = torch.randperm, []
+    monkeypatch.setattr(torch, "randperm", lambda *x, device=None, **k: asked.append(device) or real(*x, **k))
+    next(training.epochs(12, 4, g()))
+    assert asked == [torch.device("cpu")]

@@ -295,6 +295,38 @@ def test_a_step_without_gradient_changes_no_code_and_a_large_one_does():
         codes_changed(before, rtn.quantize(torch.randn(2, 16), bits=4, group=8, symmetric=False))
 
 
+def test_a_zero_point_that_steps_renames_codes_and_changes_nothing():
+    """Steps of 1: -7.5 .. 7.5 has its zero-point at a tie, round(7.5) = 8; a hair less and it is 7."""
+    w = torch.tensor([[-7.5, 7.5, 1, 2, 3, -1, -2, 0.25]])
+    quantize = partial(rtn.quantize, bits=4, group=8, symmetric=False)
+    before, after = quantize(w), quantize(torch.cat([w[:, :1] + 1e-4, w[:, 1:]], 1))
+    assert before.codes.tolist() == [[0, 15, 9, 10, 11, 7, 6, 8]] and before.zero.item() == 8
+    assert after.codes.tolist() == [[0, 15, 8, 9, 10, 6, 5, 7]] and after.zero.item() == 7
+    assert codes_changed(before, after) == 2 / 8  # the two ends: -8, 7 and now -7, 8 steps from zero
+
+
+@pytest.mark.parametrize("bits, group", [(3, 32), (4, 64), (5, 64), (8, -1)])
+def test_noise_changes_about_nothing_and_a_step_what_it_changes(bits, group):
+    quantize = partial(rtn.quantize, bits=bits, group=group, symmetric=False)
+    w = torch.randn(256, 512) * 0.05
+    assert codes_changed(quantize(w), quantize(w + 1e-7 * torch.randn_like(w))) < 1e-4
+    step = quantize(w).scale.mean()
+    moved = w.clone()
+    moved[:64] += step * torch.randn(64, 512).sign()  # a quarter of the rows, by one step each
+    assert 0.18 < codes_changed(quantize(w), quantize(moved)) < 0.26  # those at a group's ends carry it along
+
+
+def test_a_file_of_codes_is_known_as_one(tmp_path):
+    from lib.quantization.export import is_quantized, save_quantized
+
+    save_quantized(
+        tmp_path / "q.safetensors", {"a": rtn.quantize(torch.randn(2, 8), bits=4, group=8, symmetric=True)}, {}
+    )
+    (tmp_path / "text").write_text("no tensors")
+    assert is_quantized(tmp_path / "q.safetensors") and not is_quantized(tmp_path / "text")
+    assert not is_quantized(tmp_path / "absent")
+
+
 # ---------------------------------------------------------------- NF4
 
 

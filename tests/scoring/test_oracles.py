@@ -53,6 +53,53 @@ def test_oracle_labels_come_at_the_stated_rates(labels, flip, expected):
     assert ties == pytest.approx(0.5, abs=0.03)
 
 
+def billing():
+    """A reward that counts what it was sent, and says nothing of what it costs."""
+
+    def reward(texts):
+        reward.sent += len(texts)
+        return torch.tensor([float(len(t)) if t else float("nan") for t in texts])
+
+    reward.sent = 0
+    return reward
+
+
+def test_only_a_reward_that_says_it_is_free_is_asked_beside_the_count():
+    how = dict(labels="deterministic", flip=0.0, generator=torch.Generator())
+    paid, said, own = (
+        oracles.Oracle(billing(), **how),
+        oracles.Oracle(billing(), free=True, **how),
+        oracles.Oracle(oracles.free(billing()), **how),
+    )
+    assert [o.free for o in (paid, said, own)] == [False, True, True]
+    assert paid.peek(["aa", "b"], ["a", "bb"]) is None and paid.reward.sent == 0 and paid.peek([], []) is None
+    for o in (said, own):
+        assert o.peek(["aa", "b"], ["a", "bb"]).tolist() == [True, False] and o.queries == 0
+    assert not oracles.Oracle(oracles.free(billing()), free=False, **how).free
+    assert oracles.is_free(oracles.rewarder("plain", dtype=torch.float32, device="cpu", batch=2))
+
+
+def test_a_paid_call_without_a_label_is_counted_and_a_free_one_is_not():
+    how = dict(labels="deterministic", flip=0.0, generator=torch.Generator())
+    for free, count, words in ((False, 3, "all of these 2 queries were"), (True, 1, "none of these 2 queries was")):
+        o = oracles.Oracle(billing(), free=free, **how)
+        o.compare(["aa"], ["a"])
+        with pytest.raises(FloatingPointError, match=rf"pairs \[1\] is not finite; {words} counted"):
+            o.compare(["a", ""], ["b", "c"])
+        assert o.queries == count and len(o.log) == 1 and o.reward.sent == 6
+        again = oracles.Oracle(billing(), free=free, **how)
+        again.restore(o.state())
+        assert again.queries == count
+
+    def broken(texts):
+        raise OSError("the server is gone")
+
+    o = oracles.Oracle(broken, **how)
+    with pytest.raises(OSError):
+        o.compare(["a"], ["b"])
+    assert o.queries == 1
+
+
 def test_bad_oracles():
     for kw, words in (
         ({"labels": "soft", "flip": 0.0}, "deterministic or bernoulli, given 'soft'"),
@@ -96,3 +143,10 @@ def test_a_reward_model_reads_prompt_and_answer_in_its_own_template(tmp_path, by
         oracles.rewarder(str(tmp_path / "two"), dtype=torch.float32, device="cpu", batch=2)
     with pytest.raises(FileNotFoundError, match="no model folder at"):
         oracles.rewarder(str(tmp_path / "none"), dtype=torch.float32, device="cpu", batch=2)
+    byte_tokenizer.chat_template = None
+    byte_tokenizer.save_pretrained(tmp_path / "one")
+    (tmp_path / "one" / "chat_template.jinja").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="no chat template: give one as template, one of vicuna, llama-2"):
+        oracles.rewarder(str(tmp_path / "one"), dtype=torch.float32, device="cpu", batch=2)
+    same = oracles.rewarder(str(tmp_path / "one"), dtype=torch.float32, device="cpu", batch=2, template="chatml")
+    torch.testing.assert_close(same(rows), got)

@@ -28,6 +28,10 @@ SETTINGS = {
     "model": Setting(smoke="tiny-random", small="embedded", paper="mistralai/Mistral-7B-v0.1",
         published="Mistral-7B-v0.1, Llama-2-13b", source=PAPER,
         help="the student: tiny-random, embedded, a local folder, or a hub id"),
+    "template": Setting(smoke="none", small="none", paper="lab", published=None,
+        source="ours: a base model has none; tags as LAB's models have them",
+        help="chat template of the model: none is its tokenizer's own; vicuna, llama-2, chatml, plain, lab, or a jinja "
+        "file"),
     "teacher": Setting(smoke="templated", small="templated", paper="http://localhost:8000/v1 "
         "mistralai/Mixtral-8x7B-Instruct-v0.1", published="Mixtral-8x7B-Instruct-v0.1", source="section 3.2",
         help="who writes and judges the student's data: templated, or the address and model of a server that speaks "

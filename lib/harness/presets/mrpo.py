@@ -13,6 +13,10 @@ SETTINGS = {
     "model": Setting(smoke="tiny-random", small="embedded", paper="meta-llama/Llama-2-7b-chat-hf",
         published="Llama-2-7b-chat, OpenHermes-2.5-Mistral-7B", source=CODE,
         help="policy and primary reference: tiny-random, embedded, a local folder, or a hub id"),
+    "template": Setting(smoke="none", small="none", paper="none", published=None,
+        source="its own",
+        help="chat template of the model: none is its tokenizer's own; vicuna, llama-2, chatml, plain, lab, or a jinja "
+        "file"),
     "prompts": Setting(smoke="prompts.jsonl", small="prompts.jsonl", paper="prompts.jsonl",
         published="six preference sets", source="reproducibility page; names of four in the release",
         help="JSON-lines file of prompts under data/ or anywhere"),

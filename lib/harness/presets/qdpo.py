@@ -15,6 +15,10 @@ SETTINGS = {
         published="Vicuna and Mi:dm", source="summaries of arXiv 2407.03051; size and version ours",
         help="tiny-random, embedded, a local folder, or a hub id",
     ),
+    "template": Setting(smoke="none", small="none", paper="vicuna", published=None,
+        source="summaries name Vicuna; FastChat's vicuna_v1.1 is what it was taught",
+        help="chat template of the model: none is its tokenizer's own; vicuna, llama-2, chatml, plain, lab, or a jinja "
+        "file"),
     "judge": Setting(
         smoke="fp", small="fp", paper="fp", published="an LLM judge",
         source="summaries name LLM-as-judge; ours: likelihood under full precision",

@@ -49,6 +49,10 @@ SETTINGS = {
     "model": Setting(smoke="tiny-random", small="embedded", paper="trl-lib/pythia-1b-deduped-tldr-sft",
         published="pythia 1b, 2.8b, 6.9b deduped, SFT on TL;DR", source=PAPER,
         help="start model: tiny-random, embedded, a local folder, or a hub id"),
+    "template": Setting(smoke="none", small="none", paper="plain", published=None,
+        source="ours: the SFT model was taught bare TL;DR prompts",
+        help="chat template of the model: none is its tokenizer's own; vicuna, llama-2, chatml, plain, lab, or a jinja "
+        "file"),
     "prompts": Setting(smoke="prompts.jsonl", small="prompts.jsonl", paper="prompts.jsonl",
         published="lkevinzc/tldr-with-sft-reference", source=CODE,
         help="JSON-lines file of prompts under data/ or anywhere"),

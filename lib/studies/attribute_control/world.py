@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.engine import trunk
+from lib.engine.models import end_of_turn
 from lib.quantization import block_linears
 from lib.studies.attribute_control.forum import Line
 
@@ -25,6 +26,7 @@ class World(NamedTuple):
     model: Any
     tokenizer: Any
     stop: list[int]  # token ids that end an answer
+    end: int  # the one that a taught answer ends in
     oracle: Oracle
     lower: Any  # the frozen blocks
     top: Any  # the last blocks as a model of their own
@@ -55,6 +57,7 @@ def build(
         model=model,
         tokenizer=tokenizer,
         stop=list(stop_ids),
+        end=end_of_turn(tokenizer, stop_ids),
         oracle=oracle,
         lower=lower,
         top=top,
@@ -81,7 +84,7 @@ def token_ids(world: World, text: str) -> list[int]:
 def row_of(world: World, line: Line) -> Row:
     """(prompt, [text and end]) as `logprobs.pack` takes it."""
     text = world.tokenizer.encode(line.text, add_special_tokens=False)
-    return token_ids(world, line.prompt), [[*text, world.stop[0]]]
+    return token_ids(world, line.prompt), [[*text, world.end]]
 
 
 def text_of(world: World, tokens: Sequence[int]) -> str:

@@ -19,6 +19,7 @@ from lib.engine import trunk
 from lib.engine.generation import generate
 from lib.engine.logprobs import Packed, greedy_tokens, hidden_states, sum_logprob, token_logprobs
 from lib.engine.merging import Weights
+from lib.engine.models import end_of_turn
 from lib.engine.phases import Row, pack_rows
 from lib.engine.training import Full, Latent
 from lib.harness import workers
@@ -43,6 +44,7 @@ class Student:
 
     def __init__(self, model, tokenizer, *, blocks: int, system: str, stop_ids: Sequence[int], batch: int):
         self.model, self.tokenizer, self.system, self.stop, self.batch = model, tokenizer, system, list(stop_ids), batch
+        self.end = end_of_turn(tokenizer, stop_ids)
         self.lower, self.top = trunk.split(model, blocks)
         self.head = self.top.get_output_embeddings().weight
         self.latent = Latent(block_linears(self.top), lambda w: Full(w, None))
@@ -61,7 +63,7 @@ class Student:
 
     def answer(self, text: str) -> tuple[int, ...]:
         """Token ids of an answer and of its end."""
-        return (*self.tokenizer.encode(text, add_special_tokens=False), self.stop[0])
+        return (*self.tokenizer.encode(text, add_special_tokens=False), self.end)
 
     def rows(self, data: Sequence[dict]) -> list[Row]:
         """(prompt ids, answer ids) of rows with question, answer and context; knowledge is asked without its document.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib.data import Prompt, encode
 from lib.engine.generation import generate
-from lib.engine.models import fingerprint
+from lib.engine.models import end_of_turn, fingerprint
 from lib.harness.cache import cached
 from lib.scoring import oracles
 
@@ -154,12 +154,12 @@ def of_pairs(
     A prompt is used once; pairs of more than `longest` tokens, prompt included, are left out. ValueError if a set holds
     too few.
     """
-    out = {split: Candidates([], [], [], []) for split in sizes}
+    out, end = {split: Candidates([], [], [], []) for split in sizes}, end_of_turn(tokenizer, stop_ids)
     for name, pairs in sets.items():
         once = {prompt: (prompt, chosen, rejected) for prompt, chosen, rejected in reversed(pairs)}
         rows = [list(once.values())[i] for i in np.random.default_rng(0).permutation(len(once))]
         prompts = [Prompt(f"{name} {i}", name, p, "") for i, (p, *_) in enumerate(rows)]
-        answers = [[[*tokenizer.encode(a, add_special_tokens=False), stop_ids[0]] for a in row[1:]] for row in rows]
+        answers = [[[*tokenizer.encode(a, add_special_tokens=False), end] for a in row[1:]] for row in rows]
         kept = [
             r
             for r in zip(prompts, encode(tokenizer, prompts), answers, (list(row[1:]) for row in rows))

@@ -14,6 +14,7 @@ from lib import scoring
 from lib.data import Prompt, encode
 from lib.engine import trunk
 from lib.engine.generation import Completion, generate, recorded
+from lib.engine.models import end_of_turn
 from lib.harness import seeding
 from lib.losses import references
 from lib.scoring.likelihood import completion_logprobs
@@ -86,8 +87,9 @@ def transfer(world: World, arm: str, name: str, pairs: Sequence[tuple[str, str, 
     """Accuracy on preferences of people, which nothing here was trained on, with the policy as it stands: no
     reference enters."""
     prompts = encode(world.tokenizer, [Prompt(str(i), name, p, "test") for i, (p, *_) in enumerate(pairs)])
+    end = end_of_turn(world.tokenizer, world.stop)
     chosen, rejected = (
-        [[*world.tokenizer.encode(pair[k], add_special_tokens=False), world.stop[0]] for pair in pairs] for k in (1, 2)
+        [[*world.tokenizer.encode(pair[k], add_special_tokens=False), end] for pair in pairs] for k in (1, 2)
     )
     w, l = completion_logprobs(world.model, prompts, chosen, rejected, batch=world.cfg.eval_batch).unbind(1)
     n, m = (torch.tensor([len(a) for a in side]) for side in (chosen, rejected))

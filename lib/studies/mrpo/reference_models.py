@@ -54,11 +54,11 @@ def foreign(
     """Log-probs and token counts, both (N, n), of candidates under a model of another family: its own tokenizer,
     template and end token.
 
-    An answer that ended in one of `stop_ids` ends in the other model's first stop token, so both score the end or
+    An answer that ended in one of `stop_ids` ends in the other model's end of turn, so both score the end or
     neither does.
     """
     model, tokenizer = models.load(spec, dtype=dtype, device=device)
-    end = models.stop_ids(model, tokenizer)[0]
+    end = models.end_of_turn(tokenizer, models.stop_ids(model, tokenizer))
 
     def spell(text, ids):
         ended = ids[-1] in stop_ids or not text

@@ -14,6 +14,7 @@ from torch import Tensor
 from lib import scoring
 from lib.engine import training
 from lib.quantization import block_linears, rtn
+from lib.quantization.blocks import check_covered
 from lib.scoring.flipping import Fidelity, Forced
 
 
@@ -43,6 +44,7 @@ def build(
     cfg, run, fp, tokenizer, *, test: Fidelity, validation: Fidelity, test_ids: Sequence[str], task: dict
 ) -> Study:
     """A study of which nothing is measured yet; the student is a copy of the full-precision model."""
+    check_covered(fp)
     form = dict(bits=cfg.bits, group=cfg.group, symmetric=cfg.symmetric)
     return Study(
         cfg=cfg,

@@ -20,7 +20,7 @@ from lib.engine.logprobs import check_finite, sum_logprob, token_logprobs
 from lib.harness import seeding
 from lib.quantization import block_linears
 from lib.scoring.metrics import distinct_n
-from lib.scoring.oracles import Oracle, Reward
+from lib.scoring.oracles import Oracle, Reward, is_free
 
 Ids = Sequence[Sequence[int]]
 
@@ -83,7 +83,8 @@ class Dialogue:
     def draw(self, n: int) -> list[int]:
         """The next n prompts, each once an epoch."""
         while len(self.order) < n:
-            self.order += torch.randperm(len(self.ids), generator=self.generator).tolist()
+            where = self.generator.device
+            self.order += torch.randperm(len(self.ids), generator=self.generator, device=where).tolist()
         out, self.order = self.order[:n], self.order[n:]
         return out
 
@@ -183,6 +184,7 @@ class Dialogue:
         """Per held-out prompt, under every reward: win (1, 1/2, 0) of the greedy (or picked) answer against the start's
         greedy one.
 
+        A reward that is not free is not asked.
         Draws of the heads' best of N come from a generator of their own: looking does not change the run.
         """
         if not hasattr(self, "reference"):
@@ -204,6 +206,8 @@ class Dialogue:
         texts, out = [self.text(a) for a in answers], {}
         self.shown = texts  # the latest, for a reader
         for name, reward in self.rewards.items():
+            if not is_free(reward):  # looking would be billed and counted nowhere
+                continue
             mine, start = (reward(list(zip(self.asked_held_out, t))) for t in (texts, self.reference))
             out[f"win rate, {name}"] = (mine > start).double() + 0.5 * (mine == start).double()
             out[f"reward, {name}"] = mine.double()
@@ -250,4 +254,5 @@ def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = No
         for k in ("KL to the start", "synthetic labels true", "heads agree with the label")
     }
     watched = {k: v[-1] if k == "KL to the start" else sum(v) / len(v) for k, v in looks.items() if v}
-    return Played(rows, last | {"win rate, whole run": over["win rate, oracle"]}, took | watched, world.shown)
+    whole = {"win rate, whole run": over["win rate, oracle"]} if "win rate, oracle" in over else {}
+    return Played(rows, last | whole, took | watched, world.shown)

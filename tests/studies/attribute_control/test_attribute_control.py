@@ -9,7 +9,7 @@ import torch
 from lib import constraint
 from lib.engine.logprobs import pack
 from lib.harness import presets
-from lib.studies.attribute_control import forum, methods
+from lib.studies.attribute_control import auxiliary, forum, methods
 from lib.studies.attribute_control.auxiliary import collect, hidden, nado_losses, new_nado, targets, teach
 from lib.studies.attribute_control.steps import batches_of, clean, new_stepper, slices, train
 from lib.studies.attribute_control.world import build, snapshot, text_of, token_ids
@@ -305,3 +305,24 @@ def test_bad_input(make):
         collect(w, "x", n=2, prompts=1)
     with pytest.raises(ValueError, match="given 8 lines and 0 prompts"):
         build(w.cfg, w.model, w.tokenizer, lines=lines(), asked=[], oracle=oracle, stop_ids=[257])
+
+
+def test_lines_end_as_the_template_ends_a_turn(make):
+    w = make()
+    again = build(w.cfg, w.model, w.tokenizer, lines=lines(), asked=["p:"], oracle=oracle, stop_ids=[3, 257])
+    assert {row[1][0][-1] for row in again.rows} == {257} and again.stop == [3, 257]
+
+
+def test_a_gradient_of_r_that_is_not_finite_stops_the_fit(make, monkeypatch):
+    w = make()
+    samples, nado = collect(w, "x", n=4, prompts=3, mixed=2), new_nado(w)
+    real = auxiliary.nado_losses
+
+    def broken(*given):
+        bce, gap = real(*given)
+        return bce + (bce * 0).sqrt(), gap
+
+    monkeypatch.setattr(auxiliary, "nado_losses", broken)
+    samples = samples._replace(fine=torch.tensor([1.0, 0.0] * 7))
+    with pytest.raises(FloatingPointError, match="success rates, x: the gradient of .* is not finite"):
+        teach(w, nado, samples, "x")

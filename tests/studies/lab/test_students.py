@@ -145,3 +145,9 @@ def test_surprise_is_the_mean_over_all_tokens_but_the_first(student, tiny_model)
         with torch.no_grad():
             want.append(tiny_model(ids, labels=ids).loss.item())
     assert np.allclose(student.surprise(student.pages(texts)), want, atol=1e-4)
+
+
+def test_answers_end_as_the_template_ends_a_turn_and_generation_at_every_stop_token(tiny_model, byte_tokenizer):
+    how = dict(blocks=1, system="", batch=2)
+    student = students.Student(tiny_model, byte_tokenizer, stop_ids=[3, 257], **how)
+    assert student.answer("Yes.")[-1] == 257 and student.stop == [3, 257]

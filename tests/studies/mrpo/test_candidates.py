@@ -50,3 +50,12 @@ def test_candidates_of_peoples_pairs(byte_tokenizer):
     )
     with pytest.raises(ValueError, match="a holds 6 pairs of different prompts and at most 150 tokens, 9 are needed"):
         candidates.of_pairs(sets, byte_tokenizer, sizes={"train": 8, "test": 1}, stop_ids=[257], longest=150)
+
+
+def test_answers_end_as_the_template_ends_a_turn(byte_tokenizer):
+    """Llama 3 names the end of text first and ends turns with another token."""
+    byte_tokenizer.add_special_tokens({"additional_special_tokens": ["<|end_of_text|>", "<|eot_id|>"]})
+    byte_tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}<|eot_id|>{% endfor %}"
+    text, turn = byte_tokenizer.convert_tokens_to_ids(["<|end_of_text|>", "<|eot_id|>"])
+    out = candidates.of_pairs({"a": [("q", "yes", "no")]}, byte_tokenizer, sizes={"train": 1}, stop_ids=[text, turn])
+    assert [a[-1] for a in out["train"].answers[0]] == [turn, turn]

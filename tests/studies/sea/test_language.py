@@ -146,3 +146,18 @@ def test_a_run_resumed_in_its_middle_goes_the_same_way(make):
     other.restore(state)
     for was in rest:
         assert other.round() == pytest.approx(was, nan_ok=True)
+
+
+def test_prompts_are_drawn_where_the_generator_lives(make, monkeypatch):
+    w, real, asked = make(), torch.randperm, []
+    monkeypatch.setattr(torch, "randperm", lambda *x, device=None, **k: asked.append(device) or real(*x, **k))
+    w.draw(3)
+    assert asked == [w.generator.device]
+
+
+def test_a_reward_that_is_not_free_is_not_asked_for_win_rates(make):
+    w = make()
+    paid = lambda rows: pytest.fail("a call that nobody counts")  # noqa: E731
+    w.rewards = {"oracle": paid, "held-out oracle": REWARDS["varied"]}
+    scores = w.evaluate(None, "start")
+    assert "win rate, held-out oracle" in scores and not any(k.endswith(", oracle") for k in scores)
