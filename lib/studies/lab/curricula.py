@@ -19,7 +19,7 @@ from lib.engine.phases import BETAS, Phase, Row
 from lib.engine.training import Stepper
 from lib.harness.progress import track
 from lib.losses.dpo import dpo
-from lib.studies.lab.students import Sheet, Student
+from lib.studies.lab.student import Sheet, Student
 
 PARTS = (
     "knowledge-short",

@@ -9,9 +9,10 @@ import torch
 
 from lib.engine import models, phases
 from lib.harness import presets
-from lib.studies.lab import curricula, students
+from lib.studies.lab import curricula
+from lib.studies.lab import student as students
 from lib.studies.lab.curricula import ARMS, GROUPS, PARTS
-from lib.studies.lab.exams import Question
+from lib.studies.lab.questions import Question
 
 ROWS = {part: [((1, 2), (10 * i + j,)) for j in range(6)] for i, part in enumerate(PARTS)}
 STEPS = dict(zip(PARTS, (4, 5, 6)))

@@ -23,7 +23,7 @@ from lib.engine.phases import Row, pack_rows
 from lib.engine.training import Full, Latent
 from lib.harness import workers
 from lib.quantization import block_linears
-from lib.studies.lab.exams import Question
+from lib.studies.lab.questions import Question
 
 PART = 128  # rows that a process reads
 

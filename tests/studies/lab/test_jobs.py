@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from lib.engine import models, phases
-from lib.studies.lab import lessons, students
+from lib.studies.lab import jobs as lessons
+from lib.studies.lab import student as students
 from lib.studies.lab.curricula import GROUPS, PARTS
-from lib.studies.lab.exams import Question
+from lib.studies.lab.questions import Question
 
 
 class Kept:
@@ -185,7 +186,7 @@ def test_looks_are_taken_again_where_a_journal_knows_the_end(school, tmp_path, m
 
 
 def test_teacher_and_judge_are_the_start_model_whatever_was_taught_before(school, monkeypatch):
-    from lib.studies.lab import audit
+    from lib.studies.lab import coverage as audit
     from lib.synthesis import judges
 
     data = [
@@ -217,7 +218,7 @@ def test_teacher_and_judge_are_the_start_model_whatever_was_taught_before(school
 
 
 def test_written_answers_are_those_of_the_weights_given(school, monkeypatch):
-    from lib.studies.lab import audit
+    from lib.studies.lab import coverage as audit
 
     taught, seen = school.unmarked([phase(school)], 0), []
     monkeypatch.setattr(school.student, "write", lambda asked, **_: seen.append(school.student.weights()) or [])
@@ -237,7 +238,8 @@ def test_written_answers_are_those_of_the_weights_given(school, monkeypatch):
 def test_what_a_teacher_draws_and_a_judge_says_goes_on_record(school):
     from lib import taxonomy
     from lib.harness import paths
-    from lib.studies.lab import audit, exams
+    from lib.studies.lab import coverage as audit
+    from lib.studies.lab import questions as exams
     from lib.synthesis import judges, teachers
 
     leaves = [x for x in taxonomy.load(paths.DATA / "taxonomy") if x.kind == "freeform"]

@@ -5,7 +5,8 @@ import pytest
 
 from lib import taxonomy
 from lib.harness import paths, presets
-from lib.studies.lab import audit, exams
+from lib.studies.lab import coverage as audit
+from lib.studies.lab import questions as exams
 from lib.synthesis import judges, teachers
 from lib.taxonomy import checkers
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from lib import scoring, synthesis
 from lib.scoring import diversity
-from lib.studies.lab.exams import Question, apart
+from lib.studies.lab.questions import Question, apart
 from lib.synthesis import judges, phrases, samplers
 from lib.synthesis.blocks import Generate, Unique, teacher_judge
 from lib.synthesis.judges import Judge

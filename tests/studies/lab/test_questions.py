@@ -5,7 +5,7 @@ import pytest
 
 from lib import scoring, taxonomy
 from lib.harness import paths, presets
-from lib.studies.lab import exams
+from lib.studies.lab import questions as exams
 from lib.synthesis import judges, phrases
 from lib.taxonomy import checkers
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from lib.engine import phases
 from lib.engine.merging import Weights
 from lib.engine.phases import Done, Phase, Row
-from lib.studies.lab import audit, curricula, exams
-from lib.studies.lab.exams import Question
-from lib.studies.lab.students import Sheet, Student
+from lib.studies.lab import coverage as audit
+from lib.studies.lab import curricula
+from lib.studies.lab import questions as exams
+from lib.studies.lab.questions import Question
+from lib.studies.lab.student import Sheet, Student
 from lib.synthesis.judges import Judge
 
 
