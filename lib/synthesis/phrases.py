@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lib.synthesis import judges
+from lib.synthesis import truth
 from lib.taxonomy import checkers
 from lib.taxonomy.tree import Leaf
 
@@ -164,7 +164,7 @@ def question(name: str, rng: np.random.Generator, zipf: float = 0.0) -> str:
     """A question of the kind that the checker `name` checks; zipf: how much the first phrasings are preferred."""
     while True:  # a drawn date or unit may make one that has no single answer
         text = _one(PHRASINGS[name], rng, zipf).format(**_slots(rng))
-        if judges.form(text) == name:
+        if truth.form(text) == name:
             return text
 
 
@@ -206,7 +206,7 @@ def about(text: str, rng: np.random.Generator) -> str:
 
 def right(name: str, asked: str, given: str, explained: bool) -> str:
     """A right answer; explained where the kind allows it (an object in JSON and an edited text do not)."""
-    shortest = judges.bare(name, asked, given)
+    shortest = truth.bare(name, asked, given)
     if not explained or name in ("json_object", "replacement"):
         return shortest
     if name in LEADS:
@@ -227,15 +227,15 @@ def right(name: str, asked: str, given: str, explained: bool) -> str:
 def wrong(name: str, asked: str, given: str, explained: bool, rng: np.random.Generator) -> str:
     """An answer that the checker refuses: off by a little where the result is a number, else the right answer to
     something else."""
-    shortest = judges.bare(name, asked, given)
+    shortest = truth.bare(name, asked, given)
     for _ in range(50):
         if shortest.isdecimal():
             result = str(int(shortest) + int(rng.integers(1, 10)))
-        elif name in judges.GROUNDED:
+        elif name in truth.GROUNDED:
             other = context(name, rng)
-            result = judges.bare(name, about(other, rng), other)
+            result = truth.bare(name, about(other, rng), other)
         else:
-            result = judges.bare(name, question(name, rng))
+            result = truth.bare(name, question(name, rng))
         text = f"{LEADS[name]}: {result}" if explained and name in LEADS else result
         if text and not checkers.passes(name, asked, given, text):
             return text
@@ -292,7 +292,7 @@ def cloze(leaf: Leaf, source: str, told: str, explained: bool, rng: np.random.Ge
         answer = full if explained else span
         if told == "truncated":
             answer = full[: len("The missing part is ") + len(span) // 2].rstrip()
-        if judges.supported(leaf, asked, answer) == (told == "right"):
+        if truth.supported(leaf, asked, answer) == (told == "right"):
             return asked, answer
     raise ValueError(f"no sentence of {leaf.path} gives a question with a {told} answer")
 
@@ -300,7 +300,7 @@ def cloze(leaf: Leaf, source: str, told: str, explained: bool, rng: np.random.Ge
 def asked_otherwise(leaf: Leaf, question: str, answer: str) -> tuple[str, tuple[tuple[str], tuple[str]]] | None:
     """What a cloze row teaches, in the phrasing that the row does not use: (question, (right answers, how explained
     ones begin)); None for another row."""
-    if judges.BLANK.search(question) is None:
+    if truth.BLANK.search(question) is None:
         return None
     lead, middle = FILLED.split("{}")[:2]
     span = answer.removeprefix(lead).partition(middle)[0] if answer.startswith(lead) else answer
