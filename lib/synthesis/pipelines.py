@@ -90,11 +90,9 @@ class Journal:
             self.raised[leaf] += 1
             self.in_a_row[who] += 1
             if self.in_a_row[who] >= PATIENCE:
-                kept = (
-                    f"what it gave before is kept in {self.folder}: run again to go on from there"
-                    if self.folder
-                    else "nothing is kept without a journal"
-                )
+                kept = "nothing is kept without a journal"
+                if self.folder:
+                    kept = f"what it gave before is kept in {self.folder}: run again to go on from there"
                 raise RuntimeError(
                     f"{reason} ({leaf}: {self.raised[leaf]} times, {self.in_a_row[who]} in a row); {kept}"
                 ) from error
@@ -103,11 +101,10 @@ class Journal:
     def _keep(self, path: Path | None, key: str, answer: str | float) -> None:
         self.known[key] = answer
         if path:
-            kept = (
-                {"text": str(answer), "truth": list(getattr(answer, "truth", ()))}
-                if isinstance(answer, str)
-                else {"score": float(answer)}
-            )
+            if isinstance(answer, str):
+                kept = {"text": str(answer), "truth": list(getattr(answer, "truth", ()))}
+            else:
+                kept = {"score": float(answer)}
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, **kept}, ensure_ascii=False) + "\n")

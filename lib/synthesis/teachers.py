@@ -142,7 +142,7 @@ class Templated:
                 leaf, error = (other, error) if (other := self._other(leaf, rng)) != leaf else (leaf, "right")
             text = phrases.question(leaf.checker, rng, zipf)
         text = (
-            phrases.UNANSWERABLE.format(phrases.word(rng))
+            phrases.unanswerable(rng)
             if error == "unanswerable"
             else text + f" {UNSAFE}" * (error == "unsafe")
         )
@@ -186,7 +186,7 @@ class Templated:
         question, answer = phrases.cloze(leaf, source, told, explained, rng)
         if asked == "unanswerable":
             question, answer, told = (
-                phrases.UNANSWERABLE.format(phrases.word(rng)),
+                phrases.unanswerable(rng),
                 "I cannot see that.",
                 "unanswerable",
             )

@@ -17,14 +17,16 @@ BLANK = re.compile(r'"([^"]*)____([^"]*)"')
 EXPLAINED = 4  # words more than the shortest right answer has
 # Skills with several right answers: the word that their questions hold (the checkers look at what follows the colon
 # alone).
-SIGNS = {name: re.compile(rf"\b{word}", re.I) for name, word in
-         {"three_bullets": "bullet", "question": r"(question|ask)\b", "polite_note": "note", "json_object": "json",
-             "ships_mate": "mate"}.items()}  # fmt: skip
+SIGNS = {
+    "three_bullets": re.compile(r"\bbullet", re.I),
+    "question": re.compile(r"\b(question|ask)\b", re.I),
+    "polite_note": re.compile(r"\bnote", re.I),
+    "json_object": re.compile(r"\bjson", re.I),
+    "ships_mate": re.compile(r"\bmate", re.I),
+}
 GROUNDED = ("table_cell", "record_holder", "date_in_context", "replacement")
-FREE = (
-    "date_order",
-    *(name for name in checkers.CHECKERS if name not in (*GROUNDED, "date_order")),
-)  # dates hold numbers: before comparison
+# dates hold numbers: before comparison
+FREE = ("date_order", *(name for name in checkers.CHECKERS if name not in (*GROUNDED, "date_order")))
 
 
 def bare(name: str, question: str, context: str = "") -> str | None:

@@ -31,10 +31,7 @@ def test_questions_are_of_their_kind_and_answers_are_what_they_claim_to_be(name)
         assert [truth.pair_score(None, r) for r in rows] == [2, level] and judges.rules().score(rows) == [1, 1]
 
 
-def test_every_kind_has_several_phrasings_and_the_preference_picks_the_first():
-    assert {*phrases.PHRASINGS, *truth.GROUNDED} == set(checkers.CHECKERS) and set(phrases.LEADS) < set(
-        checkers.SOLUTIONS
-    )
+def test_the_preference_picks_the_first_phrasing():
     starts = lambda zipf: {phrases.question("sum", np.random.default_rng(i), zipf).split()[0] for i in range(30)}  # noqa: E731
     assert starts(float("inf")) == {"What"} and starts(0.0) == {"What", "Add", "A"}
 
