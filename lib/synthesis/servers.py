@@ -11,8 +11,21 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from lib.synthesis.requests import Request, instruction
+
+
+class Patience(NamedTuple):
+    """Seconds that an answer may take, how often it is asked for again, and the first pause before that (doubled each
+    time)."""
+
+    timeout: float = 120
+    retries: int = 2
+    pause: float = 1.0
+
+
+PATIENT = Patience()
 
 
 class Chat:
@@ -31,16 +44,14 @@ class Chat:
         seed: int,
         temperature: float = 0.7,
         max_tokens: int = 1024,
-        timeout: float = 120,
-        retries: int = 2,
-        pause: float = 1.0,
+        patience: Patience = PATIENT,
         key: str = "OPENAI_API_KEY",
     ):
         if not re.match(r"https?://", url):
             raise ValueError(f"a base URL begins with http:// or https://, given {url!r}")
         self.url, self.model, self.seed, self.key = url.rstrip("/"), model, seed, key
         self.temperature, self.max_tokens = temperature, max_tokens
-        self.timeout, self.retries, self.pause = timeout, retries, pause
+        self.patience = patience
         self.name = f"chat {model} {temperature} {max_tokens} {seed}"
 
     def __call__(self, requests: Sequence[Request]) -> Iterable[str | None]:
@@ -50,16 +61,16 @@ class Chat:
         seed = int.from_bytes(hashlib.sha256(f"{self.seed} {r.ask} {r.id}".encode()).digest()[:3], "big")
         body = {"model": self.model, "messages": [{"role": "user", "content": instruction(r)}], "seed": seed}
         body |= {"temperature": self.temperature, "max_tokens": self.max_tokens}
-        headers = {"Content-Type": "application/json"} | (
-            {"Authorization": f"Bearer {os.environ[self.key]}"} if os.environ.get(self.key) else {}
-        )
-        for attempt in range(self.retries + 1):
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get(self.key):
+            headers["Authorization"] = f"Bearer {key}"
+        for attempt in range(self.patience.retries + 1):
             if attempt:
-                time.sleep(self.pause * 2 ** (attempt - 1))
+                time.sleep(self.patience.pause * 2 ** (attempt - 1))
             refused = None
             try:
                 post = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
-                with urllib.request.urlopen(post, timeout=self.timeout) as answer:
+                with urllib.request.urlopen(post, timeout=self.patience.timeout) as answer:
                     return json.load(answer)["choices"][0]["message"]["content"] or None
             except urllib.error.HTTPError as error:
                 if error.code < 500 and error.code not in (408, 429):
@@ -78,6 +89,6 @@ class Chat:
         if refused is not None and not isinstance(getattr(refused, "reason", None), TimeoutError):
             raise ConnectionError(
                 f"no server answers at {self.url} ({getattr(refused, 'reason', refused)}), asked "
-                f"{self.retries + 1} times"
+                f"{self.patience.retries + 1} times"
             )
         return None

@@ -14,6 +14,7 @@ from lib.engine.generation import generate
 from lib.harness.paths import DATA
 from lib.synthesis import judges, samplers, servers
 from lib.synthesis.requests import Request, instruction
+from lib.synthesis.servers import Patience
 
 LEAVES = taxonomy.load(DATA / "taxonomy")
 
@@ -59,10 +60,9 @@ def server():
     thread.join()
 
 
-def chat(server, **settings):
-    return servers.Chat(
-        f"http://127.0.0.1:{server.server_port}/v1/", "small", **{"seed": 0, "timeout": 2, "pause": 0.01} | settings
-    )
+def chat(server, timeout=2.0, retries=2, **settings):
+    patience = Patience(timeout, retries, pause=0.01)
+    return servers.Chat(f"http://127.0.0.1:{server.server_port}/v1/", "small", seed=0, patience=patience, **settings)
 
 
 REQUEST = Request(
@@ -102,7 +102,7 @@ def test_the_client_says_what_is_wrong(server):
         list(chat(server)([REQUEST]))
     with pytest.raises(ValueError, match="does not speak the OpenAI protocol"):
         list(chat(server)([REQUEST]))
-    nobody = servers.Chat("http://127.0.0.1:1/v1", "small", seed=0, pause=0.01, retries=1)
+    nobody = servers.Chat("http://127.0.0.1:1/v1", "small", seed=0, patience=Patience(retries=1, pause=0.01))
     with pytest.raises(ConnectionError, match=r"no server answers at http://127.0.0.1:1/v1 .*asked 2 times"):
         list(nobody([REQUEST]))
 
@@ -142,8 +142,7 @@ def test_the_client_asks_transformers_serve(tmp_path, tiny_model, byte_tokenizer
             seed=0,
             temperature=0.0,
             max_tokens=12,
-            retries=8,
-            pause=0.5,
+            patience=Patience(retries=8, pause=0.5),
         )
         got = list(teacher([REQUEST]))
     finally:
