@@ -141,11 +141,7 @@ class Templated:
             if error == "off-leaf":
                 leaf, error = (other, error) if (other := self._other(leaf, rng)) != leaf else (leaf, "right")
             text = phrases.question(leaf.checker, rng, zipf)
-        text = (
-            phrases.unanswerable(rng)
-            if error == "unanswerable"
-            else text + f" {UNSAFE}" * (error == "unsafe")
-        )
+        text = phrases.unanswerable(rng) if error == "unanswerable" else text + f" {UNSAFE}" * (error == "unsafe")
         return text, {"asked": error} if r.context else {"leaf": leaf.path, "asked": error}
 
     def _context(self, r: Request, rng: np.random.Generator) -> tuple[str, dict]:
