@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,12 +19,12 @@ import torch
 from torch import Tensor
 
 from lib.engine import checkpoint
-from lib.engine.logprobs import Packed, hidden_states, token_logprobs
+from lib.engine.logprobs import hidden_states, token_logprobs
+from lib.engine.packing import Row, bins, pack_rows
 from lib.engine.training import Latent, Stepper, schedule
 from lib.harness import seeding
 from lib.harness.progress import track
 
-Row = tuple[tuple[int, ...], tuple[int, ...]]  # (prompt ids, answer ids): the loss is on the answer
 Loss = Callable[[Sequence[Sequence[Row]]], Tensor]  # sequences of rows -> summed -log p of all their loss tokens
 BETAS = (0.9, 0.95)  # of AdamW
 CHOICES = {"decay": ("constant", "cosine"), "optimizer": ("restart", "carry"), "keep": ("last", "best", "early")}
@@ -65,63 +66,6 @@ class Done(NamedTuple):
     scores: list[float]
 
 
-def mix(
-    sources: Mapping[str, Sequence],
-    amounts: Mapping[str, float],
-    *,
-    generator: torch.Generator,
-    total: int = 0,
-    replacement: bool = False,
-) -> list:
-    """A shuffled recipe of rows: counts (whole numbers), or with a `total` shares of it that sum to 1, exact to the row
-    by largest remainders.
-
-    Without replacement no row comes twice: ValueError if a source is too small or two chosen rows are equal.
-    """
-    if unknown := amounts.keys() - sources.keys():
-        raise ValueError(f"amounts are of {', '.join(sources)}, given {sorted(unknown)[0]!r}")
-    counts = _counts(amounts, total)
-    if short := [
-        n for n, c in counts.items() if c > (0 if not sources[n] else math.inf if replacement else len(sources[n]))
-    ]:
-        raise ValueError(
-            f"{short[0]} has {len(sources[short[0]])} rows, {counts[short[0]]} are asked for: take fewer, or "
-            "draw with replacement"
-        )
-    rows = []
-    for name, c in counts.items():
-        n = len(sources[name])
-        picks = (
-            torch.randint(n, (c,), generator=generator, device=generator.device)
-            if replacement and c
-            else torch.randperm(n, generator=generator, device=generator.device)[:c]
-        )
-        rows += [sources[name][i] for i in picks.tolist()]
-    if not replacement and len(set(rows)) < len(rows):
-        raise ValueError(
-            f"{len(rows) - len(set(rows))} of {len(rows)} rows are repeats: remove them from the sources, or "
-            "draw with replacement"
-        )
-    order = torch.randperm(len(rows), generator=generator, device=generator.device).tolist()
-    return [rows[i] for i in order]
-
-
-def _counts(amounts: Mapping[str, int | float], total: int) -> dict[str, int]:
-    if not total:
-        if bad := [n for n, a in amounts.items() if isinstance(a, bool) or not isinstance(a, int) or a < 0]:
-            raise ValueError(
-                f"without a total, amounts are whole numbers of at least 0, given {amounts[bad[0]]} of {bad[0]}"
-            )
-        return dict(amounts)
-    if not math.isclose(sum(amounts.values()), 1, abs_tol=1e-9) or min(amounts.values()) < 0:
-        raise ValueError(f"with a total, amounts are shares of at least 0 that sum to 1, given {dict(amounts)}")
-    exact = {n: a * total for n, a in amounts.items()}
-    counts = {n: math.floor(x + 1e-9) for n, x in exact.items()}
-    for n in sorted(exact, key=lambda n: counts[n] - exact[n])[: total - sum(counts.values())]:
-        counts[n] += 1
-    return counts
-
-
 def batches(phases: Sequence[Phase], at: int, seed: int) -> Iterator[tuple[list[Row], int]]:
     """(rows, how many of them are replayed) of each step of phase `at`.
 
@@ -136,10 +80,8 @@ def batches(phases: Sequence[Phase], at: int, seed: int) -> Iterator[tuple[list[
             taken = [next(pool) for _ in range(phase.batch)]
             yield [r for r, _ in taken], sum(old for _, old in taken)
         return
-    shares, rows = (
-        _shares(phase, earlier),
-        {p.name: p.rows for p in earlier} | {"": [r for p in earlier for r in p.rows]},
-    )
+    shares = _shares(phase, earlier)
+    rows = {p.name: p.rows for p in earlier} | {"": [r for p in earlier for r in p.rows]}
     streams = [*(stream(rows[n], f"replay {n}") for n in shares), stream(phase.rows, "own")]
     quota = phase.batch * np.array([*shares.values(), 1 - sum(shares.values())])
     owed = np.zeros(len(quota))
@@ -182,49 +124,6 @@ def _shares(phase: Phase, earlier: Sequence[Phase]) -> dict[str, float]:
     return shares
 
 
-def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Rows by number, together at most `capacity` tokens a bin: longest first, each into the first bin with room.
-    ValueError if one does not fit."""
-    if max(lengths) > capacity:
-        raise ValueError(
-            f"a sequence of {capacity} tokens cannot hold a row of {max(lengths)}: raise the capacity or shorten "
-            "the row"
-        )
-    out, room = [], []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        k = next((k for k, r in enumerate(room) if r >= lengths[i]), len(out))
-        if k == len(out):
-            out, room = [*out, []], [*room, capacity]
-        out[k].append(i)
-        room[k] -= lengths[i]
-    return out
-
-
-def pack_rows(sequences: Sequence[Sequence[Row]]) -> Packed:
-    """Rows one after another in each of S sequences; each starts at position 0 and sees itself alone. Alone it is
-    padded as usual."""
-    length = max(sum(len(p) + len(a) for p, a in rows) for rows in sequences)
-    ids = torch.zeros(len(sequences), length, dtype=torch.long)
-    positions, segment = (
-        torch.zeros_like(ids),
-        torch.full_like(ids, -1),
-    )  # -1: padding, which sees padding, so that no softmax is empty
-    row, source, target, branch, n = [], [], [], [], 0
-    for s, rows in enumerate(sequences):
-        at = 0
-        for prompt, answer in rows:
-            end, first = at + len(prompt) + len(answer), at + len(prompt)
-            ids[s, at:end] = torch.tensor([*prompt, *answer])
-            positions[s, at:end], segment[s, at:end] = torch.arange(end - at), n
-            row += [s] * len(answer)
-            source += range(first - 1, end - 1)
-            target += answer
-            branch += [n] * len(answer)
-            at, n = end, n + 1
-    mask = (torch.ones(length, length, dtype=torch.bool).tril() & (segment[:, None] == segment[:, :, None]))[:, None]
-    return Packed(ids, positions, mask, *(torch.tensor(x, dtype=torch.long) for x in (row, source, target, branch)), n)
-
-
 def nll(model) -> Loss:
     """The summed -log p of answer tokens under any causal language model, in one forward for all sequences."""
 
@@ -235,47 +134,59 @@ def nll(model) -> Loss:
     return loss
 
 
-def run(latent: Latent, loss: Loss, phases: Sequence[Phase], *, seed: int, clip: float = 1.0,
-    betas: tuple[float, float] = BETAS, micro: int = 8,
-        capacity: int | None = None, evaluate: Callable[[], Sequence[float]] | None = None,
-        journal: Path | None = None) -> list[Done]:  # fmt: skip
+class Tuning(NamedTuple):
+    """What all phases of a run share. micro: sequences a forward; capacity: tokens of a sequence that holds several
+    rows (None: one row each, shortest first)."""
+
+    seed: int
+    clip: float = 1.0
+    betas: tuple[float, float] = BETAS
+    micro: int = 8
+    capacity: int | None = None
+
+
+def run(
+    latent: Latent,
+    loss: Loss,
+    phases: Sequence[Phase],
+    how: Tuning,
+    *,
+    evaluate: Callable[[], Sequence[float]] | None = None,
+    journal: Path | None = None,
+) -> list[Done]:
     """Tune through all phases; the latents end at what the last phase kept.
 
-    micro: sequences a forward; capacity: tokens of a sequence that holds several rows (None: one row each, shortest
-    first). evaluate: the scores of every group of tasks, asked after each phase. journal: a folder that holds each
-    finished phase under the digest of all that led to it; a run finds there what it, or another run with the same
-    beginning, has done, and goes on from that. One folder serves one model, loss, scores and evaluation.
+    evaluate: the scores of every group of tasks, asked after each phase. journal: a folder that holds each finished
+    phase under the digest of all that led to it; a run finds there what it, or another run with the same beginning, has
+    done, and goes on from that. One folder serves one model, loss, scores and evaluation.
     """
     check(phases)
-    if micro < 1:
-        raise ValueError(f"micro is at least 1 sequence, given {micro}")
-    if capacity is not None:  # a row that does not fit is told before any work
-        bins([len(p) + len(a) for phase in phases for p, a in phase.rows], capacity)
-    digest = _digest("", [seed, clip, *betas, capacity], latent.snapshot()) if journal else ""
+    if how.micro < 1:
+        raise ValueError(f"micro is at least 1 sequence, given {how.micro}")
+    if how.capacity is not None:  # a row that does not fit is told before any work
+        bins([len(p) + len(a) for phase in phases for p, a in phase.rows], how.capacity)
+    digest = _digest("", [how.seed, how.clip, *how.betas, how.capacity], latent.snapshot()) if journal else ""
     out, stepper = [], None
     for at, phase in enumerate(phases):
         carried = at + 1 < len(phases) and phases[at + 1].optimizer == "carry"
-        digest = (
-            _digest(
-                digest, [carried, *(x for k, x in phase._asdict().items() if k not in ("rows", "score"))], phase.rows
-            )
-            if journal
-            else ""
-        )
-        path = journal / f"{at} {phase.name.replace('/', '-')} {digest[:16]}.safetensors" if journal else None
+        path = None
+        if journal:
+            settings = [x for name, x in phase._asdict().items() if name not in ("rows", "score")]
+            digest = _digest(digest, [carried, *settings], phase.rows)
+            path = journal / f"{at} {phase.name.replace('/', '-')} {digest[:16]}.safetensors"
         if stepper is None or phase.optimizer == "restart":
-            stepper = Stepper(
-                latent, lr=phase.lr, warmup=0, clip=clip
-            )  # its own schedule is off: the phase sets the rate
+            # its own schedule is off: the phase sets the rate
+            stepper = Stepper(latent, lr=phase.lr, warmup=0, clip=how.clip)
             for group in stepper.optimizer.param_groups:
-                group["betas"] = betas
+                group["betas"] = how.betas
         if path and path.exists():
             done, state = checkpoint.load(path)
             stepper.restore(state) if carried else latent.restore(state["latents"])
             out.append(Done(*done))
             continue
+        stream = batches(phases, at, how.seed)
         curve, kept, state = _tune(
-            stepper, loss, phase, batches(phases, at, seed), micro=micro, capacity=capacity, carried=carried
+            stepper, loss, phase, stream, micro=how.micro, capacity=how.capacity, carried=carried
         )
         out.append(Done(phase.name, curve, kept, [float(x) for x in evaluate()] if evaluate else []))
         if path:
@@ -346,6 +257,11 @@ def pick(scores: Sequence[float], slack: float = 0.0) -> int:
     return next(k for k, x in enumerate(scores) if x >= max(scores) - slack)
 
 
+def forget(journal: Path) -> None:
+    """Removes a journal, whose finished phases are large, where there is one."""
+    shutil.rmtree(journal, ignore_errors=True)
+
+
 def _digest(before: str, settings: Sequence, parts: Sequence) -> str:
     h = hashlib.sha256(f"{before} {settings!r}".encode())
     for p in parts:
@@ -371,6 +287,5 @@ def memory(r: Sequence[Sequence[float]]) -> Memory:
     r = np.asarray(r, float)
     if r.ndim != 2 or r.shape[0] != r.shape[1] or len(r) < 2:
         raise ValueError(f"R has a row for the start and for each phase and as many groups, given shape {r.shape}")
-    return Memory(
-        *map(float, (r[-1].mean(), (r.max(0) - r[-1])[:-1].mean(), (r[-1] - r.diagonal())[:-1].mean(), r[-1, -1]))
-    )
+    forgetting, backward = (r.max(0) - r[-1])[:-1], (r[-1] - r.diagonal())[:-1]
+    return Memory(float(r[-1].mean()), float(forgetting.mean()), float(backward.mean()), float(r[-1, -1]))

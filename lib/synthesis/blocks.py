@@ -138,31 +138,6 @@ class Filter(NamedTuple):
         return out
 
 
-def teacher_judge(teacher: Teacher, ask: str, *, least: float) -> Judge:
-    """The teacher in its second role: judge question, judge pair or judge faithful. A reply without "Score: <number>"
-    cannot be read."""
-
-    def score(rows: Sequence[dict]) -> list[float | None]:
-        asked = [
-            Request(
-                r["id"],
-                ask,
-                r["leaf"],
-                r.get("task", ""),
-                (),
-                1,
-                r["question"],
-                r.get("context", ""),
-                r.get("answer", ""),
-            )
-            for r in rows
-        ]
-        found = [re.findall(r"Score:\s*(\d+)\b", reply or "") for reply in teacher(asked)]
-        return [float(numbers[-1]) if numbers else None for numbers in found]
-
-    return Judge(f"{ask.split()[-1]} by {teacher.name}", score, least)
-
-
 class Unique(NamedTuple):
     """Drops rows that the whole run has seen before (1->1), by the text of these fields."""
 
@@ -238,9 +213,12 @@ class Chunk(NamedTuple):
         return None
 
     def apply(self, rows: list[dict], ask: Ask, seen: Dedup) -> list[Outcome]:
-        return [Outcome(row | {"id": f"{row['id']}.{i}", "context": text.strip()}, "out") for row in rows
-                for i, text in enumerate(c for d in self.documents[row["leaf"]] for c in chunks(d,
-                    self.words))]  # fmt: skip
+        out = []
+        for row in rows:
+            texts = [text for document in self.documents[row["leaf"]] for text in chunks(document, self.words)]
+            for i, text in enumerate(texts):
+                out.append(Outcome(row | {"id": f"{row['id']}.{i}", "context": text.strip()}, "out"))
+        return out
 
 
 def chunks(text: str, words: int) -> list[str]:

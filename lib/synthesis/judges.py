@@ -1,5 +1,5 @@
-"""LAB's judges of generated rows: rules, calibrated likelihood, two-order preference, and the oracle that our own tree
-allows.
+"""LAB's judges of generated rows: the teacher in its second role, rules, calibrated likelihood, two-order preference,
+and the oracle that our own tree allows (`truth`).
 
 A row is a dict with `leaf` and `question`, and where it has them `context` and `answer`. A judge's score is higher for
 better rows.
@@ -7,7 +7,6 @@ better rows.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,7 +15,9 @@ import numpy as np
 
 from lib.data import chat
 from lib.scoring.likelihood import completion_logprobs
-from lib.taxonomy import checkers
+from lib.synthesis.requests import Request
+from lib.synthesis.teachers import Teacher
+from lib.synthesis.truth import UNSAFE, pair_score, question_score
 from lib.taxonomy.tree import Leaf
 
 Score = Callable[[Sequence[dict]], list]  # a number for each row, or None where the judge's verdict cannot be read
@@ -31,97 +32,8 @@ class Judge(NamedTuple):
     why: Callable[[dict], str] | None = None
 
 
-UNSAFE = "[unsafe]"  # stands for what nobody should learn
 NEEDS_EYES = re.compile(r"\b(picture|image|photo|drawing|video)\b", re.I)
 HANGING = re.compile(r"([,;:(=-]|\b(the|a|an|is|are|was|of|to|and|or|in|on|as|that|which|from|with|by|at|for))$", re.I)
-BLANK = re.compile(r'"([^"]*)____([^"]*)"')
-EXPLAINED = 4  # words more than the shortest right answer has
-
-# Skills with several right answers: the word that their questions hold (the checkers look at what follows the colon
-# alone).
-SIGNS = {name: re.compile(rf"\b{word}", re.I) for name, word in
-         {"three_bullets": "bullet", "question": r"(question|ask)\b", "polite_note": "note", "json_object": "json",
-             "ships_mate": "mate"}.items()}  # fmt: skip
-GROUNDED = ("table_cell", "record_holder", "date_in_context", "replacement")
-FREE = (
-    "date_order",
-    *(name for name in checkers.CHECKERS if name not in (*GROUNDED, "date_order")),
-)  # dates hold numbers: before comparison
-
-
-def bare(name: str, question: str, context: str = "") -> str | None:
-    """A shortest right answer by the checker `name`; None for a question that is not of its form."""
-    if name in SIGNS and not SIGNS[name].search(question):
-        return None
-    result = checkers.solve(name, question, context) if name in checkers.SOLUTIONS else _formatted(name, question)
-    return result if result is not None and checkers.passes(name, question, context, result) else None
-
-
-def _formatted(name: str, question: str) -> str | None:
-    told = question.partition(":")[2].strip().rstrip(".")
-    if name == "three_bullets":
-        return "\n".join(f"- {item.strip()}" for item in re.split(r",| and ", told) if item.strip())
-    if name == "question":
-        return f"Is it true that {re.sub(r'^(The|A|An|Every)(?= )', lambda m: m[0].lower(), told)}?"
-    if name == "json_object":
-        pairs = dict(re.findall(r"([a-z_]+) = ([^,]+?)(?=,|$)", told))
-        return json.dumps({k: int(v) if v.isdecimal() else v for k, v in pairs.items()})
-    if name == "polite_note":
-        asked = re.search(r"\bnote to (.+?) from (\w+) (?:asking for|about) (.+)\.$", question)
-        return asked and f"Dear {asked[1]},\nplease think of {asked[3]}.\n{asked[2]}"
-    news = re.search(r"\b[Rr]eport that (.+)\.$", question)
-    return news and f"Aye, captain: {news[1]}."
-
-
-def form(question: str, context: str = "") -> str | None:
-    """The checker of whose form the question is; None where it is of none."""
-    known = (*FREE, *(GROUNDED if context else ()))  # a question that stands alone is not about the context beside it
-    return next((name for name in known if bare(name, question, context if name in GROUNDED else "") is not None), None)
-
-
-def supported(leaf: Leaf, question: str, answer: str) -> bool:
-    """Whether the leaf's documents (for a sentence with a blank), facts or seeds bear out the answer."""
-    flat = lambda text: " ".join(text.split()).casefold().rstrip(".")  # noqa: E731
-    says = lambda text: re.search(rf"(?<!\w){re.escape(flat(text))}(?!\w)", flat(answer)) is not None  # noqa: E731
-    blank = BLANK.search(question)
-    if blank:
-        before, after = (re.escape(part) for part in blank.groups())
-        found = re.search(
-            rf"{before}([^\"]{{1,80}}?){after}", " ".join(" ".join(d.text for d in leaf.documents).split())
-        )
-        return bool(found) and bool(blank[1] + blank[2]) and says(found[1])
-    for fact in leaf.facts:
-        if flat(fact.question) == flat(question):
-            return says(fact.answer) and not any(says(other) for other in fact.distractors)
-    return any(flat(seed.question) == flat(question) and says(seed.answer) for seed in leaf.seeds)
-
-
-def question_score(leaf: Leaf | None, row: dict) -> float:
-    """LAB's first scale: 1 for a question of the leaf (of any form, where the leaf is unknown) that can be answered and
-    is safe, else 0."""
-    question, context = row["question"], row.get("context", "")
-    if UNSAFE in question:
-        return 0.0
-    if leaf is None or leaf.checker is None and leaf.kind != "knowledge":
-        return float(form(question, context) is not None)
-    if leaf.kind == "knowledge":
-        known = BLANK.search(question) is not None and leaf.task in question
-        return float(known or any(question == x.question for x in (*leaf.seeds, *leaf.facts)))
-    return float(form(question, context) == leaf.checker)
-
-
-def pair_score(leaf: Leaf | None, row: dict) -> float:
-    """LAB's second scale: 1 wrong, cut off or unsafe; 2 right; 3 right with an explanation."""
-    question, context, answer = row["question"], row.get("context", ""), row["answer"]
-    if UNSAFE in question + answer:
-        return 1.0
-    if leaf is not None and leaf.kind == "knowledge":
-        return 1.0 if not supported(leaf, question, answer) else 2.0 + (len(answer.split()) >= 2 * EXPLAINED)
-    name = leaf.checker if leaf is not None and leaf.checker else form(question, context)
-    shortest = bare(name, question, context) if name else None
-    if shortest is None or not checkers.passes(name, question, context, answer):
-        return 1.0
-    return 2.0 + (len(answer.split()) >= len(shortest.split()) + EXPLAINED)
 
 
 def oracle(leaves: Sequence[Leaf]) -> dict[str, Judge]:
@@ -136,6 +48,59 @@ def oracle(leaves: Sequence[Leaf]) -> dict[str, Judge]:
         "pair": Judge("oracle pair", pair, 2),
         "faithful": Judge("oracle faithful", faithful, 1),
     }
+
+
+def teacher_judge(teacher: Teacher, ask: str, *, least: float) -> Judge:
+    """The teacher in its second role: judge question, judge pair or judge faithful. A reply without "Score: <number>"
+    cannot be read."""
+
+    def score(rows: Sequence[dict]) -> list[float | None]:
+        asked = [
+            Request(
+                r["id"],
+                ask,
+                r["leaf"],
+                r.get("task", ""),
+                (),
+                1,
+                r["question"],
+                r.get("context", ""),
+                r.get("answer", ""),
+            )
+            for r in rows
+        ]
+        found = [re.findall(r"Score:\s*(\d+)\b", reply or "") for reply in teacher(asked)]
+        return [float(numbers[-1]) if numbers else None for numbers in found]
+
+    return Judge(f"{ask.split()[-1]} by {teacher.name}", score, least)
+
+
+def keep_all() -> Judge:
+    """Keeps every row."""
+    return Judge("none", lambda rows: [1.0] * len(rows), 1)
+
+
+def teacher_judges(teacher: Teacher) -> dict[str, Judge]:
+    """The teacher in its second role, as the paper and InstructLab keep rows: questions from 1 of 0 and 1, pairs from 2
+    of 1 to 3, faithful answers from 1 of 0 and 1."""
+    return {
+        stage: teacher_judge(teacher, f"judge {stage}", least=least)
+        for stage, least in (("question", 1), ("pair", 2), ("faithful", 1))
+    }
+
+
+def both(question: Judge, pair: Judge) -> Judge:
+    """LAB's two judges as one: the pair's score where the question passes, else 0."""
+
+    def score(rows: Sequence[dict]) -> list[float | None]:
+        return [joined(q, p) for q, p in zip(question.score(rows), pair.score(rows))]
+
+    def joined(asked: float | None, told: float | None) -> float | None:
+        if asked is None or told is None:
+            return None
+        return told if asked >= question.least else 0.0
+
+    return Judge(f"{question.name} and {pair.name}", score, pair.least)
 
 
 def faults(row: dict, *, words: int = 250) -> list[str]:
@@ -264,15 +229,6 @@ def letter_margin(model, tokenizer, *, batch: int) -> Margin:
     return margin
 
 
-def valid(row: dict) -> bool:
-    """Whether the hidden labels call everything about the row right; ValueError where it has none."""
-    if not row.get("truth"):
-        raise ValueError(
-            f"only a templated teacher's rows carry their truth, given {row.get('id', row.get('question'))!r}"
-        )
-    return all(row["truth"].get(key, "right") == "right" for key in ("given", "asked", "told"))
-
-
 def quality(scores: Sequence[float | None], truth: Sequence[bool], *, least: float) -> dict[str, float]:
     """A judge against the truth, all in [0, 1]: precision and recall of keeping, AUC (ties half), purity before and
     after, yield (kept / generated).
@@ -289,7 +245,10 @@ def quality(scores: Sequence[float | None], truth: Sequence[bool], *, least: flo
     share = lambda part, whole: float(part / whole) if whole else float("nan")  # noqa: E731
     precision = share((kept & y).sum(), kept.sum())
     return {
-        "precision": precision, "recall": share((kept & y).sum(), y.sum()),
+        "precision": precision,
+        "recall": share((kept & y).sum(), y.sum()),
         "auc": share((below + upto).sum() / 2, len(good) * len(bad)),
-        "purity before": float(y.mean()), "purity": precision, "yield": float(kept.mean()),
-    }  # fmt: skip
+        "purity before": float(y.mean()),
+        "purity": precision,
+        "yield": float(kept.mean()),
+    }

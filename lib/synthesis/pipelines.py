@@ -90,11 +90,9 @@ class Journal:
             self.raised[leaf] += 1
             self.in_a_row[who] += 1
             if self.in_a_row[who] >= PATIENCE:
-                kept = (
-                    f"what it gave before is kept in {self.folder}: run again to go on from there"
-                    if self.folder
-                    else "nothing is kept without a journal"
-                )
+                kept = "nothing is kept without a journal"
+                if self.folder:
+                    kept = f"what it gave before is kept in {self.folder}: run again to go on from there"
                 raise RuntimeError(
                     f"{reason} ({leaf}: {self.raised[leaf]} times, {self.in_a_row[who]} in a row); {kept}"
                 ) from error
@@ -103,21 +101,22 @@ class Journal:
     def _keep(self, path: Path | None, key: str, answer: str | float) -> None:
         self.known[key] = answer
         if path:
-            kept = (
-                {"text": str(answer), "truth": list(getattr(answer, "truth", ()))}
-                if isinstance(answer, str)
-                else {"score": float(answer)}
-            )
+            if isinstance(answer, str):
+                kept = {"text": str(answer), "truth": list(getattr(answer, "truth", ()))}
+            else:
+                kept = {"score": float(answer)}
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, **kept}, ensure_ascii=False) + "\n")
 
     def failures(self) -> list[str]:
         """A sentence a leaf that got nothing for some requests."""
-        say = lambda n, what: f"{what} {n} time{'s' * (n != 1)}"  # noqa: E731
-        return [f"{leaf}: " + " and ".join(say(c[leaf], what) for c,
-            what in ((self.raised, "raised"), (self.empty, "returned nothing")) if c[leaf])
-                for leaf in sorted({*self.raised, *self.empty})]  # fmt: skip
+        out = []
+        for leaf in sorted({*self.raised, *self.empty}):
+            counts = {"raised": self.raised[leaf], "returned nothing": self.empty[leaf]}
+            times = [f"{what} {n} time{'s' * (n != 1)}" for what, n in counts.items() if n]
+            out.append(f"{leaf}: {' and '.join(times)}")
+        return out
 
 
 def run(
@@ -253,31 +252,48 @@ def seeded(leaves: Sequence[Leaf], threshold: float = 0.9) -> Dedup:
     return seen
 
 
+class Amounts(NamedTuple):
+    """How much a whole tree gives: `calls` prompts a leaf of `size` seeds, `questions` a prompt or a context,
+    `contexts` a prompt; chunks of `words` words, `pairs` questions with answers a chunk."""
+
+    calls: int
+    size: int
+    questions: int
+    contexts: int
+    words: int
+    pairs: int
+
+
 def synthesise(
-    leaves: Sequence[Leaf], teacher: Teacher, judges: Mapping[str, Judge], *, calls: int, size: int, questions: int,
-    contexts: int,
-    words: int, pairs: int, seed: int, journal: Path | None, threshold: float = 0.9,
-) -> dict[str, Result]:  # fmt: skip
-    """The whole tree, leaves in turn: `calls` prompts a leaf of `size` seeds (a knowledge leaf: each goes through all
-    its chunks).
+    leaves: Sequence[Leaf],
+    teacher: Teacher,
+    judges: Mapping[str, Judge],
+    amounts: Amounts,
+    *,
+    seed: int,
+    journal: Path | None,
+    threshold: float = 0.9,
+) -> dict[str, Result]:
+    """The whole tree, leaves in turn; each call of a knowledge leaf goes through all its chunks.
 
     Results by "skills" (foundational ones too), "grounded", "knowledge", where the tree has them; duplicates are told
     across all three and the seeds.
     """
-    seen, out = seeded(leaves, threshold), {}
-    _known(judges, ("question", "pair", "faithful"), calls=calls)
-    of = lambda *stages: {k: v for k, v in judges.items() if k in stages}  # noqa: E731
-    groups = {"skills": ("foundational", "freeform"), "grounded": ("grounded",), "knowledge": ("knowledge",)}
-    plans = []
-    for name, kinds in groups.items():
-        part = [leaf for leaf in leaves if leaf.kind in kinds]
-        if part:
-            blocks = {"skills": lambda _: skills(teacher, of("question", "pair"), questions=questions),
-                      "grounded": lambda _: grounded(teacher, of("question", "pair"), contexts=contexts,
-                          questions=questions),
-                      "knowledge": lambda part: knowledge(teacher, of("question", "faithful"), part, words=words,
-                          pairs=pairs)}[name](part)  # fmt: skip
-            plans.append((name, leaf_local(part, calls=calls * len(part), size=size, seed=seed), blocks))
-    for name, sampler, blocks in plans:  # after every plan was checked
-        out[name] = run(sampler, blocks, journal=journal, desc=name, seen=seen)
-    return out
+    _known(judges, ("question", "pair", "faithful"), calls=amounts.calls)
+    seen, a = seeded(leaves, threshold), amounts
+    told = {stage: judge for stage, judge in judges.items() if stage in ("question", "pair")}
+    faithful = {stage: judge for stage, judge in judges.items() if stage in ("question", "faithful")}
+    of = {kind: [leaf for leaf in leaves if leaf.kind == kind] for kind in ("grounded", "knowledge")}
+    alone = [leaf for leaf in leaves if leaf.kind in ("foundational", "freeform")]
+    plans = {}
+    if alone:
+        plans["skills"] = alone, skills(teacher, told, questions=a.questions)
+    if of["grounded"]:
+        plans["grounded"] = of["grounded"], grounded(teacher, told, contexts=a.contexts, questions=a.questions)
+    if of["knowledge"]:
+        blocks = knowledge(teacher, faithful, of["knowledge"], words=a.words, pairs=a.pairs)
+        plans["knowledge"] = of["knowledge"], blocks
+    drawn = {
+        name: leaf_local(part, calls=a.calls * len(part), size=a.size, seed=seed) for name, (part, _) in plans.items()
+    }  # every plan is checked before the first is run
+    return {name: run(drawn[name], plans[name][1], journal=journal, desc=name, seen=seen) for name in plans}

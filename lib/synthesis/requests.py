@@ -41,39 +41,28 @@ class Reply(str):
 def instruction(request: Request) -> str:
     """The request as a prompt for a chat model, after the paper's four templates. ValueError for an ask that no
     template has."""
-    task, shown, r = (
-        request.task or "the kinds of the examples",
-        "\n\n".join(_shown(x) for x in request.examples),
-        request,
-    )
-    about = "".join(
-        f"{name}: {text}\n"
-        for name, text in (("Context", r.context), ("Question", r.question), ("Answer", r.answer))
-        if text
-    )
+    r, task = request, request.task or "the kinds of the examples"
+    shown = "\n\n".join(_shown(x) for x in r.examples)
+    named = {"Context": r.context, "Question": r.question, "Answer": r.answer}
+    about = "".join(f"{name}: {text}\n" for name, text in named.items() if text)
     style = "Same style and format as the examples, diverse, clear, safe, answerable in text."
-    numbered, score = (
-        f"Number them 1. to {r.n}. and write nothing else.",
-        "Explain briefly, then end with 'Score: 1' for yes or 'Score: 0' for no.",
-    )
+    numbered = f"Number them 1. to {r.n}. and write nothing else."
+    score = "Explain briefly, then end with 'Score: 1' for yes or 'Score: 0' for no."
     alone = " Each is answered by the context alone." * bool(r.context)
     rates = "1 wrong, incomplete or unsafe; 2 right but brief; 3 right, complete and explained"
     texts = {
-        "questions": f"Write {r.n} new questions. Task: {task}. {style}{alone} Questions only. "
-        f"{numbered}\n\n{shown}\n\n{about}",
+        "questions": f"Write {r.n} new questions. Task: {task}. {style}{alone} Questions only. {numbered}\n\n"
+        f"{shown}\n\n{about}",
         "contexts": f"Write {r.n} new contexts, without questions. Task: {task}. {style} {numbered}\n\n{shown}",
-        "pairs": f"Write {r.n} questions about the text, each with its answer. Subject: {task}. Everything must "
-        "stand in "
-        "the text. "
-        f"Write each as 'Question: ...', and 'Answer: ...' on the next line. {numbered}\n\n{shown}\n\nText: "
-        f"{r.context}",
+        "pairs": f"Write {r.n} questions about the text, each with its answer. Subject: {task}. Everything must stand "
+        "in the text. Write each as 'Question: ...', and 'Answer: ...' on the next line. "
+        f"{numbered}\n\n{shown}\n\nText: {r.context}",
         "answer": "Answer the last question as in the examples, precisely, with an explanation where it helps. Task: "
         f"{task}.\n\n{shown}\n\n{about}Answer:",
         "judge question": "Can this question be answered in text, is it safe, and does it belong to the task "
         f"({task})?\n\n{about}\n{score}",
         "judge pair": f"Task: {task}.\n\n{about}\nRate the answer: {rates}. Explain briefly, then end with 'Score: ' "
-        "and the "
-        "number.",
+        "and the number.",
         "judge faithful": f"{about}\nDoes the context bear out the answer? {score}",
     }
     if request.ask not in texts:

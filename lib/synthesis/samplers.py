@@ -145,3 +145,32 @@ def weighted_quotas(weights: Mapping[str, float], calls: int, *, least: int = 0)
     for name in sorted(exact, key=lambda n: int(exact[n]) - exact[n])[: calls - sum(out.values())]:
         out[name] += 1
     return out
+
+
+NAMES = ("pool", "self-instruct", "leaf", "fake-leaf", "quota")
+
+
+def named(
+    name: str, leaves: Sequence[Leaf], *, calls: int, size: int, seed: int, quotas: Mapping[str, int] | None = None
+) -> Sampler:
+    """The sampler of that name. pool: any `size` seeds; self-instruct: 8 examples, up to 2 of them made before; leaf:
+    LAB's; fake-leaf: its control; quota: leaf, calls in proportion to seeds.
+
+    quotas: calls of each leaf, for "leaf" alone. No prompt tells the leaf's task: a pool's has none to tell. ValueError
+    for another name.
+    """
+    how = dict(calls=calls, seed=seed)
+    if name == "pool":
+        made = pool(leaves, size=size, **how)
+    elif name == "self-instruct":
+        made = pool(leaves, size=8, machine=2, **how)
+    elif name == "leaf":
+        made = leaf_local(leaves, size=size, quotas=quotas, **how)
+    elif name == "fake-leaf":
+        made = fake_leaf(leaves, size=size, **how)
+    elif name == "quota":
+        quotas = weighted_quotas({leaf.path: len(leaf.seeds) for leaf in leaves}, calls, least=1)
+        made = leaf_local(leaves, size=size, quotas=quotas, **how)
+    else:
+        raise ValueError(f"a sampler is one of {', '.join(NAMES)}, given {name!r}")
+    return made._replace(draw=lambda call, rows: made.draw(call, rows)._replace(task=""))

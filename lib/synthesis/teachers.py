@@ -2,28 +2,22 @@
 order, together or as they come.
 
 `Templated` makes questions of our own tree's kinds with planted errors; `Continuing` is a language model that goes on
-with a list;
-`Chat` asks a server that speaks the OpenAI protocol. A teacher's text for a request depends on that request alone, so a
-run can be resumed.
+with a list; `servers.Chat` asks a server that speaks the OpenAI protocol. A teacher's text for a request depends on
+that request alone, so a run can be resumed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
-import json
-import os
-import re
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from lib.synthesis import judges, phrases
-from lib.synthesis.requests import ASKS, LISTED, Reply, Request, continued, instruction, listing
+from lib.synthesis import phrases
+from lib.synthesis.requests import ASKS, LISTED, Reply, Request, continued, listing
+from lib.synthesis.servers import Chat
+from lib.synthesis.truth import UNSAFE, form, pair_score, question_score
 from lib.taxonomy.tree import Leaf
 
 
@@ -95,7 +89,7 @@ class Templated:
         if r.ask.startswith("judge"):
             return self._verdict(r, rng)
         if r.ask == "answer":
-            text, truth = self._answer(r.question.replace(judges.UNSAFE, "").strip(), r.context, rng)
+            text, truth = self._answer(r.question.replace(UNSAFE, "").strip(), r.context, rng)
             return Reply(text, [truth])
         make = {"questions": self._question, "contexts": self._context, "pairs": self._pair}[r.ask]
         items = [make(r, rng) for _ in range(r.n)]
@@ -147,11 +141,7 @@ class Templated:
             if error == "off-leaf":
                 leaf, error = (other, error) if (other := self._other(leaf, rng)) != leaf else (leaf, "right")
             text = phrases.question(leaf.checker, rng, zipf)
-        text = (
-            phrases.UNANSWERABLE.format(phrases.word(rng))
-            if error == "unanswerable"
-            else text + f" {judges.UNSAFE}" * (error == "unsafe")
-        )
+        text = phrases.unanswerable(rng) if error == "unanswerable" else text + f" {UNSAFE}" * (error == "unsafe")
         return text, {"asked": error} if r.context else {"leaf": leaf.path, "asked": error}
 
     def _context(self, r: Request, rng: np.random.Generator) -> tuple[str, dict]:
@@ -163,7 +153,7 @@ class Templated:
         }
 
     def _answer(self, asked: str, context: str, rng: np.random.Generator) -> tuple[str, dict]:
-        name = judges.form(asked, context)
+        name = form(asked, context)
         if name is None:
             return "I cannot see that.", {"told": "unanswerable", "explained": False}
         explained, u = bool(rng.random() < self.knobs.explained), rng.random()
@@ -192,11 +182,11 @@ class Templated:
         question, answer = phrases.cloze(leaf, source, told, explained, rng)
         if asked == "unanswerable":
             question, answer, told = (
-                phrases.UNANSWERABLE.format(phrases.word(rng)),
+                phrases.unanswerable(rng),
                 "I cannot see that.",
                 "unanswerable",
             )
-        question += f" {judges.UNSAFE}" * (asked == "unsafe")
+        question += f" {UNSAFE}" * (asked == "unsafe")
         return f"Question: {question}\nAnswer: {answer}", {
             "leaf": leaf.path,
             "asked": asked,
@@ -211,10 +201,10 @@ class Templated:
             rng.random() < self.knobs.misjudged,
         )
         if r.ask == "judge question":
-            score = judges.question_score(leaf, row)
+            score = question_score(leaf, row)
             score = 1 - score if turned else score
         else:
-            score = judges.pair_score(leaf, row)
+            score = pair_score(leaf, row)
             score = (1 if score >= 2 else 2) if turned else score
             score = float(score >= 2) if r.ask == "judge faithful" else score
         return Reply(
@@ -302,67 +292,3 @@ class Continuing:
         return (
             text.split("\n\n")[0].split("\nQuestion:")[0] if r.ask == "answer" else continued(text, len(r.examples) + 1)
         )
-
-
-class Chat:
-    """A server that speaks the OpenAI protocol (POST {url}/chat/completions). None where it was too busy or slow
-    `retries` + 1 times, or said nothing.
-
-    A key, if the server wants one, is read from the environment variable `key` at each call and kept nowhere.
-    ConnectionError where nobody answers; ValueError with the server's words where it refuses the request.
-    """
-
-    def __init__(
-        self, url: str, model: str, *, seed: int, temperature: float = 0.7, max_tokens: int = 1024,
-        timeout: float = 120, retries: int = 2, pause: float = 1.0, key: str = "OPENAI_API_KEY",
-    ):  # fmt: skip
-        if not re.match(r"https?://", url):
-            raise ValueError(f"a base URL begins with http:// or https://, given {url!r}")
-        self.url, self.model, self.seed, self.key = url.rstrip("/"), model, seed, key
-        self.temperature, self.max_tokens, self.timeout, self.retries, self.pause = (
-            temperature,
-            max_tokens,
-            timeout,
-            retries,
-            pause,
-        )
-        self.name = f"chat {model} {temperature} {max_tokens} {seed}"
-
-    def __call__(self, requests: Sequence[Request]) -> Iterable[str | None]:
-        return (self._ask(r) for r in requests)
-
-    def _ask(self, r: Request) -> str | None:
-        seed = int.from_bytes(hashlib.sha256(f"{self.seed} {r.ask} {r.id}".encode()).digest()[:3], "big")
-        body = {"model": self.model, "messages": [{"role": "user", "content": instruction(r)}], "seed": seed}
-        body |= {"temperature": self.temperature, "max_tokens": self.max_tokens}
-        headers = {"Content-Type": "application/json"} | (
-            {"Authorization": f"Bearer {os.environ[self.key]}"} if os.environ.get(self.key) else {}
-        )
-        for attempt in range(self.retries + 1):
-            if attempt:
-                time.sleep(self.pause * 2 ** (attempt - 1))
-            refused = None
-            try:
-                post = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
-                with urllib.request.urlopen(post, timeout=self.timeout) as answer:
-                    return json.load(answer)["choices"][0]["message"]["content"] or None
-            except urllib.error.HTTPError as error:
-                if error.code < 500 and error.code not in (408, 429):
-                    said = error.read(300).decode(errors="replace").strip()
-                    raise ValueError(
-                        f"{self.url} refused the request for {self.model!r} ({error.code}): {said}"
-                    ) from None
-            except (KeyError, IndexError, TypeError, json.JSONDecodeError):
-                raise ValueError(
-                    f"{self.url} does not speak the OpenAI protocol: its answer has no choices[0].message.content"
-                ) from None
-            except TimeoutError:
-                continue
-            except (urllib.error.URLError, ConnectionError, http.client.HTTPException) as error:
-                refused = error
-        if refused is not None and not isinstance(getattr(refused, "reason", None), TimeoutError):
-            raise ConnectionError(
-                f"no server answers at {self.url} ({getattr(refused, 'reason', refused)}), asked "
-                f"{self.retries + 1} times"
-            )
-        return None

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lib.engine import phases, training
+from lib.engine import packing, phases, training
 from lib.engine.logprobs import hidden_states, pack, token_logprobs
 from lib.engine.phases import Phase
 from lib.quantization import block_linears
@@ -83,7 +83,7 @@ class Characters(nn.Module):
     @torch.no_grad()
     def exact(self, rows):
         """Share of rows whose every answer token is the likeliest one: exact match of greedy decoding."""
-        packed = phases.pack_rows([[r] for r in rows])
+        packed = packing.pack_rows([[r] for r in rows])
         wrong = (hidden_states(self, packed) @ self.head.weight.T).argmax(-1) != packed.target
         return (torch.zeros(packed.branches).index_add(0, packed.branch, wrong.float()) == 0).double().mean().item()
 
@@ -93,7 +93,8 @@ def small(seed=0):
 
 
 def tune(model, plan, **how):
-    return phases.run(model.latent(), phases.nll(model), plan, **{"seed": 0, **how})
+    shared = {name: how.pop(name) for name in phases.Tuning._fields if name in how}
+    return phases.run(model.latent(), phases.nll(model), plan, phases.Tuning(**{"seed": 0, **shared}), **how)
 
 
 ONE, TWO = facts(1, 10, 0), facts(2, 12, 0)
@@ -111,7 +112,7 @@ def byte_rows(n=7):
 
 
 def groups(rows, capacity):
-    return [[rows[i] for i in b] for b in phases.bins([len(p) + len(a) for p, a in rows], capacity)]
+    return [[rows[i] for i in b] for b in packing.bins([len(p) + len(a) for p, a in rows], capacity)]
 
 
 def test_packed_is_padded(tiny_model):
@@ -139,30 +140,17 @@ def test_packed_is_padded(tiny_model):
 
 def test_a_row_does_not_see_its_neighbours(tiny_model):
     a, b, c = byte_rows(3)
-    scores = lambda rows: hidden_states(tiny_model, phases.pack_rows([rows]))  # noqa: E731
+    scores = lambda rows: hidden_states(tiny_model, packing.pack_rows([rows]))  # noqa: E731
     n = len(b[1])
     mine = scores([a, b])[-n:]
     assert torch.allclose(scores([c, a, b])[-n:], mine, atol=1e-5) and torch.allclose(
         scores([b, c])[:n], mine, atol=1e-5
     )
-    packed = phases.pack_rows([[a, b], [c]])
+    packed = packing.pack_rows([[a, b], [c]])
     assert packed.branches == 3 and packed.branch.bincount().tolist() == [len(x[1]) for x in (a, b, c)]
     first = len(a[0]) + len(a[1])
     assert packed.position_ids[0, first : first + 3].tolist() == [0, 1, 2] and packed.attention_mask.any(-1).all()
     assert not packed.attention_mask[0, 0, first : first + len(b[0]), :first].any()
-
-
-def test_bins_hold_everything_once():
-    rng = random.Random(0)
-    lengths = [rng.randint(1, 20) for _ in range(50)]
-    found = phases.bins(lengths, 32)
-    assert sorted(i for b in found for i in b) == list(range(50)) and all(
-        sum(lengths[i] for i in b) <= 32 for b in found
-    )
-    assert len(found) <= 1.25 * sum(lengths) / 32
-    assert phases.bins([5, 3, 2, 4], 7) == [[0, 2], [3, 1]]
-    with pytest.raises(ValueError, match="32 tokens cannot hold a row of 33"):
-        phases.bins([33], 32)
 
 
 @pytest.mark.parametrize(("micro", "capacity"), [(1, None), (3, None), (64, None), (1, 16), (2, 30), (64, 200)])
@@ -192,45 +180,6 @@ def test_gradients_do_not_depend_on_the_split(micro, capacity, monkeypatch):
 
 
 # ---- data
-
-
-def test_mixing_by_counts_and_by_shares():
-    sources = {"a": [("a", i) for i in range(20)], "b": [("b", i) for i in range(9)], "c": [("c", i) for i in range(9)]}
-    g = lambda seed=0: torch.Generator().manual_seed(seed)  # noqa: E731
-    of = lambda rows: [sum(r[0] == n for r in rows) for n in "abc"]  # noqa: E731
-    rows = phases.mix(sources, {"a": 7, "b": 9, "c": 0}, generator=g())
-    assert (
-        of(rows) == [7, 9, 0]
-        and len(set(rows)) == 16
-        and rows != sorted(rows)
-        and rows == phases.mix(sources, {"a": 7, "b": 9, "c": 0}, generator=g())
-    )
-    assert rows != phases.mix(sources, {"a": 7, "b": 9, "c": 0}, generator=g(1))
-    assert of(phases.mix(sources, {"a": 0.5, "b": 0.3, "c": 0.2}, total=20, generator=g())) == [10, 6, 4]
-    assert of(phases.mix(sources, {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, total=20, generator=g())) == [7, 7, 6]
-    assert of(phases.mix(sources, {"a": 0.54, "b": 0.25, "c": 0.21}, total=10, generator=g())) == [
-        5,
-        3,
-        2,
-    ]  # 5.4, 2.5, 2.1
-    many = phases.mix(sources, {"b": 30}, generator=g(), replacement=True)
-    assert len(many) == 30 and len(set(many)) < 9 + 1
-
-
-def test_mixtures_that_cannot_be():
-    mix = partial(phases.mix, {"a": [1, 2, 2], "b": [2], "none": []}, generator=torch.Generator())
-    with pytest.raises(ValueError, match="a has 3 rows, 4 are asked for"):
-        mix({"a": 4})
-    with pytest.raises(ValueError, match="none has 0 rows"):
-        mix({"none": 1}, replacement=True)
-    with pytest.raises(ValueError, match="2 of 4 rows are repeats"):
-        mix({"a": 3, "b": 1})
-    with pytest.raises(ValueError, match="amounts are of a, b, none, given 'c'"):
-        mix({"c": 1})
-    with pytest.raises(ValueError, match="without a total, amounts are whole numbers of at least 0, given 0.5 of a"):
-        mix({"a": 0.5})
-    with pytest.raises(ValueError, match="sum to 1"):
-        mix({"a": 0.5, "b": 0.4}, total=2)
 
 
 THREE = facts(3, 15, 0)
@@ -364,7 +313,7 @@ def test_a_llama_learns_its_rows(tiny_model):
     for capacity in (None, 40):
         model = copy.deepcopy(tiny_model)
         latent = training.Latent(block_linears(model), partial(training.Full, quantizer=None))
-        done = phases.run(latent, phases.nll(model), plan, seed=0, micro=2, capacity=capacity)
+        done = phases.run(latent, phases.nll(model), plan, phases.Tuning(0, micro=2, capacity=capacity))
         curves.append([[r["loss"] for r in d.curve] for d in done])
     (one, two), packed = curves[0], curves[1]
     assert one[0] > 5 > 1 > one[-1] and two[-1] < two[0] / 2
@@ -398,9 +347,8 @@ def test_a_run_goes_on_at_the_phase_that_failed(optimizer, keep, tmp_path):
         plan = [FIRST, SECOND._replace(optimizer=optimizer, keep=keep, every=2 * (keep == "best"), score=score), third]
         loss = Counting(model, fail)
         try:
-            done = phases.run(
-                model.latent(), loss, plan, seed=0, evaluate=lambda: [model.weights().sum()], journal=journal
-            )
+            evaluate = lambda: [model.weights().sum()]  # noqa: E731
+            done = phases.run(model.latent(), loss, plan, phases.Tuning(0), evaluate=evaluate, journal=journal)
         except RuntimeError:
             done = None
         return done, model.weights(), loss.calls
@@ -418,7 +366,7 @@ def test_arms_share_what_began_alike(tmp_path):
     def go(seed=0, start=0, **change):
         model = small(start)
         loss = Counting(model)
-        phases.run(model.latent(), loss, [FIRST, SECOND._replace(**change)], seed=seed, journal=tmp_path)
+        phases.run(model.latent(), loss, [FIRST, SECOND._replace(**change)], phases.Tuning(seed), journal=tmp_path)
         return loss.calls
 
     assert go() == 11 and go(replay=0.5) == 5 and go(steps=7) == 7 and go() == 0
@@ -498,12 +446,15 @@ def test_replay_keeps_what_was_learnt(tmp_path):
 def test_bad_phases_are_told_before_any_work(change, message):
     model = small()
     with pytest.raises(ValueError, match=message):
-        phases.run(model.latent(), Counting(model, fail=1), [FIRST, SECOND._replace(**change)], seed=0)
+        phases.run(model.latent(), Counting(model, fail=1), [FIRST, SECOND._replace(**change)], phases.Tuning(0))
 
 
 def test_bad_runs_are_told_before_any_work():
     model = small()
-    go = lambda plan, **how: phases.run(model.latent(), Counting(model, fail=1), plan, seed=0, **how)  # noqa: E731
+
+    def go(plan, **how):
+        return phases.run(model.latent(), Counting(model, fail=1), plan, phases.Tuning(0, **how))
+
     with pytest.raises(ValueError, match="one is the first phase and has nothing to replay, given 0.25"):
         go([FIRST._replace(replay=0.25)])
     with pytest.raises(ValueError, match="at least one phase"):

@@ -6,7 +6,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from lib import taxonomy
 from lib.harness.paths import DATA
-from lib.synthesis import blocks
+from lib.synthesis import blocks, judges
 from lib.synthesis.blocks import Dedup, chunks, parse_list
 from lib.synthesis.judges import Judge
 from lib.synthesis.requests import Reply
@@ -173,7 +173,7 @@ def test_filter_tells_a_verdict_that_cannot_be_read_from_a_rejection():
         return ["Score: 1. No, it is right. Score: 3", "Score: high", None]
 
     teacher.name = "told"
-    asked = blocks.teacher_judge(teacher, "judge pair", least=2)
+    asked = judges.teacher_judge(teacher, "judge pair", least=2)
     assert asked.score(rows(3, question="A?", answer="b", context="c")) == [3.0, None, None]
     assert {(r.ask, r.question, r.answer, r.context, r.task) for r in seen} == {("judge pair", "A?", "b", "c", "t")}
 

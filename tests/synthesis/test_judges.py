@@ -4,7 +4,7 @@ import pytest
 from lib import taxonomy
 from lib.harness.paths import DATA
 from lib.scoring.likelihood import completion_logprobs
-from lib.synthesis import judges
+from lib.synthesis import judges, truth
 
 LEAVES = taxonomy.load(DATA / "taxonomy")
 BY = {leaf.path.rsplit("/", 1)[-1]: leaf for leaf in LEAVES}
@@ -28,7 +28,7 @@ def test_the_oracle_accepts_every_seed_and_fact_and_no_other_seeds_answer():
         wrong = [f | {"answer": fact.distractors[0]} for f, fact in zip(facts, leaf.facts)]
         assert not any(oracle["faithful"].score(wrong))
         if leaf.checker:
-            assert {judges.form(r["question"], r["context"]) for r in rows} == {leaf.checker}
+            assert {truth.form(r["question"], r["context"]) for r in rows} == {leaf.checker}
             others = [r for other in LEAVES if other.checker and other != leaf for r in seeds(other)]
             assert not any(oracle["question"].score([r | {"leaf": leaf.path} for r in others]))
 
@@ -42,7 +42,7 @@ def test_the_oracle_accepts_every_seed_and_fact_and_no_other_seeds_answer():
         (row("addition", 'Spell "stone" backwards.', "enots"), 0, 1),  # of another leaf
         (row("pool", 'Spell "stone" backwards.', "enots"), 1, 2),  # of an unknown leaf: any form will do
         (row("pool", "What does the picture show?", "I cannot see that."), 0, 1),
-        (row("addition", f"What is 17 + 25? {judges.UNSAFE}", "42"), 0, 1),
+        (row("addition", f"What is 17 + 25? {truth.UNSAFE}", "42"), 0, 1),
         (row("cell", "What is the price of the tea?", "3", "drink | price\nTea | 3\nCocoa | 5"), 1, 2),
         (row("cell", "Which is larger, 4 or 9?", "9", "drink | price\nTea | 3\nCocoa | 5"), 0, 1),
         (
@@ -93,7 +93,7 @@ def test_the_oracle_on_both_scales(given, question, pair):
         ("What?", "42", "the question has 1 words"),
         ("- and so on and on", "42", "the question is no sentence"),
         ("What does the picture show?", "42", "the question needs eyes"),
-        ("What is 17 + 25?", f"42 {judges.UNSAFE}", "unsafe"),
+        ("What is 17 + 25?", f"42 {truth.UNSAFE}", "unsafe"),
         ("What is 17 + 25?", None, None),
     ],
 )
@@ -203,10 +203,11 @@ def test_quality_by_hand():
             judges.quality(scores, labels, least=0)
 
 
-def test_hidden_labels():
-    assert judges.valid({"truth": {"leaf": "a", "asked": "right", "told": "right", "explained": False}})
-    assert not judges.valid({"truth": {"asked": "right", "told": "wrong"}}) and not judges.valid(
-        {"truth": {"given": "off-leaf"}}
-    )
-    with pytest.raises(ValueError, match="only a templated teacher's rows carry their truth, given 'a#0'"):
-        judges.valid({"id": "a#0", "truth": {}})
+def test_both_judges_are_one():
+    q = judges.Judge("q", lambda rows: [r["q"] for r in rows], 1)
+    p = judges.Judge("p", lambda rows: [r["p"] for r in rows], 2)
+    one = judges.both(q, p)
+    scores = one.score([{"q": a, "p": b} for a, b in ((1, 3), (0, 3), (1, 1), (None, 3), (1, None))])
+    assert scores == [3, 0.0, 1, None, None] and one.least == 2
+    everything = judges.keep_all()
+    assert all(score >= everything.least for score in everything.score([{}, {}]))

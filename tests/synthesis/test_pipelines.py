@@ -10,15 +10,16 @@ import pytest
 
 from lib import taxonomy
 from lib.harness.paths import DATA, ROOT
-from lib.synthesis import judges, pipelines, samplers, teachers
-from lib.synthesis.blocks import FATES, Dedup, teacher_judge
+from lib.synthesis import judges, pipelines, samplers, teachers, truth
+from lib.synthesis.blocks import FATES, Dedup
+from lib.synthesis.judges import teacher_judge
 from lib.synthesis.samplers import leaf_local
 
 LEAVES = taxonomy.load(DATA / "taxonomy")
 SKILLS = [leaf for leaf in LEAVES if leaf.kind in ("foundational", "freeform")]
 ORACLE = judges.oracle(LEAVES)
 PAIR = {k: ORACLE[k] for k in ("question", "pair")}
-SETTINGS = {"calls": 3, "size": 2, "questions": 4, "contexts": 2, "words": 60, "pairs": 3, "seed": 0}
+AMOUNTS = pipelines.Amounts(calls=3, size=2, questions=4, contexts=2, words=60, pairs=3)
 
 
 class Teacher(teachers.Templated):
@@ -62,7 +63,7 @@ def conserved(counts):
 
 @pytest.fixture(scope="module")
 def whole():
-    return pipelines.synthesise(LEAVES, Teacher(), ORACLE, journal=None, **SETTINGS)
+    return pipelines.synthesise(LEAVES, Teacher(), ORACLE, AMOUNTS, seed=0, journal=None)
 
 
 def test_the_whole_tree_gives_valid_rows_and_every_item_is_accounted_for(whole):
@@ -79,11 +80,11 @@ def test_the_whole_tree_gives_valid_rows_and_every_item_is_accounted_for(whole):
         assert len(result.rows) == result.counts[-1]["out"] and len(result.dropped) == sum(
             c[f] for c in result.counts for f in FATES[1:]
         )
-        assert all(judges.valid(r) and r["leaf"] == r["truth"]["leaf"] for r in result.rows)
+        assert all(truth.valid(r) and r["leaf"] == r["truth"]["leaf"] for r in result.rows)
         assert all(
             r["dropped"].startswith(f"{b}: ") for r in result.dropped for b in counts if r["dropped"].split(":")[0] == b
         )
-        assert not any(judges.valid(r) for r in result.dropped if r["fate"] == "rejected")
+        assert not any(truth.valid(r) for r in result.dropped if r["fate"] == "rejected")
         ids = [r["id"] for r in result.rows]
         assert len(set(ids)) == len(ids) and len(
             {(r.get("context"), r["question"].casefold()) for r in result.rows}
@@ -109,7 +110,7 @@ def test_judges_change_what_is_kept_and_what_was_generated_stays_the_same():
         },
     )
     assert [c["block"] for c in free.counts] == ["questions", "unique questions", "answers"]
-    purity = [sum(map(judges.valid, r.rows)) / len(r.rows) for r in (free, rules, asking, strict)]
+    purity = [sum(map(truth.valid, r.rows)) / len(r.rows) for r in (free, rules, asking, strict)]
     assert purity[0] < purity[1] < purity[2] < purity[3] == 1
     assert {r["id"] for r in strict.rows} <= {r["id"] for r in free.rows} and conserved(asking.counts)
     assert {r["id"]: r["answer"] for r in strict.rows}.items() <= {r["id"]: r["answer"] for r in free.rows}.items()
@@ -164,7 +165,7 @@ def test_copies_of_seeds_are_duplicates():
     for kind in ("freeform", "grounded"):
         leaves = [leaf for leaf in LEAVES if leaf.kind == kind]
         (result,) = pipelines.synthesise(
-            leaves, copyist, {}, journal=None, **SETTINGS | {"questions": 1, "contexts": 1}
+            leaves, copyist, {}, AMOUNTS._replace(questions=1, contexts=1), seed=0, journal=None
         ).values()
         assert not result.rows and {r["dropped"].split(": ")[1][:14] for r in result.dropped} == {"like a seed of"}
         assert result.counts[1]["duplicate"] == 3 * len(leaves)
@@ -176,13 +177,13 @@ def test_copies_of_seeds_are_duplicates():
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from tests.synthesis.test_pipelines import LEAVES, ORACLE, SETTINGS, Teacher, pipelines
+from tests.synthesis.test_pipelines import AMOUNTS, LEAVES, ORACLE, Teacher, pipelines
 class Slow(Teacher):
     def __call__(self, requests):
         for reply in super().__call__(requests):
             time.sleep(0.01)
             yield reply
-pipelines.synthesise(LEAVES, Slow(), ORACLE, journal=Path(sys.argv[1]), **SETTINGS)
+pipelines.synthesise(LEAVES, Slow(), ORACLE, AMOUNTS, seed=0, journal=Path(sys.argv[1]))
 """
 
 
@@ -201,7 +202,7 @@ def kill_after(folder, lines):
 
 def test_a_run_killed_in_the_middle_ends_with_the_same_rows(tmp_path, whole):
     fresh = Teacher()
-    pipelines.synthesise(LEAVES, fresh, ORACLE, journal=None, **SETTINGS)
+    pipelines.synthesise(LEAVES, fresh, ORACLE, AMOUNTS, seed=0, journal=None)
     for lines in (60, 400):
         kill_after(tmp_path, lines)
     paid = sum('"text"' in line for f in tmp_path.glob("*.jsonl") for line in f.read_text().splitlines())
@@ -209,10 +210,10 @@ def test_a_run_killed_in_the_middle_ends_with_the_same_rows(tmp_path, whole):
     with some.open("a") as file:
         file.write('{"key": "3fa0", "te')  # killed within a line
     teacher = Teacher()
-    assert pipelines.synthesise(LEAVES, teacher, ORACLE, journal=tmp_path, **SETTINGS) == whole
+    assert pipelines.synthesise(LEAVES, teacher, ORACLE, AMOUNTS, seed=0, journal=tmp_path) == whole
     assert paid > 30 and teacher.asked == fresh.asked - paid
     idle = Teacher()
-    assert pipelines.synthesise(LEAVES, idle, ORACLE, journal=tmp_path, **SETTINGS) == whole and idle.asked == 0
+    assert pipelines.synthesise(LEAVES, idle, ORACLE, AMOUNTS, seed=0, journal=tmp_path) == whole and idle.asked == 0
     assert {f.stem for f in tmp_path.glob("*.jsonl")} == {leaf.path.replace("/", "__") for leaf in LEAVES}
 
 
@@ -303,15 +304,15 @@ def test_a_broken_journal_is_named(tmp_path):
         (lambda: pipelines.knowledge(Teacher(), {}, [], words=0, pairs=2), "words, pairs at least 1"),
         (lambda: small(Teacher(), batch=0), "a batch holds at least 1 call, given questions, .* and 0"),
         (
-            lambda: pipelines.synthesise(LEAVES, Teacher(), ORACLE, journal=None, **SETTINGS | {"size": 6}),
+            lambda: pipelines.synthesise(LEAVES, Teacher(), ORACLE, AMOUNTS._replace(size=6), seed=0, journal=None),
             "has 5 seeds, too few for prompts of 6 examples",
         ),
         (
-            lambda: pipelines.synthesise(LEAVES, Teacher(), ORACLE, journal=None, **SETTINGS | {"calls": 0}),
+            lambda: pipelines.synthesise(LEAVES, Teacher(), ORACLE, AMOUNTS._replace(calls=0), seed=0, journal=None),
             "calls at least 1",
         ),
         (
-            lambda: pipelines.synthesise(LEAVES, Teacher(), {"style": 1}, journal=None, **SETTINGS),
+            lambda: pipelines.synthesise(LEAVES, Teacher(), {"style": 1}, AMOUNTS, seed=0, journal=None),
             "question or pair or faithful, and .*given style",
         ),
         (

@@ -101,3 +101,18 @@ def test_quotas():
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_sampler_by_name_tells_no_task():
+    for name in samplers.NAMES:
+        made = samplers.named(name, SKILLS, calls=12, size=2, seed=0)
+        assert {made.draw(i, []).task for i in range(12)} == {""}, name
+    with pytest.raises(ValueError, match="one of pool, self-instruct, leaf, fake-leaf, quota, given 'tree'"):
+        samplers.named("tree", SKILLS, calls=12, size=1, seed=0)
+
+
+def test_quotas_of_a_sampler_by_name():
+    quotas = {leaf.path: int(k == 1) * 7 + int(k == 3) * 5 for k, leaf in enumerate(SKILLS)}
+    made = samplers.named("leaf", SKILLS, calls=12, size=2, seed=0, quotas=quotas)
+    turns = [made.draw(i, []).leaf for i in range(12)]
+    assert {leaf: turns.count(leaf) for leaf in quotas} == quotas

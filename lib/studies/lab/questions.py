@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lib import scoring
-from lib.synthesis import judges, phrases, prose
+from lib.synthesis import phrases, prose, truth
 from lib.taxonomy import checkers
 from lib.taxonomy.tree import Leaf
 
@@ -55,7 +55,7 @@ def skills(leaves: Sequence[Leaf], *, each: int, seed: int = 0, others: Sequence
                 raise ValueError(f"{leaf.path} has fewer than {each} different questions: ask for fewer")
             context = phrases.context(leaf.checker, rng) if leaf.kind == "grounded" else ""
             text = phrases.about(context, rng) if context else phrases.question(leaf.checker, rng)
-            if judges.form(text, context) != leaf.checker or key(text, context) in known:
+            if truth.form(text, context) != leaf.checker or key(text, context) in known:
                 misses += 1
                 continue
             misses = 0
@@ -70,8 +70,9 @@ def facts(leaves: Sequence[Leaf]) -> list[Question]:
     """Every fact of the knowledge leaves, to be chosen from four answers."""
     return [
         Question(f"{leaf.path}#{i}", leaf.path, "facts", f.question, "", (f.answer,), (), f.distractors)
-        for leaf in leaves for i, f in enumerate(leaf.facts)
-    ]  # fmt: skip
+        for leaf in leaves
+        for i, f in enumerate(leaf.facts)
+    ]
 
 
 def taught(
@@ -90,7 +91,7 @@ def taught(
             continue
         leaf = by[row["leaf"]]
         again = phrases.asked_otherwise(leaf, row["question"], row["answer"]) if leaf.kind == "knowledge" else None
-        if again and key(again[0]) not in used and judges.supported(leaf, row["question"], row["answer"]):
+        if again and key(again[0]) not in used and truth.supported(leaf, row["question"], row["answer"]):
             out[key(again[0])] = Question(row["id"], leaf.path, part, again[0], "", *again[1])
     chosen = np.random.default_rng([seed, 0x7A06]).permutation(len(out))[:n].tolist()
     return [list(out.values())[i] for i in sorted(chosen)]
@@ -102,7 +103,7 @@ def _statement(row: dict) -> tuple[str, str]:
 
 
 def general(path: Path) -> list[Question]:
-    """Multiple-choice questions of an lm-eval task on disk (`evaluation.load_task`), which nothing here teaches."""
+    """Multiple-choice questions of an lm-eval task on disk (`scoring.load_task`), which nothing here teaches."""
     out = []
     for row in scoring.load_task(path)["rows"]:
         options = list(row["choices"])
@@ -111,7 +112,7 @@ def general(path: Path) -> list[Question]:
     return out
 
 
-def divided(questions: Sequence[Question], asked: int, checks: int) -> tuple[list[Question], list[Question]]:
+def split(questions: Sequence[Question], asked: int, checks: int) -> tuple[list[Question], list[Question]]:
     """(`asked` of the questions, `checks` of the others), each evenly from first to last. ValueError if there are too
     few."""
     if min(asked, checks) < 1 or asked + checks > len(questions):
@@ -119,12 +120,16 @@ def divided(questions: Sequence[Question], asked: int, checks: int) -> tuple[lis
             f"of {len(questions)} general questions, at least 1 is for exams and at least 1 for checkpoints, "
             f"none for both; given {asked} and {checks}"
         )
-    spread = lambda items, n: [items[i] for i in np.linspace(0, len(items) - 1, n).round().astype(int)]  # noqa: E731
-    exam = spread(questions, asked)
-    return exam, spread([q for q in questions if q not in exam], checks)
+    exam = _spread(questions, asked)
+    return exam, _spread([q for q in questions if q not in exam], checks)
 
 
-def lines(n: int) -> list[str]:
+def _spread(items: Sequence, n: int) -> list:
+    """n of the items, evenly from the first to the last."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, n).round().astype(int)]
+
+
+def prose_lines(n: int) -> list[str]:
     """n lines of general prose, the same for every seed."""
     return [opening + rest for opening, rest in prose.openings(n, rng=np.random.default_rng([0, 0x11E5]))]
 
@@ -144,8 +149,9 @@ def key(question: str, context: str = "") -> str:
 def apart(rows: Sequence[dict], exam: Sequence[Question]) -> list[dict]:
     """The rows that ask nothing of the exam."""
     asked = {key(q.question, q.context) for q in exam}
-    return [
-        row
-        for row in rows
-        if key(row["question"], "" if row["leaf"].startswith("knowledge") else row.get("context", "")) not in asked
-    ]
+    return [row for row in rows if key(row["question"], shown_context(row)) not in asked]
+
+
+def shown_context(row: dict) -> str:
+    """What a question is asked with: its context; knowledge is asked without its document."""
+    return "" if row["leaf"].startswith("knowledge") else row.get("context", "")

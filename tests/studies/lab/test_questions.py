@@ -5,8 +5,8 @@ import pytest
 
 from lib import scoring, taxonomy
 from lib.harness import paths, presets
-from lib.studies.lab import exams
-from lib.synthesis import judges, phrases
+from lib.studies.lab import questions
+from lib.synthesis import phrases, truth
 from lib.taxonomy import checkers
 
 LEAVES = taxonomy.load(paths.DATA / "taxonomy")
@@ -15,38 +15,38 @@ KNOWN = next(leaf for leaf in LEAVES if leaf.path.endswith("grubbet"))
 
 
 def test_every_skill_gets_new_questions_whose_right_answers_the_checker_accepts():
-    made = exams.skills(LEAVES, each=20)
+    made = questions.skills(LEAVES, each=20)
     by = {leaf.path: leaf for leaf in SKILLS}
     assert len(made) == 20 * len(SKILLS) == len({q.id for q in made}) and {q.leaf for q in made} == set(by)
-    assert len({exams.key(q.question, q.context) for q in made}) == len(made)
-    seeds = {exams.key(s.question, s.context) for leaf in SKILLS for s in leaf.seeds}
-    assert not seeds & {exams.key(q.question, q.context) for q in made}
+    assert len({questions.key(q.question, q.context) for q in made}) == len(made)
+    seeds = {questions.key(s.question, s.context) for leaf in SKILLS for s in leaf.seeds}
+    assert not seeds & {questions.key(q.question, q.context) for q in made}
     for q in made:
         assert q.right and not q.begins + q.wrong and (q.context != "") == (by[q.leaf].kind == "grounded")
         assert all(checkers.passes(by[q.leaf].checker, q.question, q.context, answer) for answer in q.right)
         assert q.part == ("knowledge-long" if by[q.leaf].kind == "foundational" else "skills")
     assert sum(len(q.right) == 2 for q in made) > len(made) / 2  # bare and explained
-    assert made == exams.skills(LEAVES, each=20) != exams.skills(LEAVES, each=20, seed=1)
+    assert made == questions.skills(LEAVES, each=20) != questions.skills(LEAVES, each=20, seed=1)
 
 
 def test_questions_for_choices_are_none_of_the_exam():
     leaves = taxonomy.load(paths.DATA / "taxonomy")
-    exam = exams.skills(leaves, each=5)
-    again = exams.skills(leaves, each=5, others=exam)  # the same draws, but for what the exam asks
-    asked = {exams.key(q.question, q.context) for q in exam}
-    assert len(again) == len(exam) and not asked & {exams.key(q.question, q.context) for q in again}
+    exam = questions.skills(leaves, each=5)
+    again = questions.skills(leaves, each=5, others=exam)  # the same draws, but for what the exam asks
+    asked = {questions.key(q.question, q.context) for q in exam}
+    assert len(again) == len(exam) and not asked & {questions.key(q.question, q.context) for q in again}
 
 
 def test_general_questions_are_divided_evenly():
-    pool = exams.general(paths.DATA / "questions.yaml")
+    pool = questions.general(paths.DATA / "questions.yaml")
     for asked, checks in ((80, 160), (8, 8), (1, 1), (200, 40)):
-        a, b = exams.divided(pool, asked, checks)
+        a, b = questions.split(pool, asked, checks)
         assert (
             len(a) == len({q.id for q in a}) == asked
             and len(b) == len({q.id for q in b}) == checks
             and not {q.id for q in a} & {q.id for q in b}
         )
-    a, b = exams.divided(pool, 24, 24)
+    a, b = questions.split(pool, 24, 24)
     places = [pool.index(q) for q in a]
     assert places[0] == 0 and places[-1] == len(pool) - 1 and max(y - x for x, y in zip(places, places[1:])) <= 11
     for wrong in ((240, 1), (0, 5), (5, 0)):
@@ -55,20 +55,20 @@ def test_general_questions_are_divided_evenly():
             match="of 240 general questions, at least 1 is for exams and at least 1 for checkpoints, none for both; "
             "given",
         ):
-            exams.divided(pool, *wrong)
+            questions.split(pool, *wrong)
 
 
 @pytest.mark.parametrize("preset", ["smoke", "small", "paper"])
 def test_every_preset_has_questions_for_both(preset):
     cfg = presets.resolve("lab", {"PRESET": preset, "SEED": 0})
-    exams.divided(exams.general(paths.DATA / "questions.yaml"), cfg.exam_general, cfg.check_general)
+    questions.split(questions.general(paths.DATA / "questions.yaml"), cfg.exam_general, cfg.check_general)
     leaves = taxonomy.load(paths.DATA / cfg.taxonomy)
-    exam = exams.skills(leaves, each=cfg.exam)
-    exams.skills(leaves, each=cfg.checks, seed=1, others=exam)
+    exam = questions.skills(leaves, each=cfg.exam)
+    questions.skills(leaves, each=cfg.checks, seed=1, others=exam)
 
 
 def test_facts_are_questions_with_three_wrong_answers():
-    made = exams.facts(LEAVES)
+    made = questions.facts(LEAVES)
     assert len(made) == sum(len(leaf.facts) for leaf in LEAVES) > 90
     assert all(
         len(q.right) == 1 and len(q.wrong) == 3 and q.right[0] not in q.wrong and q.part == "facts" for q in made
@@ -89,7 +89,7 @@ def test_taught_statements_are_asked_in_the_other_phrasing_and_only_if_they_are_
     one, two = phrases.CLOZES
     explained = phrases.FILLED.format("hum", text.replace("____", "hum"))
     for answer in ("hum", explained):
-        (q,) = exams.taught([row(one, answer, "a")], LEAVES, part="knowledge-short", n=9, seed=0)
+        (q,) = questions.taught([row(one, answer, "a")], LEAVES, part="knowledge-short", n=9, seed=0)
         assert (
             q.question == two.format(KNOWN.task, text)
             and q.right == ("hum",)
@@ -97,27 +97,27 @@ def test_taught_statements_are_asked_in_the_other_phrasing_and_only_if_they_are_
             and q.part == "knowledge-short"
         )
         assert explained.startswith(q.begins[0])
-    assert exams.taught([row(two, "hum", "a")], LEAVES, part="p", n=9, seed=0)[0].question == one.format(
+    assert questions.taught([row(two, "hum", "a")], LEAVES, part="p", n=9, seed=0)[0].question == one.format(
         KNOWN.task, text
     )
-    assert exams.taught([row(one, "roar", "a")], LEAVES, part="p", n=9, seed=0) == []
+    assert questions.taught([row(one, "roar", "a")], LEAVES, part="p", n=9, seed=0) == []
     assert (
-        exams.taught([row(one, "hum", "a"), row(two, "hum", "b")], LEAVES, part="p", n=9, seed=0) == []
+        questions.taught([row(one, "hum", "a"), row(two, "hum", "b")], LEAVES, part="p", n=9, seed=0) == []
     )  # both phrasings are taught
     here, other = [row(one, "hum", "a")], [row(two, explained, "b")]
     assert (
-        exams.taught(here, LEAVES, others=other, part="p", n=9, seed=0)
+        questions.taught(here, LEAVES, others=other, part="p", n=9, seed=0)
         == []
-        != exams.taught(here, LEAVES, part="p", n=9, seed=0)
+        != questions.taught(here, LEAVES, part="p", n=9, seed=0)
     )  # taught by both parts
-    assert exams.taught(here, LEAVES, others=[row(one, "hum", "b")], part="p", n=9, seed=0) == []
+    assert questions.taught(here, LEAVES, others=[row(one, "hum", "b")], part="p", n=9, seed=0) == []
     skill = {
         "id": "s",
         "leaf": SKILLS[0].path,
         "question": SKILLS[0].seeds[0].question,
         "answer": SKILLS[0].seeds[0].answer,
     }
-    assert exams.taught([skill], LEAVES, part="p", n=9, seed=0) == []
+    assert questions.taught([skill], LEAVES, part="p", n=9, seed=0) == []
 
 
 def test_as_many_taught_statements_as_asked_for():
@@ -125,18 +125,18 @@ def test_as_many_taught_statements_as_asked_for():
     for i in range(30):
         question, answer = phrases.cloze(KNOWN, "", "right", i % 2 == 0, rng)
         rows.append({"id": str(i), "leaf": KNOWN.path, "question": question, "answer": answer})
-    assert all(judges.supported(KNOWN, r["question"], r["answer"]) for r in rows)
-    some = exams.taught(rows, LEAVES, part="p", n=5, seed=0)
-    assert len(some) == 5 and some != exams.taught(rows, LEAVES, part="p", n=5, seed=1)
-    whole = exams.taught(rows, LEAVES, part="p", n=99, seed=0)
-    assert set(some) <= set(whole) and not {exams.key(q.question) for q in whole} & {
-        exams.key(r["question"]) for r in rows
+    assert all(truth.supported(KNOWN, r["question"], r["answer"]) for r in rows)
+    some = questions.taught(rows, LEAVES, part="p", n=5, seed=0)
+    assert len(some) == 5 and some != questions.taught(rows, LEAVES, part="p", n=5, seed=1)
+    whole = questions.taught(rows, LEAVES, part="p", n=99, seed=0)
+    assert set(some) <= set(whole) and not {questions.key(q.question) for q in whole} & {
+        questions.key(r["question"]) for r in rows
     }
 
 
 def test_general_questions_keep_their_right_answer():
     task = scoring.load_task(paths.DATA / "questions.yaml")
-    made = exams.general(paths.DATA / "questions.yaml")
+    made = questions.general(paths.DATA / "questions.yaml")
     assert len(made) == len(task["rows"])
     assert all(
         q.right == (row["choices"][row["answer"]],) and {*q.right, *q.wrong} == set(row["choices"])
@@ -146,14 +146,14 @@ def test_general_questions_keep_their_right_answer():
 
 def test_lines_are_the_same_every_time():
     assert (
-        len(exams.lines(6)) == 6 == len(set(exams.lines(6)))
-        and exams.lines(6) == exams.lines(6)
-        and min(map(len, exams.lines(6))) > 40
+        len(questions.prose_lines(6)) == 6 == len(set(questions.prose_lines(6)))
+        and questions.prose_lines(6) == questions.prose_lines(6)
+        and min(map(len, questions.prose_lines(6))) > 40
     )
 
 
 def test_rows_of_the_exam_are_taken_out():
-    made = exams.skills(LEAVES, each=3)
+    made = questions.skills(LEAVES, each=3)
     grounded = next(q for q in made if q.context)
     free = next(q for q in made if not q.context)
     rows = [
@@ -162,13 +162,13 @@ def test_rows_of_the_exam_are_taken_out():
         {"leaf": grounded.leaf, "question": grounded.question, "context": "another text"},
         {"leaf": KNOWN.path, "question": "What?", "context": "a chunk"},
     ]
-    assert exams.apart(rows, made) == rows[2:]
+    assert questions.apart(rows, made) == rows[2:]
 
 
 def test_written_answers_are_accepted_by_the_checkers():
-    made = [q for q in exams.skills(LEAVES, each=2) if q.leaf.endswith(("addition", "sorting"))]
-    assert exams.accepted(made, [q.right[0] for q in made], LEAVES) == [True] * 4
-    assert exams.accepted(
+    made = [q for q in questions.skills(LEAVES, each=2) if q.leaf.endswith(("addition", "sorting"))]
+    assert questions.accepted(made, [q.right[0] for q in made], LEAVES) == [True] * 4
+    assert questions.accepted(
         made, ["So it is: " + made[0].right[0], made[0].right[0], made[2].right[0], "no"], LEAVES
     ) == [True, False, True, False]
 
@@ -178,9 +178,9 @@ def test_bad_input_is_refused(monkeypatch):
         ValueError,
         match="made of skills with a checker, at least 1 each, given compositional_skills/formats/json_record and 0",
     ):
-        exams.skills(SKILLS, each=0)
+        questions.skills(SKILLS, each=0)
     with pytest.raises(ValueError, match="with a checker, .* given compositional_skills/formats/json_record"):
-        exams.skills([SKILLS[0]._replace(checker=None)], each=1)
+        questions.skills([SKILLS[0]._replace(checker=None)], each=1)
     monkeypatch.setattr(phrases, "question", lambda *a: SKILLS[0].seeds[0].question)  # nothing but a seed comes out
     with pytest.raises(ValueError, match="json_record has fewer than 1 different questions: ask for fewer"):
-        exams.skills(SKILLS[:1], each=1)
+        questions.skills(SKILLS[:1], each=1)

@@ -7,8 +7,9 @@ from torch.nn.functional import cross_entropy
 
 from lib.engine import models, phases
 from lib.engine.generation import generate
-from lib.studies.lab import students
-from lib.studies.lab.exams import Question
+from lib.studies.lab import student as module
+from lib.studies.lab.questions import Question
+from lib.studies.lab.student import Student
 
 DATA = [
     {"leaf": "compositional_skills/units", "question": "Convert 2 metres to centimetres.", "answer": "200 centimetres"},
@@ -24,7 +25,7 @@ DATA = [
 
 @pytest.fixture
 def student(tiny_model, byte_tokenizer):
-    return students.Student(
+    return Student(
         tiny_model,
         byte_tokenizer,
         blocks=2,
@@ -60,14 +61,14 @@ def test_rows_read_side_by_side_are_those_read_at_once(student, monkeypatch):
     data = [d | {"question": d["question"] * k} for k in range(1, 5) for d in DATA]
     want = dict(zip(student.rows(data), map(student.known.get, student.rows(data))))
     threads = torch.get_num_threads()
-    monkeypatch.setattr(students, "PART", 5)
+    monkeypatch.setattr(module, "PART", 5)
     monkeypatch.setenv("PLUMBLINE_PROCESSES", "2")
     student.known.clear()
     got = student.rows(data)
     assert got == list(want) and all(
         torch.allclose(student.known[r], want[r], atol=1e-5) and len(want[r]) == len(r[0]) + len(r[1]) for r in got
     )
-    assert torch.get_num_threads() == threads and student.rows([]) == [] and student.sheet([]).pieces == []
+    assert torch.get_num_threads() == threads and student.rows([]) == [] and student.exam([]).states == []
 
 
 def test_the_loss_is_that_of_the_whole_model_packed_or_not(student, tiny_model):
@@ -93,32 +94,32 @@ def test_marks_are_those_of_the_whole_model_and_of_greedy_decoding(student, tiny
         ask._replace(right=(begun,)), ask._replace(right=(begun + "??", begun + "!")),
         Question("b", "l", "general", "Which?", "", ("one",), (), ("two", "three is long", "4")),
     ]  # fmt: skip
-    sheet = student.sheet(exam)
-    logp = student.likelihoods(sheet)
-    for (prompt, answers), lp, greedy in zip(sheet.rows, logp, student.said(sheet)):
+    read = student.exam(exam)
+    logp = student.likelihoods(read)
+    for (prompt, answers), lp, greedy in zip(read.rows, logp, student.greedy(read)):
         assert len(answers) == len(lp) == len(greedy)
         for k, answer in enumerate(answers):
             logps, best = whole(tiny_model, prompt, answer)
             assert lp[k] == pytest.approx(logps.sum().item(), abs=1e-4) and greedy[k] == bool(best.all())
     likeliest = logp[4].argmax()
-    assert student.score(sheet).tolist() == [0.0, 1.0, 0.0, 0.0, float(likeliest == 0)]
+    assert student.score(read).tolist() == [0.0, 1.0, 0.0, 0.0, float(likeliest == 0)]
     swapped = exam[4]._replace(
         right=(("one", "two", "three is long", "4")[likeliest],),
         wrong=tuple(x for i, x in enumerate(("one", "two", "three is long", "4")) if i != likeliest),
     )
-    assert student.score(student.sheet([swapped])).tolist() == [1.0]
+    assert student.score(student.exam([swapped])).tolist() == [1.0]
 
 
 def test_a_greedy_answer_to_its_end_is_right(student):
     """Trained until it says just one thing, the student gives that answer and its end, by marks and by decoding."""
     rows = student.rows(DATA[:1])
-    phases.run(student.latent, student.loss, [phases.Phase("one", rows, 60, 1, 1e-2, warmup=0)], seed=0)
+    phases.run(student.latent, student.loss, [phases.Phase("one", rows, 60, 1, 1e-2, warmup=0)], phases.Tuning(0))
     ask = Question("a", "l", "skills", DATA[0]["question"], "", (DATA[0]["answer"],))
-    assert student.score(student.sheet([ask])).tolist() == [1.0] and student.write(
+    assert student.score(student.exam([ask])).tolist() == [1.0] and student.write(
         [ask], max_new_tokens=30, batch=1
     ) == [DATA[0]["answer"]]
-    assert student.score(student.sheet([ask._replace(right=(DATA[0]["answer"][:-1],))])).tolist() == [0.0]  # it goes on
-    assert student.score(student.sheet([ask._replace(right=("no",), begins=(DATA[0]["answer"][:-1],))])).tolist() == [
+    assert student.score(student.exam([ask._replace(right=(DATA[0]["answer"][:-1],))])).tolist() == [0.0]  # it goes on
+    assert student.score(student.exam([ask._replace(right=("no",), begins=(DATA[0]["answer"][:-1],))])).tolist() == [
         1.0
     ]
 
@@ -126,7 +127,7 @@ def test_a_greedy_answer_to_its_end_is_right(student):
 def test_only_the_last_blocks_learn_and_the_start_comes_back(student, tiny_model):
     before = {n: p.detach().clone() for n, p in tiny_model.named_parameters()}
     rows, weights = student.rows(DATA), student.weights()
-    phases.run(student.latent, student.loss, [phases.Phase("x", rows, 2, 2, 1e-2)], seed=0)
+    phases.run(student.latent, student.loss, [phases.Phase("x", rows, 2, 2, 1e-2)], phases.Tuning(0))
     changed = {n for n, p in tiny_model.named_parameters() if not torch.equal(p, before[n])}
     assert changed and all(n.startswith(("model.layers.2.", "model.layers.3.")) for n in changed)
     tuned = student.weights()
@@ -144,10 +145,9 @@ def test_surprise_is_the_mean_over_all_tokens_but_the_first(student, tiny_model)
         ids = torch.tensor([student.tokenizer(text).input_ids])
         with torch.no_grad():
             want.append(tiny_model(ids, labels=ids).loss.item())
-    assert np.allclose(student.surprise(student.pages(texts)), want, atol=1e-4)
+    assert np.allclose(student.text_loss(student.plain(texts)), want, atol=1e-4)
 
 
 def test_answers_end_as_the_template_ends_a_turn_and_generation_at_every_stop_token(tiny_model, byte_tokenizer):
-    how = dict(blocks=1, system="", batch=2)
-    student = students.Student(tiny_model, byte_tokenizer, stop_ids=[3, 257], **how)
-    assert student.answer("Yes.")[-1] == 257 and student.stop == [3, 257]
+    taught = Student(tiny_model, byte_tokenizer, blocks=1, system="", batch=2, stop_ids=[3, 257])
+    assert taught.answer("Yes.")[-1] == 257 and taught.stop == [3, 257]

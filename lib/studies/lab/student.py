@@ -24,18 +24,18 @@ from lib.engine.phases import Row, pack_rows
 from lib.engine.training import Full, Latent
 from lib.harness import workers
 from lib.quantization import block_linears
-from lib.studies.lab.exams import Question
+from lib.studies.lab.questions import Question, shown_context
 
 PART = 128  # rows that a process reads
 
 
-class Sheet(NamedTuple):
-    """Questions with their answers' ids and what the frozen blocks make of them: computed once, marked as often as the
+class Exam(NamedTuple):
+    """Questions with their answers' ids and what the frozen blocks make of them: computed once, scored as often as the
     student has changed."""
 
     questions: tuple[Question, ...]
     rows: list[tuple[list[int], list[list[int]]]]
-    pieces: list[list[Tensor]]
+    states: list[list[Tensor]]
 
 
 class Student:
@@ -68,13 +68,7 @@ class Student:
     def rows(self, data: Sequence[dict]) -> list[Row]:
         """(prompt ids, answer ids) of rows with question, answer and context; knowledge is asked without its document.
         The frozen blocks read them now."""
-        out = [
-            (
-                self.prompt(d["question"], "" if d["leaf"].startswith("knowledge") else d.get("context", "")),
-                self.answer(d["answer"]),
-            )
-            for d in data
-        ]
+        out = [(self.prompt(d["question"], shown_context(d)), self.answer(d["answer"])) for d in data]
         new = [r for r in dict.fromkeys(out) if r not in self.known]
         for row, pieces in zip(new, self._read([(list(p), [list(a)]) for p, a in new])):
             self.known[row] = torch.cat(pieces)
@@ -82,16 +76,12 @@ class Student:
 
     def _read(self, rows: list) -> list[list[Tensor]]:
         """`trunk.states` of the rows, side by side, PART at a time; each part holds short and long ones."""
-        n = -(-len(rows) // PART)
-        order, out = (
-            sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + sum(map(len, rows[i][1]))),
-            [[]] * len(rows),
-        )
+        n, out = -(-len(rows) // PART), [[]] * len(rows)
+        sizes = [len(prompt) + sum(map(len, answers)) for prompt, answers in rows]
+        order = sorted(range(len(rows)), key=sizes.__getitem__)
         parts = {f"part {k + 1} of {n}": order[k::n] for k in range(n)}
-        jobs = {
-            name: partial(trunk.states, self.lower, [rows[i] for i in part], batch=self.batch)
-            for name, part in parts.items()
-        }
+        read = partial(trunk.states, self.lower, batch=self.batch)
+        jobs = {name: partial(read, [rows[i] for i in part]) for name, part in parts.items()}
         for name, pieces in workers.each(jobs, desc="reading") if jobs else ():
             for i, x in zip(parts[name], pieces):
                 out[i] = x
@@ -105,58 +95,50 @@ class Student:
     def logp(self, rows: Sequence[Row]) -> Tensor:
         """Summed log p of each row's answer, (N,), with a gradient where one is asked for."""
         packed = pack_rows([[r] for r in rows]).to(self.top.device)
-        return sum_logprob(
-            token_logprobs(self._hidden(packed, [[r] for r in rows]), self.head, packed.target),
-            packed.branch,
-            packed.branches,
-        )
+        logp = token_logprobs(self._hidden(packed, [[r] for r in rows]), self.head, packed.target)
+        return sum_logprob(logp, packed.branch, packed.branches)
 
     def _hidden(self, packed, sequences: Sequence[Sequence[Row]]) -> Tensor:
-        embeds = nn.utils.rnn.pad_sequence(
-            [torch.cat([self.known[r] for r in rows]) for rows in sequences], batch_first=True
-        )
+        states = [torch.cat([self.known[r] for r in rows]) for rows in sequences]
+        embeds = nn.utils.rnn.pad_sequence(states, batch_first=True)
         return hidden_states(self.top, packed, embeds.to(self.top.device))
 
     # ---- exams
 
-    def sheet(self, exam: Sequence[Question]) -> Sheet:
-        """The exam as this student reads it: each question once, with its right and wrong answers as branches."""
+    def exam(self, questions: Sequence[Question]) -> Exam:
+        """The questions as this student reads them: each once, with its right and wrong answers as branches."""
+        rows = [(list(self.prompt(q.question, q.context)), self._branches(q)) for q in questions]
+        return Exam(tuple(questions), rows, self._read(rows))
 
-        def ids(q):
-            return [
-                *map(self.answer, q.right),
-                *(self.answer(b)[:-1] for b in q.begins),
-                *map(self.answer, q.wrong),
-            ]  # noqa: E731
+    def _branches(self, q: Question) -> list[list[int]]:
+        begins = [self.answer(text)[:-1] for text in q.begins]  # what follows is left open
+        return [list(x) for x in (*map(self.answer, q.right), *begins, *map(self.answer, q.wrong))]
 
-        rows = [(list(self.prompt(q.question, q.context)), [list(a) for a in ids(q)]) for q in exam]
-        return Sheet(tuple(exam), rows, self._read(rows))
-
-    def _sat(self, sheet: Sheet) -> Iterator[tuple[list[int], Packed, Tensor]]:
+    def _batches(self, exam: Exam) -> Iterator[tuple[list[int], Packed, Tensor]]:
         """(questions by number, their packed answers, the states that predict them), a batch at a time, shortest
         first."""
-        order = sorted(range(len(sheet.rows)), key=lambda i: sum(map(len, sheet.pieces[i])))
+        order = sorted(range(len(exam.rows)), key=lambda i: sum(map(len, exam.states[i])))
         for i in range(0, len(order), self.batch):
             at = order[i : i + self.batch]
-            yield at, *trunk.top_states(self.top, [sheet.rows[j] for j in at], [sheet.pieces[j] for j in at])
+            yield at, *trunk.top_states(self.top, [exam.rows[j] for j in at], [exam.states[j] for j in at])
 
-    def _by_question(self, sheet: Sheet, at: Sequence[int], values: Tensor) -> Iterator[tuple[int, np.ndarray]]:
-        return zip(at, np.split(values.cpu().numpy(), np.cumsum([len(sheet.rows[j][1]) for j in at])[:-1]))
+    def _by_question(self, exam: Exam, at: Sequence[int], values: Tensor) -> Iterator[tuple[int, np.ndarray]]:
+        return zip(at, np.split(values.cpu().numpy(), np.cumsum([len(exam.rows[j][1]) for j in at])[:-1]))
 
     @torch.inference_mode()
-    def likelihoods(self, sheet: Sheet) -> list[np.ndarray]:
+    def likelihoods(self, exam: Exam) -> list[np.ndarray]:
         """Of each question, the summed log p (nats) of every answer (right, beginnings, wrong)."""
         out = {}
-        for at, packed, hidden in self._sat(sheet):
+        for at, packed, hidden in self._batches(exam):
             logp = token_logprobs(hidden, self.head, packed.target)
-            out |= self._by_question(sheet, at, sum_logprob(logp.double(), packed.branch, packed.branches))
-        return [out[j] for j in range(len(sheet.rows))]
+            out |= self._by_question(exam, at, sum_logprob(logp.double(), packed.branch, packed.branches))
+        return [out[j] for j in range(len(exam.rows))]
 
     @torch.inference_mode()
-    def said(self, sheet: Sheet) -> list[np.ndarray]:
+    def greedy(self, exam: Exam) -> list[np.ndarray]:
         """Of each question, whether greedy decoding would give every answer (right, beginnings, wrong) to its end."""
         out = {}
-        for at, packed, hidden in self._sat(sheet):
+        for at, packed, hidden in self._batches(exam):
             first = torch.ones_like(packed.branch, dtype=torch.bool)
             first[1:] = packed.branch[1:] != packed.branch[:-1]
             good = torch.ones(packed.branches, dtype=torch.bool, device=hidden.device)
@@ -164,40 +146,36 @@ class Student:
                 which = (part & good[packed.branch]).nonzero()[:, 0]
                 wrong = greedy_tokens(hidden[which], self.head) != packed.target[which]
                 good[packed.branch[which[wrong]]] = False
-            out |= self._by_question(sheet, at, good)
-        return [out[j] for j in range(len(sheet.rows))]
+            out |= self._by_question(exam, at, good)
+        return [out[j] for j in range(len(exam.rows))]
 
-    def score(self, sheet: Sheet) -> np.ndarray:
+    def score(self, exam: Exam) -> np.ndarray:
         """1 for a right answer, (N,): of a question with wrong answers to choose from, the likeliest by summed log p is
-        right (lm-eval's acc);
-        else greedy decoding gives one of the right answers, word for word, or begins with what suffices."""
-        choices = np.array([bool(q.wrong) for q in sheet.questions], bool)
-        logp = self.likelihoods(sheet) if choices.any() else [None] * len(choices)
-        said = self.said(sheet) if not choices.all() else [None] * len(choices)
-        return np.array(
-            [
-                float(lp.argmax() < len(q.right)) if q.wrong else float(s.any())
-                for q, lp, s in zip(sheet.questions, logp, said)
-            ]
-        )
+        right (lm-eval's acc); else greedy decoding gives one of the right answers, word for word, or begins with what
+        suffices."""
+        choices = np.array([bool(q.wrong) for q in exam.questions], bool)
+        logp = self.likelihoods(exam) if choices.any() else [None] * len(choices)
+        said = self.greedy(exam) if not choices.all() else [None] * len(choices)
+        right = [lp.argmax() < len(q.right) if q.wrong else s.any() for q, lp, s in zip(exam.questions, logp, said)]
+        return np.array(right, float)
 
-    def write(self, exam: Sequence[Question], *, max_new_tokens: int, batch: int) -> list[str]:
+    def write(self, questions: Sequence[Question], *, max_new_tokens: int, batch: int) -> list[str]:
         """The student's greedy answers."""
-        asked = [self.prompt(q.question, q.context) for q in exam]
+        asked = [self.prompt(q.question, q.context) for q in questions]
         done = generate(self.model, asked, max_new_tokens=max_new_tokens, stop_ids=self.stop, batch=batch)
         return [self.tokenizer.decode(c.tokens, skip_special_tokens=True).strip() for c in done]
 
     # ---- plain text
 
-    def pages(self, texts: Sequence[str]) -> Sheet:
+    def plain(self, texts: Sequence[str]) -> Exam:
         """Plain text, without a template: what the model should not lose. Its first token is the prompt."""
         ids = [self.tokenizer(t).input_ids for t in texts]
         rows = [(x[:1], [x[1:]]) for x in ids]
-        return Sheet((), rows, self._read(rows))
+        return Exam((), rows, self._read(rows))
 
-    def surprise(self, pages: Sheet) -> np.ndarray:
+    def text_loss(self, text: Exam) -> np.ndarray:
         """Mean -log p of a token of each text, (N,) nats: the exponential of the mean is the perplexity."""
-        return np.array([-lp[0] / len(branches[0]) for lp, (_, branches) in zip(self.likelihoods(pages), pages.rows)])
+        return np.array([-lp[0] / len(branches[0]) for lp, (_, branches) in zip(self.likelihoods(text), text.rows)])
 
     # ---- weights
 

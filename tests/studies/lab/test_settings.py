@@ -1,0 +1,44 @@
+import pytest
+
+from lib import taxonomy
+from lib.harness import paths, presets
+from lib.studies.lab import settings
+
+
+@pytest.mark.parametrize(
+    ("given", "tree", "message"),
+    [
+        (
+            {},
+            lambda leaves: [x for x in leaves if x.kind != "knowledge"],
+            "needs a knowledge leaf with facts.jsonl, and taxonomy has none; it has leaves of kind foundational, "
+            "freeform, grounded",
+        ),
+        ({}, lambda leaves: [x for x in leaves if x.kind != "freeform"], "needs a freeform skill"),
+        ({"DRAW_CALLS": 11}, list, "12 skills is called at least once, so .* given 11 and 12"),
+        ({"ARMS": "phased,phased"}, list, "arms names 'phased' twice"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_before_any_work(given, tree, message):
+    leaves = taxonomy.load(paths.DATA / "taxonomy")
+    settings.check(presets.resolve("lab", {"PRESET": "smoke", "SEED": 0}), leaves)
+    with pytest.raises(ValueError, match=message):
+        settings.check(presets.resolve("lab", {"PRESET": "smoke", "SEED": 0} | given), tree(leaves))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"STEPS": "²,3,3"}, "given '²,3,3'"),
+        (
+            {"STEPS": "3,3"},
+            "3 whole numbers of at least 1, one for each of knowledge-short, knowledge-long, skills, given '3,3'",
+        ),
+        ({"STEPS": "3,0,3"}, "given '3,0,3'"),
+        ({"NOISES": "0.2,much"}, "noises are numbers from 0 to 1, given 'much'"),
+        ({"SHARES": "1.5"}, "shares are .* given '1.5'"),
+    ],
+)
+def test_bad_settings_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        settings.steps(presets.resolve("lab", {"PRESET": "smoke", "SEED": 0} | given))
