@@ -13,8 +13,8 @@ from lib.data.prompts import (
     load_prompts,
     pairs,
     sample,
-    similarity,
 )
+from lib.data.text import similarity, words
 
 __all__ = [
     "SPLITS",
@@ -31,4 +31,5 @@ __all__ = [
     "pairs",
     "sample",
     "similarity",
+    "words",
 ]

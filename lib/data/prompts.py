@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -152,21 +151,3 @@ def calibration(
             ids[r, : len(row)], mask[r, : len(row)] = torch.tensor(row), 1
         out.append((ids, mask))
     return out
-
-
-def similarity(a: str, b: str) -> float:
-    """Near-duplicate score in [0, 1]: the larger of the word-set Jaccard and the word-trigram Jaccard similarity."""
-    return max(_jaccard(*(set(_words(t)) for t in (a, b))), _jaccard(*(_trigrams(t) for t in (a, b))))
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9']+", text.lower())
-
-
-def _trigrams(text: str) -> set[tuple[str, ...]]:
-    w = _words(text)
-    return set(zip(w, w[1:], w[2:]))
-
-
-def _jaccard(a: set, b: set) -> float:
-    return len(a & b) / len(a | b) if a | b else 0.0

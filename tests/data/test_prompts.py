@@ -28,11 +28,6 @@ def test_no_near_duplicates_across_splits():
     assert worst[0] < 0.5, worst
 
 
-def test_similarity_by_hand():
-    assert data.similarity("a b c d", "a b c d") == 1 and data.similarity("a b", "c d") == 0
-    assert data.similarity("the red cat sat", "the red dog sat") == pytest.approx(3 / 5)
-
-
 def test_fastchat_form_and_errors(tmp_path):
     f = tmp_path / "q.jsonl"
     f.write_text(
