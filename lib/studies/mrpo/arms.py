@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lib import scoring
-from lib.data import Prompt, encode
+from lib.data import Comparison, Prompt, encode
 from lib.engine import trunk
 from lib.engine.generation import generate, recorded
 from lib.harness import seeding
@@ -277,10 +277,10 @@ class Study(World):
             for metric, value in found.items():
                 self.run.metric("benchmarks", name, arm, metric, value)
 
-    def transfer(self, arm: str, name: str, pairs: Sequence[tuple[str, str, str]]) -> None:
+    def transfer(self, arm: str, name: str, pairs: Sequence[Comparison]) -> None:
         """Accuracy on preferences of people, which nothing here was trained on, with the policy as it stands: no
         reference enters."""
-        prompts = encode(self.tokenizer, [Prompt(str(i), name, p, "test") for i, (p, *_) in enumerate(pairs)])
+        prompts = encode(self.tokenizer, [Prompt(str(i), name, p.text, "test", p.prompt) for i, p in enumerate(pairs)])
         chosen, rejected = (
             [[*self.tokenizer.encode(pair[k], add_special_tokens=False), self.stop[0]] for pair in pairs]
             for k in (1, 2)

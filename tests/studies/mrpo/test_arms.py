@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib import losses
+from lib import data, losses
 from lib.harness import presets
 from lib.losses import references
 from lib.studies.mrpo import arms, candidates, multi_reference
@@ -225,7 +225,8 @@ def test_an_adapter_on_two_layers_of_every_block(world, tiny_model, byte_tokeniz
 
 
 def test_preferences_of_people(world):
-    pairs = [("Say hi.", "hi there", "no"), ("Add.", "four", "five")]
+    ask = lambda text, *answers: data.Comparison(({"role": "user", "content": text},), *answers)  # noqa: E731
+    pairs = [ask("Say hi.", "hi there", "no"), ask("Add.", "four", "five")]
     world.transfer("base", "people", pairs)
     items = world.run.record().items()
     assert len(items) == 4 and set(items.dataset) == {"transfer people"} and set(items.value) <= {0.0, 1.0}

@@ -53,8 +53,9 @@ def test_samples_are_drawn_once(sandbox, tiny_model, byte_tokenizer, monkeypatch
 
 
 def test_candidates_of_peoples_pairs(byte_tokenizer):
-    pairs = [(f"q{i}", "yes", "no") for i in range(6)] + [("q0", "again", "never"), ("long", "x" * 200, "y")]
-    sets = {"a": pairs, "b": [(f"r{i}", "b", "c") for i in range(6)]}
+    ask = lambda text, *answers: data.Comparison(({"role": "user", "content": text},), *answers)  # noqa: E731
+    pairs = [ask(f"q{i}", "yes", "no") for i in range(6)] + [ask("q0", "again", "never"), ask("long", "x" * 200, "y")]
+    sets = {"a": pairs, "b": [ask(f"r{i}", "b", "c") for i in range(6)]}
     out = candidates.of_pairs(sets, byte_tokenizer, sizes={"train": 3, "test": 2}, stop_ids=[257], longest=150)
     texts = [p.text for c in out.values() for p in c.prompts if p.category == "a"]
     assert (
@@ -71,3 +72,13 @@ def test_candidates_of_peoples_pairs(byte_tokenizer):
     )
     with pytest.raises(ValueError, match="a holds 6 pairs of different prompts and at most 150 tokens, 9 are needed"):
         candidates.of_pairs(sets, byte_tokenizer, sizes={"train": 8, "test": 1}, stop_ids=[257], longest=150)
+
+
+def test_candidates_of_several_turns_are_asked_with_all_of_them(byte_tokenizer):
+    turns = [{"role": r, "content": c} for r, c in (("user", "Hi?"), ("assistant", "Ho."), ("user", "Who?"))]
+    pairs = [data.Comparison((*turns[:2], {"role": "user", "content": f"{i}?"}), "yes", "no") for i in range(2)]
+    pairs.append(data.Comparison(tuple(turns), "I", "he"))  # the first turn is shared, the prompt is not
+    out = candidates.of_pairs({"a": pairs}, byte_tokenizer, sizes={"train": 3}, stop_ids=[257])["train"]
+    at = next(i for i, t in enumerate(out.texts) if t == ["I", "he"])
+    assert out.ids[at] == data.chat(byte_tokenizer, turns) and len(out.prompts) == 3
+    assert data.encode(byte_tokenizer, out.prompts) == out.ids, "also for a model of another family"
