@@ -27,7 +27,7 @@ MODULES = {
 PLAIN = {"torch", "numpy"}
 MODEL = PLAIN | {"transformers", "peft", "safetensors"}
 ROOMS = {
-    "data": (1, PLAIN, {"datasets"}),
+    "data": (1, PLAIN, {"datasets", "pandas"}),
     "stats": (1, {"numpy", "scipy"}, set()),
     "losses": (1, PLAIN, set()),
     "quantization": (1, PLAIN | {"scipy"}, {"bitsandbytes", "safetensors"}),

@@ -1,6 +1,6 @@
 """Prompts and preference pairs: files and data sets read, split and encoded."""
 
-from lib.data.preferences import load_pairs, load_sets
+from lib.data.preferences import Comparison, Pairs, load_pairs, load_sets
 from lib.data.prompts import (
     SPLITS,
     Pair,
@@ -8,27 +8,35 @@ from lib.data.prompts import (
     agreement_prefix,
     calibration,
     chat,
+    dropped,
     encode,
     first_divergence,
     load_prompts,
     pairs,
     sample,
-    similarity,
 )
+from lib.data.rows import read_rows
+from lib.data.text import similarity, tokens, words
 
 __all__ = [
     "SPLITS",
+    "Comparison",
     "Pair",
+    "Pairs",
     "Prompt",
     "agreement_prefix",
     "calibration",
     "chat",
+    "dropped",
     "encode",
     "first_divergence",
     "load_pairs",
     "load_prompts",
     "load_sets",
     "pairs",
+    "read_rows",
     "sample",
     "similarity",
+    "tokens",
+    "words",
 ]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,15 +12,21 @@ import torch
 from torch import Tensor
 
 from lib.data import templates
+from lib.data.dialogues import Messages, Unusable, as_text, message, messages, question
+from lib.data.rows import read_rows
 
 SPLITS = ("train", "validation", "test")
 
 
 class Prompt(NamedTuple):
+    """What is asked: `text` to read, and the conversation `turns` that a model is given (none: the text as the user's
+    turn)."""
+
     id: str
     category: str
     text: str
     split: str
+    turns: Messages = ()
 
 
 class Pair(NamedTuple):
@@ -41,32 +45,76 @@ class Pair(NamedTuple):
 
 
 def load_prompts(path: Path | str, split: str | None = None) -> list[Prompt]:
-    """Rows of a JSON-lines file: ours ({"id", "category", "prompt", "split"}) or FastChat's question.jsonl ("turns").
+    """Prompts of a file of rows (`read_rows`): ours ({"id", "category", "prompt", "split"}), FastChat's question.jsonl
+    ("turns": the first is asked), Vicuna-Eval ("question_id", "text"), or conversations ("messages", ShareGPT's
+    "conversations", or messages as "prompt") up to the user's last turn.
 
-    Rows without a split (foreign files) are dealt 70 / 10 / 20 by a hash of the prompt. Raises FileNotFoundError or
-    ValueError naming the line.
+    Rows without a split (foreign files) are dealt 70 / 10 / 20 by a hash of the prompt, those without a category are
+    "all", those without an id are called by their line. FileNotFoundError, or ValueError naming file, line and field.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no prompt file at {path}; give a JSON-lines file with a 'prompt' or 'turns' field a line"
-        )
+        raise FileNotFoundError(f"no prompt file at {path}; give JSON lines with a 'prompt' or 'turns' field a line")
     if split is not None and split not in SPLITS:
         raise ValueError(f"split is one of {', '.join(SPLITS)}, given {split!r}")
-    prompts = []
-    for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        row = json.loads(line)
-        text = row.get("prompt") or (row.get("turns") or [None])[0]
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"{path.name} line {n} has neither a 'prompt' text nor 'turns'; it has {sorted(row)}")
-        where = row.get("split") or _dealt(text)
-        prompts.append(Prompt(str(row.get("id", row.get("question_id", n))), row.get("category", "all"), text, where))
+    prompts, lines = [], {}
+    for n, row in read_rows(path, "prompt"):
+        where = f"{path.name} line {n}"
+        try:
+            turns = _asked(row)
+        except Unusable as e:
+            raise ValueError(f"{where}: {e}") from None
+        if not turns:
+            raise ValueError(f"{where} has neither a 'prompt' text nor 'turns'; it has {sorted(row)}")
+        text = as_text(turns)
+        p = Prompt(_named(row, n, where), _label(row, where), text, _split(row, text, where), turns[1:] and turns)
+        if p.id in lines:
+            raise ValueError(f"{where} has the id {p.id!r} of line {lines[p.id]}; results are paired by id")
+        lines[p.id] = n
+        prompts.append(p)
     prompts = [p for p in prompts if split in (None, p.split)]
     if not prompts:
         raise ValueError(f"{path.name} holds no prompt of split {split!r}")
     return prompts
+
+
+def _asked(row: dict) -> Messages:
+    """What a row asks: the first field that holds something, none for a row without."""
+    for field in ("prompt", "turns", "messages", "conversations", "text"):
+        value = row.get(field)
+        if value in (None, "", []) or value != value or (field == "text" and "question_id" not in row):
+            continue
+        if field == "turns" and isinstance(value, list):
+            value = value[0]
+        if isinstance(value, str) and value.strip():
+            return (message("user", value),)
+        return question(messages(value, field))
+    return ()
+
+
+def _named(row: dict, line: int, where: str) -> str:
+    value = next((row[k] for k in ("id", "question_id") if row.get(k) not in (None, "")), line)
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value != value:
+        raise ValueError(f"{where} has the id {value!r}, an id is a text or a number")
+    return str(value)
+
+
+def _label(row: dict, where: str) -> str:
+    value = row.get("category")
+    if value is None or value == "" or value != value:
+        return "all"
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"{where} has the category {value!r}, a category is a text or a number")
+    return str(value)
+
+
+def _split(row: dict, text: str, where: str) -> str:
+    value = row.get("split")
+    if value is None or value == "" or value != value:
+        return _dealt(text)
+    if value not in SPLITS:
+        raise ValueError(f"{where} has the split {value!r}, a split is one of {', '.join(SPLITS)}")
+    return value
 
 
 def _dealt(text: str) -> str:
@@ -99,7 +147,7 @@ def chat(tokenizer, turns: Sequence[dict[str, str]]) -> list[int]:
 
 def encode(tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Token ids of each prompt as `chat` gives them."""
-    return [chat(tokenizer, [{"role": "user", "content": p.text}]) for p in prompts]
+    return [chat(tokenizer, p.turns or [message("user", p.text)]) for p in prompts]
 
 
 def agreement_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -121,14 +169,23 @@ def first_divergence(a: Sequence[int], b: Sequence[int]) -> int | None:
 def pairs(
     prompts: Sequence[Prompt], ids: Sequence[list[int]], chosen: Sequence[list[int]], rejected: Sequence[list[int]]
 ) -> list[Pair]:
-    """Pairs of differing answers; equal ones carry no gradient and are dropped (count them: len(prompts) -
-    len(pairs))."""
+    """Pairs of answers that part at a token, in order; the others are dropped, `dropped` counts them.
+
+    Equal answers carry no gradient. Of two answers of which one is the start of the other (cut at the length, say) no
+    token of the shorter one stands against a token of the longer one, so `divergence` has no place in both.
+    """
     out = []
     for p, x, w, l in zip(prompts, ids, chosen, rejected, strict=True):
         tau = first_divergence(w, l)
         if tau is not None and tau < min(len(w), len(l)):
             out.append(Pair(p.id, list(x), list(w), list(l), tau))
     return out
+
+
+def dropped(chosen: Sequence[list[int]], rejected: Sequence[list[int]]) -> dict[str, int]:
+    """How many answers `pairs` drops, by reason: {"identical": n, "prefixes": m}."""
+    tau = [(first_divergence(w, l), min(len(w), len(l))) for w, l in zip(chosen, rejected, strict=True)]
+    return {"identical": sum(t is None for t, _ in tau), "prefixes": sum(t == shorter for t, shorter in tau)}
 
 
 def calibration(
@@ -151,21 +208,3 @@ def calibration(
             ids[r, : len(row)], mask[r, : len(row)] = torch.tensor(row), 1
         out.append((ids, mask))
     return out
-
-
-def similarity(a: str, b: str) -> float:
-    """Near-duplicate score in [0, 1]: the larger of the word-set Jaccard and the word-trigram Jaccard similarity."""
-    return max(_jaccard(*(set(_words(t)) for t in (a, b))), _jaccard(*(_trigrams(t) for t in (a, b))))
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9']+", text.lower())
-
-
-def _trigrams(text: str) -> set[tuple[str, ...]]:
-    w = _words(text)
-    return set(zip(w, w[1:], w[2:]))
-
-
-def _jaccard(a: set, b: set) -> float:
-    return len(a & b) / len(a | b) if a | b else 0.0

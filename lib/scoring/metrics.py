@@ -6,10 +6,13 @@ Axes: N tokens, V vocabulary. Rates are fractions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lib.data import words
 
 
 def margins(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,12 +61,16 @@ def flip_by_margin_decile(margin: Tensor, flip: Tensor) -> list[dict]:
 
 def rouge_l(candidate: str, reference: str) -> float:
     """ROUGE-L F1 of two texts (package rouge-score, no stemming), in [0, 1]; identical texts are 1 even without a
-    word."""
+    word.
+
+    Words are those of any script (`data.words`): the package's own are a-z and 0-9 alone, and give 0 for Russian.
+    """
     if candidate == reference:
         return 1.0
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=False).score(reference, candidate)["rougeL"].fmeasure
+    scorer = RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=words))
+    return scorer.score(reference, candidate)["rougeL"].fmeasure
 
 
 def distinct_n(answers: Sequence[Sequence[int]], n: int) -> float:

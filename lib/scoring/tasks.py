@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -13,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import yaml
+
+from lib.data import read_rows
 
 
 class Accuracy(NamedTuple):
@@ -42,33 +43,55 @@ def load_task(path: Path | str) -> dict:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no task file at {path}; give a YAML file that has its JSON-lines file beside it")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or not {"task", "test_split"} <= set(config):
-        raise ValueError(f"{path.name} is no task of lm-evaluation-harness: it needs 'task' and 'test_split'")
-    named = (config.get("dataset_kwargs") or {}).get("data_files") or {}
-    rows_path = path.with_name(Path(named.get(config["test_split"], path.with_suffix(".jsonl"))).name)
+    config = _config(path)
+    rows_path = path.with_name(Path(_data_file(config) or path.with_suffix(".jsonl")).name)
     if not rows_path.is_file():
         raise FileNotFoundError(f"no task file at {rows_path}; {path.name} needs it beside itself")
-    lines = rows_path.read_text(encoding="utf-8").splitlines()
-    rows = [_checked(line, f"{rows_path.name} line {n}") for n, line in enumerate(lines, 1) if line.strip()]
-    if not rows:
-        raise ValueError(f"{rows_path.name} holds no question")
-    if len({r["id"] for r in rows}) < len(rows):
-        raise ValueError(f"{rows_path.name} uses an id twice; results are paired by id")
+    rows, lines = [], {}
+    for n, row in read_rows(rows_path, "question"):
+        rows.append(_checked(row, f"{rows_path.name} line {n}"))
+        if row["id"] in lines:
+            raise ValueError(
+                f"{rows_path.name} uses an id twice, {row['id']!r} at lines {lines[row['id']]} and {n}; results are "
+                "paired by id"
+            )
+        lines[row["id"]] = n
     return {**config, "rows": rows}
 
 
-def _checked(line: str, where: str) -> dict:
+def _config(path: Path) -> dict:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as e:
-        raise ValueError(f"{where} is no JSON: {e}") from None
-    missing = {"id", "question", "choices", "answer"} - set(row if isinstance(row, dict) else ())
+        config = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f"{path.name} line {mark.line + 1}" if mark else path.name
+        raise ValueError(f"{where} is no YAML: {getattr(e, 'problem', None) or e}") from None
+    if not isinstance(config, dict) or not {"task", "test_split"} <= set(config):
+        raise ValueError(f"{path.name} is no task of lm-evaluation-harness: it needs 'task' and 'test_split'")
+    return config
+
+
+def _data_file(config: dict) -> str | None:
+    """The file that the task names: one for all splits, or one a split, or a list of which the first is meant."""
+    named = config.get("dataset_kwargs")
+    named = named.get("data_files") if isinstance(named, dict) else None
+    named = named.get(config["test_split"]) if isinstance(named, dict) else named
+    named = named[0] if isinstance(named, list) and named else named
+    return named if isinstance(named, str) else None
+
+
+def _checked(row: dict, where: str) -> dict:
+    missing = {"id", "question", "choices", "answer"} - {k for k, v in row.items() if v is not None}
     if missing:
         raise ValueError(f"{where} lacks {', '.join(sorted(missing))}")
     choices, answer = row["choices"], row["answer"]
-    if not isinstance(choices, list) or len(choices) != 4 or len({str(c) for c in choices}) != 4 or "" in choices:
-        raise ValueError(f"{where} needs four choices, all different, it has {choices}")
+    if isinstance(row["id"], bool) or not isinstance(row["id"], (str, int)):
+        raise ValueError(f"{where} needs an id that is a text or a whole number, it has {row['id']!r}")
+    if not isinstance(row["question"], str) or not row["question"].strip():
+        raise ValueError(f"{where} needs a question that is a text, it has {row['question']!r}")
+    texts = isinstance(choices, list) and all(isinstance(c, str) and c.strip() for c in choices)
+    if not texts or len(choices) != 4 or len(set(choices)) != 4:
+        raise ValueError(f"{where} needs four choices, all different texts, it has {choices!r}")
     if type(answer) is not int or answer not in range(4):
         raise ValueError(f"{where} needs an answer 0 to 3, it has {answer!r}")
     return row

@@ -28,11 +28,6 @@ def test_no_near_duplicates_across_splits():
     assert worst[0] < 0.5, worst
 
 
-def test_similarity_by_hand():
-    assert data.similarity("a b c d", "a b c d") == 1 and data.similarity("a b", "c d") == 0
-    assert data.similarity("the red cat sat", "the red dog sat") == pytest.approx(3 / 5)
-
-
 def test_fastchat_form_and_errors(tmp_path):
     f = tmp_path / "q.jsonl"
     f.write_text(
@@ -53,6 +48,61 @@ def test_fastchat_form_and_errors(tmp_path):
         data.load_prompts(f, "training")
 
 
+def rows_of(tmp_path, *rows):
+    path = tmp_path / "q.jsonl"
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows))
+    return path
+
+
+def test_foreign_prompts(tmp_path):
+    turn = lambda role, content: {"role": role, "content": content}  # noqa: E731
+    talk = [turn("system", "Be brief."), turn("user", "Hi?"), turn("assistant", "Ho."), turn("user", "Who?")]
+    rows = [
+        {"question_id": 81, "category": "writing", "turns": ["Write.", "Again."], "reference": ["x"]},  # MT-Bench
+        {"question_id": 1, "text": "How?", "category": "generic"},  # Vicuna-Eval
+        {"id": "m", "messages": [*talk, turn("assistant", "I.")], "split": "test"},
+        {"prompt": talk[1:2], "category": 3},
+        {"prompt": "a", "category": None, "split": None, "id": None},
+        '{"prompt": "b", "category": NaN}',
+        {"conversations": [{"from": "human", "value": "c"}, {"from": "gpt", "value": "d"}]},
+    ]
+    got = data.load_prompts(rows_of(tmp_path, *rows))
+    assert [p.text for p in got if not p.turns] == ["Write.", "How?", "Hi?", "a", "b", "c"]
+    assert [p.id for p in got] == ["81", "1", "m", "4", "5", "6", "7"]
+    assert [p.category for p in got] == ["writing", "generic", "all", "3", "all", "all", "all"]
+    assert got[2].turns == tuple(talk) and got[2].split == "test" and got[2].text.endswith("user: Who?")
+    assert got[2] in data.load_prompts(tmp_path / "q.jsonl", "test")
+
+
+def test_a_conversation_is_encoded_with_all_its_turns(byte_tokenizer):
+    turns = tuple({"role": r, "content": r} for r in ("user", "assistant", "user"))
+    got = data.encode(byte_tokenizer, [data.Prompt("1", "c", "t", "test", turns), data.Prompt("2", "c", "t", "test")])
+    assert got == [data.chat(byte_tokenizer, turns), data.chat(byte_tokenizer, [{"role": "user", "content": "t"}])]
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"prompt": "x", "id": "a"}, "q.jsonl line 2 has the id 'a' of line 1"),
+        ({"prompt": "x", "split": "dev"}, "q.jsonl line 2 has the split 'dev', a split is one of train, valid"),
+        ({"prompt": "x", "split": ["test"]}, "q.jsonl line 2 has the split"),
+        ({"prompt": "x", "category": ["c"]}, "q.jsonl line 2 has the category"),
+        ({"prompt": "x", "id": {}}, "q.jsonl line 2 has the id {}, an id is"),
+        ({"prompt": 5}, "q.jsonl line 2: prompt is 5, neither a text nor messages"),
+        ({"prompt": " "}, "q.jsonl line 2: prompt is empty"),
+        ({"turns": [None]}, "q.jsonl line 2: turns is None"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "q.jsonl line 2: there is no turn of the user"),
+        ({"messages": ["x"]}, "q.jsonl line 2: messages holds 'x', a message has role and content"),
+        ({"prompt": None}, "q.jsonl line 2 has neither a 'prompt' text nor 'turns'"),
+        ("null", "q.jsonl line 2 is null, a prompt is an object"),
+        ('{"prompt": "x",}', "q.jsonl line 2 is no JSON: a comma stands before the end"),
+    ],
+)
+def test_a_prompt_that_is_none_is_named(tmp_path, row, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        data.load_prompts(rows_of(tmp_path, {"prompt": "y", "id": "a"}, row))
+
+
 def test_sample_is_balanced_and_repeatable():
     prompts = data.load_prompts(paths.DATA / "prompts.jsonl", "train")
     a = data.sample(prompts, 64, np.random.default_rng(1))
@@ -70,6 +120,13 @@ def test_equal_pairs_are_dropped():
     assert [(p.id, p.divergence) for p in pairs] == [("1", 1), ("2", 2)]
     assert pairs[1].truncated().chosen == [5, 6, 7] and pairs[1].truncated().rejected == [5, 6, 9]
     assert pairs[0].truncated(5) == pairs[0]
+
+
+def test_dropped_pairs_are_counted_by_reason():
+    prompts = [data.Prompt(str(i), "c", "t", "train") for i in range(5)]
+    sides = [[1, 2], [1], [1, 2], [], [3]], [[1, 2], [1, 2], [1], [4], [5]]
+    assert data.dropped(*sides) == {"identical": 1, "prefixes": 3}
+    assert len(data.pairs(prompts, [[0]] * 5, *sides)) == 5 - 1 - 3
 
 
 def test_calibration_rows():

@@ -1,6 +1,7 @@
 import itertools
 import math
 import random
+import re
 
 import numpy as np
 import pytest
@@ -76,6 +77,18 @@ def test_self_bleu_by_hand():
 
 def test_words_keep_digits_and_marks():
     assert diversity.words("What's 7 + 12?") == ["what", "'", "s", "7", "+", "12", "?"]
+    assert all(diversity.words(t) == re.findall(r"\w+|[^\w\s]", t.lower()) for t in texts(40) if t.isascii())
+
+
+def test_words_and_measures_of_any_script():
+    assert diversity.words("Река, 7 río!") == ["река", ",", "7", "río", "!"]
+    assert diversity.words("这条河？") == ["这", "条", "河", "?"]
+    near, far = ("Какая река течёт здесь?", "какая река течёт здесь ?!"), ("Какая река течёт здесь?", "Сколько стоит?")
+    for pair in (near, ("这条河叫什么名字？", "这条河叫什么名字")):
+        assert diversity.rouge_matrix(*([t] for t in pair))[0, 0] == 1 == diversity.similar_share(pair)
+        assert diversity.rouge_matrix(*([t] for t in pair))[0, 0] == metrics.rouge_l(*pair)
+        assert diversity.text_measures(pair)["Vendi"] < 1.5
+    assert diversity.rouge_matrix(*([t] for t in far))[0, 0] == 0 == diversity.similar_share(far)
 
 
 # ---- longest common subsequences

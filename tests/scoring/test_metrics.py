@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lib import data
+from lib.harness import paths
 from lib.scoring import metrics
 
 
@@ -51,6 +52,28 @@ def test_text_measures_by_hand():
     )
     assert metrics.distinct_n([[1, 2, 1, 2]], 2) == pytest.approx(2 / 3)
     assert metrics.distinct_n([[1]], 2) == 1.0
+
+
+def test_rouge_l_of_any_script():
+    for a, b in [
+        ("Столица Франции — Париж", "столица Франции: Париж."),
+        ("法国的首都是巴黎", "法国的首都是巴黎。"),
+        ("عاصمة فرنسا باريس", "عاصمة فرنسا: باريس."),
+        ("Où est la rivière", "où est la RIVIE\u0300RE ?"),
+    ]:
+        assert metrics.rouge_l(a, b) == 1, (a, b)
+    assert metrics.rouge_l("法国的首都", "英国的首都") == pytest.approx(4 / 5)
+    assert metrics.rouge_l("река течёт здесь", "билет стоит дорого") == 0 == metrics.rouge_l("?", "!")
+
+
+def test_rouge_l_of_english_is_the_packages():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    package = RougeScorer(["rougeL"], use_stemmer=False)
+    texts = [p.text for p in data.load_prompts(paths.DATA / "prompts.jsonl", "test")][:20] + ["Don't do_it, it's 3.5!"]
+    for a in texts:
+        for b in texts:
+            assert a == b or metrics.rouge_l(a, b) == package.score(b, a)["rougeL"].fmeasure
 
 
 def test_fastchat_rule():

@@ -144,7 +144,13 @@ def test_missing_files(tmp_path):
         ({"answer": 4}, "line 2 needs an answer 0 to 3, it has 4"),
         ({"answer": -1}, "line 2 needs an answer 0 to 3, it has -1"),
         ({"answer": True}, "line 2 needs an answer 0 to 3, it has True"),
-        ({"id": "a"}, "uses an id twice"),
+        ({"id": "a"}, "uses an id twice, 'a' at lines 1 and 2"),
+        ({"id": ["b"]}, "line 2 needs an id that is a text or a whole number"),
+        ({"id": None}, "line 2 lacks id"),
+        ({"question": 5}, "line 2 needs a question that is a text"),
+        ({"choices": ["a", "b", "c", None]}, "line 2 needs four choices, all different texts"),
+        ({"choices": ["a", "b", "c", " "]}, "line 2 needs four choices, all different texts"),
+        ({"answer": float("nan")}, "line 2 needs an answer 0 to 3, it has nan"),
     ],
 )
 def test_bad_rows(tmp_path, change, message):
@@ -155,11 +161,29 @@ def test_bad_rows(tmp_path, change, message):
 
 @pytest.mark.parametrize(
     "text, message",
-    [("", "no question"), ("{", "line 1 is no JSON"), ('{"id": "a", "answer": 1}', "line 1 lacks choices, question")],
+    [
+        ("", "no question"),
+        ("{", "t.jsonl line 1 is no JSON"),
+        ("null", "t.jsonl line 1 is null"),
+        ('{"id": "a", "answer": 1}', "line 1 lacks choices, question"),
+    ],
 )
 def test_bad_files(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         tasks.load_task(write(tmp_path, text))
+
+
+def test_questions_in_other_files(tmp_path):
+    text = json.dumps(ROW | {"question": "Snow\u2028is"}, ensure_ascii=False)
+    path = write(tmp_path, "\ufeff" + text + "\r\n")
+    assert tasks.load_task(path)["rows"] == [ROW | {"question": "Snow\u2028is"}]
+    (tmp_path / "other.jsonl").write_text(json.dumps([ROW]))
+    for named in ("data/other.jsonl", "{test: [data/other.jsonl]}"):
+        write(tmp_path, "", f"task: t\ntest_split: test\ndataset_kwargs: {{data_files: {named}}}\n")
+        assert tasks.load_task(path)["rows"] == [ROW]
+    for config in ("task: [\n", "task: !function a.b\ntest_split: t\n"):
+        with pytest.raises(ValueError, match="t.yaml line . is no YAML"):
+            tasks.load_task(write(tmp_path, "", config))
 
 
 def test_tasks_of_lm_eval_by_name_and_shots(tiny_model, byte_tokenizer, task, tmp_path):

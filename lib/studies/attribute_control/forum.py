@@ -3,7 +3,6 @@ none."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lib.data import read_rows
 from lib.scoring.toxicity import listed
 from lib.synthesis import prose
 
@@ -34,6 +34,7 @@ class Corpus(NamedTuple):
     pairs: list[tuple[str, str]]  # held-out questions, `detection`
 
 
+SAID = {"true": True, "false": False}  # as JSON and CSV have it
 PROMPT = "Forum, thread about {topic}. Reply:"
 TOPICS = (
     "slow buses", "parking fees", "school hours", "the library's opening times", "leaf blowers", "coffee prices",
@@ -215,24 +216,23 @@ def unseen(corpus: Corpus, n: int, *, seed: int) -> list[Line]:
 
 
 def load_lines(path: Path | str) -> list[Line]:
-    """Lines of a JSON-lines file; ValueError names the row that lacks something, or the domain that is empty."""
+    """Lines of a file of rows (`data.read_rows`); ValueError names the line and field that is wrong, or the domain that
+    is empty."""
     out, path = [], Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
             f"no corpus at {path}; give composed, or JSON lines with prompt, text, toxic and domain"
         )
-    for n, row in enumerate((x for x in path.read_text(encoding="utf-8").splitlines() if x.strip()), 1):
-        row = json.loads(row)
-        if (
-            not all(isinstance(row.get(k), str) and row[k] for k in ("prompt", "text"))
-            or row.get("domain") not in ("forum", "general")
-            or not isinstance(row.get("toxic"), bool)
-        ):
+    for n, row in read_rows(path, "line"):
+        toxic = SAID.get(str(row.get("toxic")).lower()) if isinstance(row.get("toxic"), (bool, str)) else None
+        wrong = [k for k in ("prompt", "text") if not isinstance(row.get(k), str) or not row[k].strip()]
+        wrong += ["toxic"] * (toxic is None) + ["domain"] * (row.get("domain") not in ("forum", "general"))
+        if wrong:
             raise ValueError(
-                f"{path.name} row {n} needs prompt and text, toxic true or false, and domain forum or general; "
-                f"it has {sorted(row)}"
+                f"{path.name} line {n} needs prompt and text, toxic true or false, and domain forum or general; its "
+                + ", ".join(f"{k} is {row[k]!r:.40}" if k in row else f"{k} is missing" for k in wrong)
             )
-        out.append(Line(row["prompt"], row["text"], row["toxic"], row["domain"]))
+        out.append(Line(row["prompt"], row["text"], toxic, row["domain"]))
     for domain in ("forum", "general"):
         if not any(x.domain == domain for x in out):
             raise ValueError(f"{path.name} has no line of the domain {domain!r}")

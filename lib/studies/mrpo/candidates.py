@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.data import Prompt, encode
+from lib.data import Comparison, Prompt, encode
 from lib.engine.generation import generate
 from lib.engine.models import end_of_turn, fingerprint
 from lib.harness.cache import cached
@@ -141,24 +141,24 @@ def gather(matrix: Tensor, picks: Sequence[Choice]) -> tuple[Tensor, Tensor]:
 
 
 def of_pairs(
-    sets: Mapping[str, Sequence[tuple[str, str, str]]],
+    sets: Mapping[str, Sequence[Comparison]],
     tokenizer,
     *,
     sizes: Mapping[str, int],
     stop_ids: Sequence[int],
     longest: int = LONGEST,
 ) -> dict[str, Candidates]:
-    """Candidates by split of people's preferences: each pair's prompt with two answers, the chosen first; the set's
-    name is the category.
+    """Candidates by split of people's preferences: each comparison's conversation with two answers, the chosen first;
+    the set's name is the category.
 
     A prompt is used once; pairs of more than `longest` tokens, prompt included, are left out. ValueError if a set holds
     too few.
     """
     out, end = {split: Candidates([], [], [], []) for split in sizes}, end_of_turn(tokenizer, stop_ids)
     for name, pairs in sets.items():
-        once = {prompt: (prompt, chosen, rejected) for prompt, chosen, rejected in reversed(pairs)}
+        once = {repr(pair.prompt): pair for pair in reversed(pairs)}
         rows = [list(once.values())[i] for i in np.random.default_rng(0).permutation(len(once))]
-        prompts = [Prompt(f"{name} {i}", name, p, "") for i, (p, *_) in enumerate(rows)]
+        prompts = [Prompt(f"{name} {i}", name, pair.text, "", pair.prompt) for i, pair in enumerate(rows)]
         answers = [[[*tokenizer.encode(a, add_special_tokens=False), end] for a in row[1:]] for row in rows]
         kept = [
             r

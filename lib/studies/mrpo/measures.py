@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lib import scoring
-from lib.data import Prompt, encode
+from lib.data import Comparison, Prompt, encode
 from lib.engine import trunk
 from lib.engine.generation import Completion, generate, recorded
 from lib.engine.models import end_of_turn
@@ -83,10 +83,10 @@ def benchmarks(world: World, arm: str, tasks: Sequence[str], include: Path | Non
             world.run.metric("benchmarks", name, arm, metric, value)
 
 
-def transfer(world: World, arm: str, name: str, pairs: Sequence[tuple[str, str, str]]) -> None:
+def transfer(world: World, arm: str, name: str, pairs: Sequence[Comparison]) -> None:
     """Accuracy on preferences of people, which nothing here was trained on, with the policy as it stands: no
     reference enters."""
-    prompts = encode(world.tokenizer, [Prompt(str(i), name, p, "test") for i, (p, *_) in enumerate(pairs)])
+    prompts = encode(world.tokenizer, [Prompt(str(i), name, p.text, "test", p.prompt) for i, p in enumerate(pairs)])
     end = end_of_turn(world.tokenizer, world.stop)
     chosen, rejected = (
         [[*world.tokenizer.encode(pair[k], add_special_tokens=False), end] for pair in pairs] for k in (1, 2)

@@ -32,8 +32,9 @@ def test_samples_are_drawn_once(sandbox, tiny_model, byte_tokenizer, monkeypatch
 
 
 def test_candidates_of_peoples_pairs(byte_tokenizer):
-    pairs = [(f"q{i}", "yes", "no") for i in range(6)] + [("q0", "again", "never"), ("long", "x" * 200, "y")]
-    sets = {"a": pairs, "b": [(f"r{i}", "b", "c") for i in range(6)]}
+    ask = lambda text, *answers: data.Comparison(({"role": "user", "content": text},), *answers)  # noqa: E731
+    pairs = [ask(f"q{i}", "yes", "no") for i in range(6)] + [ask("q0", "again", "never"), ask("long", "x" * 200, "y")]
+    sets = {"a": pairs, "b": [ask(f"r{i}", "b", "c") for i in range(6)]}
     out = candidates.of_pairs(sets, byte_tokenizer, sizes={"train": 3, "test": 2}, stop_ids=[257], longest=150)
     texts = [p.text for c in out.values() for p in c.prompts if p.category == "a"]
     assert (
@@ -57,5 +58,20 @@ def test_answers_end_as_the_template_ends_a_turn(byte_tokenizer):
     byte_tokenizer.add_special_tokens({"additional_special_tokens": ["<|end_of_text|>", "<|eot_id|>"]})
     byte_tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}<|eot_id|>{% endfor %}"
     text, turn = byte_tokenizer.convert_tokens_to_ids(["<|end_of_text|>", "<|eot_id|>"])
-    out = candidates.of_pairs({"a": [("q", "yes", "no")]}, byte_tokenizer, sizes={"train": 1}, stop_ids=[text, turn])
+    out = candidates.of_pairs(
+        {"a": [data.Comparison(({"role": "user", "content": "q"},), "yes", "no")]},
+        byte_tokenizer,
+        sizes={"train": 1},
+        stop_ids=[text, turn],
+    )
     assert [a[-1] for a in out["train"].answers[0]] == [turn, turn]
+
+
+def test_candidates_of_several_turns_are_asked_with_all_of_them(byte_tokenizer):
+    turns = [{"role": r, "content": c} for r, c in (("user", "Hi?"), ("assistant", "Ho."), ("user", "Who?"))]
+    pairs = [data.Comparison((*turns[:2], {"role": "user", "content": f"{i}?"}), "yes", "no") for i in range(2)]
+    pairs.append(data.Comparison(tuple(turns), "I", "he"))  # the first turn is shared, the prompt is not
+    out = candidates.of_pairs({"a": pairs}, byte_tokenizer, sizes={"train": 3}, stop_ids=[257])["train"]
+    at = next(i for i, t in enumerate(out.texts) if t == ["I", "he"])
+    assert out.ids[at] == data.chat(byte_tokenizer, turns) and len(out.prompts) == 3
+    assert data.encode(byte_tokenizer, out.prompts) == out.ids, "also for a model of another family"

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lib import data
 from lib.studies.mrpo import candidates, measures, scores, tasks
 
 
@@ -37,7 +38,8 @@ def test_weights_of_the_rules_on_a_second_reference_are_recorded(world, picks):
 
 
 def test_preferences_of_people(world):
-    pairs = [("Say hi.", "hi there", "no"), ("Add.", "four", "five")]
+    ask = lambda text, *answers: data.Comparison(({"role": "user", "content": text},), *answers)  # noqa: E731
+    pairs = [ask("Say hi.", "hi there", "no"), ask("Add.", "four", "five")]
     measures.transfer(world, "base", "people", pairs)
     items = world.run.record().items()
     assert len(items) == 4 and set(items.dataset) == {"transfer people"} and set(items.value) <= {0.0, 1.0}

@@ -1,5 +1,6 @@
 """What is learned from is kept apart from what made the references."""
 
+from lib import data
 from lib.studies.mrpo import candidates, tasks
 
 
@@ -20,7 +21,8 @@ def test_a_task_of_given_pairs_keeps_the_reference_apart(byte_tokenizer):
     import collections
 
     Cfg = collections.namedtuple("Cfg", "n_scarce n_abundant n_reference seed")
-    sets = {name: [(f"{name}{i}", "yes", "no") for i in range(12)] for name in "ab"}
+    ask = lambda text: data.Comparison(({"role": "user", "content": text},), "yes", "no")  # noqa: E731
+    sets = {name: [ask(f"{name}{i}") for i in range(12)] for name in "ab"}
     splits = candidates.of_pairs(sets, byte_tokenizer, sizes={"train": 8, "validation": 2, "test": 2}, stop_ids=[257])
     few, many = (tasks.of_people(splits, "b", Cfg(3, 5, 3, 0), scarce=s) for s in (True, False))
     assert (
