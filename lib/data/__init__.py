@@ -15,6 +15,7 @@ from lib.data.prompts import (
     sample,
     similarity,
 )
+from lib.data.tokens import continuation, plain
 
 __all__ = [
     "SPLITS",
@@ -23,12 +24,14 @@ __all__ = [
     "agreement_prefix",
     "calibration",
     "chat",
+    "continuation",
     "encode",
     "first_divergence",
     "load_pairs",
     "load_prompts",
     "load_sets",
     "pairs",
+    "plain",
     "sample",
     "similarity",
 ]

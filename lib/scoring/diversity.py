@@ -10,18 +10,30 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import sparse
 
+from lib.data.text import words as text_words
 from lib.scoring.metrics import distinct_n
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and single marks: digits and operators count, unlike in most vectorizers."""
-    return re.findall(r"\w+|[^\w\s]", text.lower())
+    """Lower-case words of any script and single marks: digits and operators count, unlike in most vectorizers."""
+    if text.isascii():
+        return re.findall(r"\w+|[^\w\s]", text.lower())
+    out, run = [], ""
+    for c in f"{text} ":
+        if c.isalnum() or unicodedata.category(c)[0] in "MC":  # letters, the marks on them, joiners
+            run += c
+            continue
+        out, run = [*out, *text_words(run)], ""
+        if not c.isspace():
+            out.append(c)
+    return out
 
 
 # ---- leaves
@@ -149,7 +161,7 @@ def _lcs(where: dict[str, int], length: int, y: Sequence[str]) -> int:
 
 
 def _rouge_words(text: str) -> list[str]:
-    return re.sub(r"[^a-z0-9]+", " ", text.lower()).split()
+    return text_words(text)
 
 
 def similar_share(texts: Sequence[str], threshold: float = 0.7) -> float:

@@ -210,3 +210,12 @@ def test_hidden_labels():
     )
     with pytest.raises(ValueError, match="only a templated teacher's rows carry their truth, given 'a#0'"):
         judges.valid({"id": "a#0", "truth": {}})
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["¿Qué río pasa por aquí?", "Где находится станция?", "这条河叫什么？", "أين تقع المحطة؟", "7 plus 5 makes what?"],
+)
+def test_the_rules_know_sentences_of_other_scripts(question):
+    assert judges.faults({"question": question, "answer": "It is here."}) == []
+    assert judges.faults({"question": question[:-1] + ",", "answer": "It is here."}) == ["the question is no sentence"]

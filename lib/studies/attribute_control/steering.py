@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lib import constraint
 from lib.constraint.nado import Nado, expected_success, head_kl
+from lib.data import continuation, plain
 from lib.engine import training, trunk
 from lib.engine.generation import Completion, generate, recorded
 from lib.engine.logprobs import mean_logprob, sum_logprob, token_logprobs
@@ -99,11 +100,12 @@ class Steering:
 
     def ids(self, text: str) -> list[int]:
         """Token ids of plain text: no chat template, what the tokenizer puts in front stays."""
-        return self.tokenizer(text).input_ids
+        return plain(self.tokenizer, text)
 
     def row(self, line: Line) -> tuple[list[int], list[list[int]]]:
         """(prompt, [text and end]) as `logprobs.pack` takes it."""
-        return self.ids(line.prompt), [[*self.tokenizer.encode(line.text, add_special_tokens=False), self.stop[0]]]
+        prompt, text = continuation(self.tokenizer, line.prompt, line.text, end=self.stop[0])
+        return prompt, [text]
 
     def read(self, lines: Sequence[Line]) -> list[list[Tensor]]:
         """What the top reads of each line; the frozen blocks see a line once."""
