@@ -32,6 +32,11 @@ def words(text: str) -> list[str]:
     return _split(text, "")
 
 
+def tokens(text: str) -> list[str]:
+    """`words` and, between them, each mark on its own: digits and operators count, unlike in most vectorizers."""
+    return _split(text, "_", marks=True)
+
+
 def similarity(a: str, b: str) -> float:
     """Near-duplicate score in [0, 1]: the larger of the word-set Jaccard and the word-trigram Jaccard similarity.
 
@@ -43,10 +48,10 @@ def similarity(a: str, b: str) -> float:
     return max(_jaccard(set(first), set(second)), _jaccard(_trigrams(first), _trigrams(second)))
 
 
-def _split(text: str, within: str) -> list[str]:
-    """`words`, with the ASCII marks `within` as letters."""
+def _split(text: str, within: str, *, marks: bool = False) -> list[str]:
+    """`words`, with the ASCII marks `within` as letters; the others are words of their own if `marks`."""
     if text.isascii():
-        return re.findall(f"[a-z0-9{within}]+", text.lower())
+        return re.findall(f"[a-z0-9{within}]+" + r"|[^\w\s]" * marks, text.lower())
     # casefold can undo the normal form (of capital I with a dot, say)
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     out, open_ = [], False  # open_: the next letter goes on with the last word
@@ -66,6 +71,8 @@ def _split(text: str, within: str) -> list[str]:
                 out.append(c)
             open_ = True
         else:
+            if marks and not c.isspace() and c != BREAK:
+                out.append(c)
             open_ = None
     return out
 
