@@ -17,6 +17,7 @@ from lib.data.prompts import (
 )
 from lib.data.rows import read_rows
 from lib.data.text import similarity, tokens, words
+from lib.data.tokens import continuation, plain
 
 __all__ = [
     "SPLITS",
@@ -27,6 +28,7 @@ __all__ = [
     "agreement_prefix",
     "calibration",
     "chat",
+    "continuation",
     "dropped",
     "encode",
     "first_divergence",
@@ -34,6 +36,7 @@ __all__ = [
     "load_prompts",
     "load_sets",
     "pairs",
+    "plain",
     "read_rows",
     "sample",
     "similarity",

@@ -27,6 +27,7 @@ books = typer.Typer(no_args_is_help=True, help="Clean, check and show notebooks.
 app.add_typer(books, name="notebooks")
 curriculum = typer.Typer(no_args_is_help=True, help="Check a taxonomy of qna.yaml files.")
 app.add_typer(curriculum, name="taxonomy")
+SHOWN = 20  # problems of a taxonomy
 NEED_GB = {"smoke": 1, "small": 6, "paper": 64}
 
 
@@ -245,7 +246,8 @@ def check_taxonomy(
 
     problems = taxonomy.check(path)
     if problems:
-        typer.echo("\n".join(problems))
+        more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        typer.echo("\n".join([*problems[:SHOWN], *more]))
         raise typer.Exit(1)
     leaves = taxonomy.load(path)
     typer.echo(f"{taxonomy.outline(leaves)}\n{len(leaves)} leaves in form")

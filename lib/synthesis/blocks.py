@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from lib.data.sentences import UNIT, WIDE_ENDS, units
+from lib.data.text import words
 from lib.synthesis.judges import Judge
 from lib.synthesis.requests import LISTED, Request
 from lib.synthesis.teachers import Teacher
@@ -170,26 +173,27 @@ class Dedup:
 
     def add(self, kind: str, text: str, name: str) -> str | None:
         """The name of a text of this kind that is like this one; None for a new text, which is then remembered."""
-        key, words = (kind, " ".join(text.split()).casefold()), tokens(text)
+        key = kind, " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
+        found = tokens(text)
         like = self.exact.setdefault(key, name)
         if like != name:
             return like
-        bag, size = Counter(words), len(words)
+        bag, size = Counter(found), len(found)
         known = self.tokens.setdefault(kind, [])
         for other, others, at in known if self.threshold < 1 else ():
             need = (
                 self.threshold * (size + len(other)) / 2
             )  # of the common subsequence, whose length the common words bound
-            if min(size, len(other)) > need and sum((bag & others).values()) > need and common(words, other) > need:
+            if min(size, len(other)) > need and sum((bag & others).values()) > need and common(found, other) > need:
                 del self.exact[key]
                 return at
-        known.append((words, bag, name))
+        known.append((found, bag, name))
         return None
 
 
 def tokens(text: str) -> list[str]:
-    """Words as the package rouge-score counts them: runs of a-z and 0-9."""
-    return re.findall(r"[a-z0-9]+", text.lower())
+    """Words in any script (`lib.data.text.words`); of ASCII text those that the package rouge-score counts."""
+    return words(text)
 
 
 def common(a: Sequence[str], b: Sequence[str]) -> int:
@@ -221,21 +225,32 @@ class Chunk(NamedTuple):
         return out
 
 
+def _cut(text: str, words: int) -> list[str]:
+    """The text in pieces of `words` units."""
+    starts = [unit.start() for unit in UNIT.finditer(text)][words::words]
+    return [text[i:j] for i, j in zip([0, *starts], [*starts, len(text)])]
+
+
 def chunks(text: str, words: int) -> list[str]:
     """Pieces of at most `words` words that end where a sentence ends and join to the text; only a longer sentence is
-    cut, between words."""
+    cut, between words. A character is a word where a script sets no spaces (`lib.data.sentences.units`)."""
     if words < 1:
         raise ValueError(f"a chunk holds at least 1 word, given {words}")
     # a sentence, or a paragraph without a full stop, with the headings above it
     sentences, out, size = (
-        re.findall(r"\s*(?:#+ [^\n]*\n\s*)*\S.*?(?:[.!?][\"')]*(?=\s)\s*|\n\s*\n\s*|\Z)", text, re.S),
+        re.findall(
+            r"\s*(?:#+ [^\n]*\n\s*)*\S.*?(?:[.!?؟۔।॥][\"')”’»]*(?=\s)\s*"
+            rf"|[{WIDE_ENDS}][\"')”’」』）】》]*\s*|\n\s*\n\s*|\Z)",
+            text,
+            re.S,
+        ),
         [],
         0,
     )
     for sentence in sentences or ([text] if text else []):
-        parts = [sentence] if len(sentence.split()) <= words else re.findall(rf"(?:\s*\S+){{1,{words}}}\s*", sentence)
+        parts = [sentence] if len(units(sentence)) <= words else _cut(sentence, words)
         for part in parts:
-            n = len(part.split())
+            n = len(units(part))
             if out and size + n <= words:
                 out[-1], size = out[-1] + part, size + n
             else:

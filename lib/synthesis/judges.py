@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.data import chat
+from lib.data import chat, continuation
+from lib.data.sentences import is_sentence, units
 from lib.scoring.likelihood import completion_logprobs
 from lib.synthesis.requests import Request
 from lib.synthesis.teachers import Teacher
@@ -33,7 +34,10 @@ class Judge(NamedTuple):
 
 
 NEEDS_EYES = re.compile(r"\b(picture|image|photo|drawing|video)\b", re.I)
-HANGING = re.compile(r"([,;:(=-]|\b(the|a|an|is|are|was|of|to|and|or|in|on|as|that|which|from|with|by|at|for))$", re.I)
+BRACKETS = ("{}", "()", "（）", "「」", "『』", "《》", "【】")
+HANGING = re.compile(
+    r"([,;:(=，、；：（،؛-]|\b(the|a|an|is|are|was|of|to|and|or|in|on|as|that|which|from|with|by|at|for))$", re.I
+)
 
 
 def oracle(leaves: Sequence[Leaf]) -> dict[str, Judge]:
@@ -107,14 +111,13 @@ def faults(row: dict, *, words: int = 250) -> list[str]:
     """What the rules find wrong with a row: format, length, truncation, unsafe marker. They know no right answer."""
     question, answer, found = row["question"].strip(), row.get("answer"), []
     checks = [
-        (not re.match(r"[A-Za-z\"']", question) or not re.search(r"[.?!\"']$", question),
-            "the question is no sentence"),
-        (not 3 <= len(question.split()) <= words, f"the question has {len(question.split())} words"),
+        (not is_sentence(question), "the question is no sentence"),
+        (not 3 <= len(units(question)) <= words, f"the question has {len(units(question))} words"),
         (bool(NEEDS_EYES.search(question)), "the question needs eyes"), (UNSAFE in question + (answer or ""), "unsafe"),
     ]  # fmt: skip
     if answer is not None:
-        text, n = answer.strip(), len(answer.split())
-        opened = text.count("{") != text.count("}") or text.count("(") != text.count(")") or text.count('"') % 2 == 1
+        text, n = answer.strip(), len(units(answer))
+        opened = any(text.count(a) != text.count(b) for a, b in BRACKETS) or text.count('"') % 2 == 1
         checks += [
             (not 1 <= n <= words, f"the answer has {n} words"),
             (bool(HANGING.search(text)) or opened, "the answer breaks off"),
@@ -166,7 +169,6 @@ def likelihood(model, tokenizer, *, batch: int, pmi: bool = False) -> Score:
 
     A row without a context has a pmi of 0. ValueError for an empty answer.
     """
-    encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
 
     def score(rows: Sequence[dict]) -> list[float]:
         empty = next((row for row in rows if not row.get("answer")), None)
@@ -177,13 +179,15 @@ def likelihood(model, tokenizer, *, batch: int, pmi: bool = False) -> Score:
             )
         asked = [f"Question: {row['question']}\nAnswer:" for row in rows]
         grounds = [f"{row['context']}\n\n" if row.get("context") else "" for row in rows]
-        answers = [encode(" " + row["answer"]) for row in rows]
 
         def of(prompts):
-            return completion_logprobs(model, [encode(p) for p in prompts], answers, batch=batch, mean=True)[:, 0]  # noqa: E731
+            ids = [continuation(tokenizer, p, " " + row["answer"]) for p, row in zip(prompts, rows)]
+            return completion_logprobs(model, *map(list, zip(*ids)), batch=batch, mean=True)[:, 0]
 
+        if not rows:
+            return []
         given = of([g + a for g, a in zip(grounds, asked)])
-        return (given - of(asked) if pmi else given).tolist() if rows else []
+        return (given - of(asked) if pmi else given).tolist()
 
     return score
 
@@ -222,6 +226,7 @@ def letter_margin(model, tokenizer, *, batch: int) -> Margin:
     def margin(prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[float]:
         texts = [ask.format(prompt=p, first=a, second=b) for p, a, b in zip(prompts, first, second, strict=True)]
         ids = [chat(tokenizer, [{"role": "user", "content": t}]) for t in texts]
+        # the template ends where the model begins to write: a letter is read by itself
         letters = [[tokenizer.encode(letter, add_special_tokens=False)] * len(ids) for letter in "AB"]
         scores = completion_logprobs(model, ids, *letters, batch=batch)
         return (scores[:, 0] - scores[:, 1]).tolist()

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from lib.data import plain
 from lib.synthesis import phrases
 from lib.synthesis.requests import ASKS, LISTED, Reply, Request, continued, listing
 from lib.synthesis.servers import Chat
@@ -282,7 +283,7 @@ class Continuing:
         generator = torch.Generator(device=self.model.device).manual_seed(
             int.from_bytes(hashlib.sha256(f"{self.seed} {names}".encode()).digest()[:7], "big")
         )
-        ids = [self.tokenizer.encode(listing(r), add_special_tokens=False) for r in requests]
+        ids = [plain(self.tokenizer, listing(r)) for r in requests]
         done = generate(self.model, ids, stop_ids=self.stop, batch=self.batch, generator=generator, **self.settings)
         texts = [self.tokenizer.decode(c.tokens, skip_special_tokens=True) for c in done]
         return [self._read(r, text).strip() or None for r, text in zip(requests, texts)]

@@ -9,20 +9,25 @@ knowledge leaf holds its held-out questions.
 from __future__ import annotations
 
 import json
+import os
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
 from lib.taxonomy import checkers
-from lib.taxonomy.yaml_lines import File, compose, line_of, tag_of, type_of
+from lib.taxonomy.json_lines import rows
+from lib.taxonomy.yaml_lines import File, compose, line_of
 
 VERSION, LEAST_SEEDS, LEAST_PAIRS, DISTRACTORS = 3, 5, 3, 3
 BRANCHES = ("knowledge", "foundational_skills", "compositional_skills")
 SKILL = ("version", "created_by", "task_description", "seed_examples")
 KNOWLEDGE = ("version", "created_by", "domain", "seed_examples", "document", "document_outline")
+FACT = ("question", "answer", "distractors")
+NOT_READ = ("node_modules", "site-packages", "__pycache__")  # besides hidden folders and Python environments
 
 
 class Seed(NamedTuple):
@@ -62,8 +67,8 @@ class Leaf(NamedTuple):
 
 
 def load(root: Path | str) -> list[Leaf]:
-    """The leaves of the tree, by path. FileNotFoundError where there is none; ValueError with the first problem and the
-    number of others."""
+    """The leaves of the tree, by path. FileNotFoundError where there is none; ValueError for a folder that is no
+    taxonomy, or with the first problem and the number of others."""
     leaves, problems = _all(Path(root))
     if problems:
         raise ValueError(
@@ -75,7 +80,7 @@ def load(root: Path | str) -> list[Leaf]:
 
 def check(root: Path | str) -> list[str]:
     """Every problem of the tree, one sentence each: "file:line field: what was given and what is allowed".
-    FileNotFoundError where there is no leaf."""
+    FileNotFoundError where there is no leaf, ValueError for a folder that is no taxonomy."""
     return _all(Path(root))[1]
 
 
@@ -117,19 +122,43 @@ def _count(n: int, noun: str) -> str:
 
 def _all(root: Path) -> tuple[list[Leaf], list[str]]:
     """The leaves that are in form, and the problems of the others."""
-    names = {
-        name: sorted(p for p in root.rglob(name) if not any(part.startswith(".") for part in p.relative_to(root).parts))
-        for name in ("qna.yaml", "qna.yml")
-    }
-    if not names["qna.yaml"]:
+    if root.is_dir() and not any((root / name).is_dir() for name in BRANCHES):
+        above = next((p.parent for p in (root.resolve(), *root.resolve().parents) if p.name in BRANCHES), None)
+        raise ValueError(
+            f"{root} is no taxonomy: it holds none of the folders {', '.join(BRANCHES)}"
+            + (f"; did you mean {above}?" if above else "")
+        )
+    found = sorted(_files(root, ("qna.yaml", "qna.yml")))
+    read = [_read(root, path) for path in found if path.suffix == ".yaml"]
+    if not read:
         raise FileNotFoundError(f"no qna.yaml below {root}; a taxonomy is a folder with some of {', '.join(BRANCHES)}")
-    read = [_read(root, path) for path in names["qna.yaml"]]
-    misnamed = [f"{p.relative_to(root).as_posix()}:1 name: a leaf's file is named qna.yaml" for p in names["qna.yml"]]
+    others = (path.relative_to(root).as_posix() for path in found if path.suffix != ".yaml")
+    misnamed = [f"{path}:1 name: a leaf's file is named qna.yaml" for path in others]
     return [leaf for leaf, _ in read if leaf], [p for _, found in read for p in found] + misnamed
 
 
+def _files(root: Path, names: Sequence[str]) -> Iterator[Path]:
+    """The files of these names below root. A link to a folder elsewhere is followed once; one to a folder above it, or
+    above or below root, is not: there it would go round, or read a leaf twice."""
+    real, linked = root.resolve(), set()
+
+    def enter(folder: Path) -> bool:
+        if folder.name.startswith(".") or folder.name in NOT_READ or (folder / "pyvenv.cfg").is_file():
+            return False
+        if not folder.is_symlink():
+            return True
+        target = folder.resolve()
+        known = target in linked or target.is_relative_to(real)
+        linked.add(target)
+        return not (known or real.is_relative_to(target) or folder.parent.resolve().is_relative_to(target))
+
+    for at, folders, files in os.walk(root, followlinks=True):
+        folders[:] = [folder for folder in folders if enter(Path(at, folder))]
+        yield from (Path(at, name) for name in names if name in files)
+
+
 def _flat(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
 def _read(root: Path, path: Path) -> tuple[Leaf | None, list[str]]:
@@ -143,10 +172,7 @@ def _read(root: Path, path: Path) -> tuple[Leaf | None, list[str]]:
         return None, file.sentences()
     known = KNOWLEDGE if knowledge else SKILL
     fields = file.fields(top, "", known, known)
-    version = fields.get("version")
-    if version is not None and (tag_of(version) != "int" or version.value != str(VERSION)):
-        given = repr(version.value) if tag_of(version) == "str" else type_of(version)
-        file.no(line_of(version), "version", f"the number {VERSION} is wanted, given {given}")
+    file.whole(fields.get("version"), "version", VERSION)
     file.text(fields.get("created_by"), "created_by")
     task = file.text(fields.get(known[2]), known[2])
     nodes = file.items(fields.get("seed_examples"), "seed_examples", LEAST_SEEDS, "seed examples")
@@ -169,7 +195,6 @@ def _read(root: Path, path: Path) -> tuple[Leaf | None, list[str]]:
             else "freeform"
         )
         leaf, of_facts = leaf._replace(kind=kind, checker=checkers.LEAVES.get(leaf.path)), []
-    _repeats(file, leaf)
     if leaf.checker:
         for i, seed in enumerate(leaf.seeds):
             if (
@@ -231,29 +256,16 @@ def _passages(file: File, nodes: list[yaml.Node]) -> list[Seed]:
     return seeds
 
 
-def _repeats(file: File, leaf: Leaf) -> None:
-    """Only a grounded question may be asked again, of another context."""
-    grounded, first = leaf.kind != "knowledge", {}
-    for seed in leaf.seeds:
-        key = (_flat(seed.question), _flat(seed.context) if grounded else "")
-        if seed.question and first.setdefault(key, seed.line) != seed.line:
-            file.no(seed.line, "seed_examples.question", f"asked before in line {first[key]}: {seed.question!r}")
-
-
 def _documents(file: File, folder: Path, node: yaml.Node) -> tuple[Document, ...]:
     """The Markdown files that the patterns name, each once, in the patterns' order."""
     names = ("repo", "commit", "patterns")
     fields, found = file.fields(node, "document", names, names), {}
     for name in names[:2]:
         file.text(fields.get(name), f"document.{name}")
-    seen = set()
     for i, item in enumerate(file.items(fields.get("patterns"), "document.patterns", 1, "patterns")):
         pattern, field = file.text(item, f"document.patterns[{i}]"), f"document.patterns[{i}]"
         if not pattern:
             continue
-        if pattern in seen:
-            file.no(line_of(item), field, f"given twice: {pattern!r}")
-        seen.add(pattern)
         if pattern.startswith("/") or ".." in pattern.split("/"):
             file.no(line_of(item), field, f"documents lie in the leaf's folder, given {pattern!r}")
             continue
@@ -272,11 +284,16 @@ def _documents(file: File, folder: Path, node: yaml.Node) -> tuple[Document, ...
                     f"documents are Markdown files (.md) of the leaf's folder, {pattern!r} gives {path.name}",
                 )
                 continue
-            text = path.read_text(encoding="utf-8", errors="replace").strip()
-            if not text or "\ufffd" in text:
-                file.no(line_of(item), field, f"{path.name} is {'empty' if not text else 'not UTF-8 text'}")
+            try:
+                text = path.read_text(encoding="utf-8-sig").strip()
+            except (UnicodeDecodeError, OSError) as error:
+                why = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"not readable: {error.strerror}"
+                file.no(line_of(item), field, f"{path.name} is {why}")
                 continue
-            found[path.relative_to(folder).as_posix()] = text
+            if text:
+                found[path.relative_to(folder).as_posix()] = text
+            else:
+                file.no(line_of(item), field, f"{path.name} is empty")
     return tuple(Document(name, text) for name, text in found.items())
 
 
@@ -286,40 +303,28 @@ def _facts(root: Path, path: Path, leaf: Leaf) -> tuple[tuple[Fact, ...], list[s
         return (), []
     file, facts = File(path.relative_to(root).as_posix()), []
     texts, asked = _flat("\n".join(d.text for d in leaf.documents)), {_flat(s.question) for s in leaf.seeds}
-    for n, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
-        if not line.strip():
+    for n, row in rows(file, path, FACT):
+        question, answer, distractors = row.values()
+        is_text = lambda value: isinstance(value, str) and value.strip()  # noqa: E731
+        bad = next((k for k in ("question", "answer") if not is_text(row[k])), None)
+        if bad:
+            file.no(n, bad, f"text is wanted, given {json.dumps(row[bad])}")
             continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            file.no(n, ".", f"not JSON: {error}")
-            continue
-        if not isinstance(row, dict) or set(row) != {"question", "answer", "distractors"}:
-            file.no(
-                n,
-                ".",
-                "fields question, answer, distractors are wanted, given "
-                f"{', '.join(row) if isinstance(row, dict) else type(row).__name__}",
-            )
-            continue
-        options = [row["answer"], *(row["distractors"] if isinstance(row["distractors"], list) else [])]
-        if (
-            not all(isinstance(t, str) and t.strip() for t in (row["question"], *options))
-            or len(options) != DISTRACTORS + 1
-        ):
+        if not isinstance(distractors, list) or len(distractors) != DISTRACTORS or not all(map(is_text, distractors)):
             file.no(
                 n,
                 "distractors",
                 f"a question, an answer and a list of {DISTRACTORS} distractors are wanted, each of them text, "
-                f"given {line}",
+                f"given {json.dumps(distractors, ensure_ascii=False)}",
             )
             continue
+        options = [answer, *distractors]
         if len({_flat(o) for o in options}) < len(options):
             file.no(n, "distractors", f"the options are not different: {', '.join(options)}")
-        if texts and _flat(row["answer"]) not in texts:
-            file.no(n, "answer", f"{row['answer']!r} stands in none of the leaf's documents")
-        if _flat(row["question"]) in asked:
-            file.no(n, "question", f"asked before, by a seed or another fact: {row['question']!r}")
-        asked.add(_flat(row["question"]))
-        facts.append(Fact(row["question"], row["answer"], tuple(row["distractors"])))
+        if texts and _flat(answer) not in texts:
+            file.no(n, "answer", f"{answer!r} stands in none of the leaf's documents")
+        if _flat(question) in asked:
+            file.no(n, "question", f"asked before, by a seed or another fact: {question!r}")
+        asked.add(_flat(question))
+        facts.append(Fact(question, answer, tuple(distractors)))
     return tuple(facts), file.sentences()

@@ -175,3 +175,9 @@ def test_more_words_are_more_diverse():
     few, many = diversity.text_measures(draw(10), threshold=0.6), diversity.text_measures(draw(300), threshold=0.6)
     assert few["distinct-2"] < many["distinct-2"] / 5 and few["self-BLEU-4"] > 2 * many["self-BLEU-4"]
     assert few["ROUGE-L over 0.6"] > 0.9 > 0.1 > many["ROUGE-L over 0.6"] and few["Vendi"] < many["Vendi"] / 5
+
+
+def test_words_of_other_scripts():
+    assert diversity.words("Где 7 + река?") == ["где", "7", "+", "река", "?"]
+    assert diversity.words("这河？") == ["这", "河", "？"] and len(diversity.words("नमस्ते")) == 1
+    assert diversity.rouge_matrix(["Где река"], ["Где река?"])[0, 0] == 1

@@ -65,7 +65,7 @@ def test_numbered_lists_are_read(text, n, wanted):
 
 def test_common_subsequences_are_those_of_rouge_score():
     rng, scorer = np.random.default_rng(0), RougeScorer(["rougeL"], use_stemmer=False)
-    vocabulary = ["What", "is", "the", "sum", "of", "17", "+", "25?", "é", "a-b"]
+    vocabulary = ["What", "is", "the", "sum", "of", "17", "+", "25?", "+?", "a-b"]
     texts = [" ".join(rng.choice(vocabulary, rng.integers(1, 14))) for _ in range(60)]
     for a, b in zip(texts[::2], texts[1::2]):
         x, y = blocks.tokens(a), blocks.tokens(b)
@@ -191,3 +191,17 @@ def test_unique_and_chunk():
         "Last.",
     ]
     assert [o.row["id"] for o in found] == [f"a#{i}.{k}" for i in range(2) for k in range(3)]
+
+
+def test_near_duplicates_and_chunks_in_other_scripts():
+    for text in (
+        "Какая река течёт через этот старый город сегодня",
+        "今天有哪条河流经这座古老的城市",
+        "أي نهر يمر بهذه المدينة القديمة اليوم",
+    ):
+        seen = Dedup(0.9)
+        assert seen.add("q", f"{text}?", "1") is None and seen.add("q", f"{text} ?!", "2") == "1"
+    for text in ("这是一个短句子。" * 60, "สวัสดีครับ" * 60, "長い文です！" * 40, "x" * 5000):
+        found = chunks(text, 20)
+        assert "".join(found) == text and len(found) > 1 and all(len(blocks.units(c)) <= 20 for c in found)
+    assert all(c.endswith("。") for c in chunks("这是一个短句子。" * 60, 20))

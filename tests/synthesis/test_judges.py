@@ -211,3 +211,12 @@ def test_both_judges_are_one():
     assert scores == [3, 0.0, 1, None, None] and one.least == 2
     everything = judges.keep_all()
     assert all(score >= everything.least for score in everything.score([{}, {}]))
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["¿Qué río pasa por aquí?", "Где находится станция?", "这条河叫什么？", "أين تقع المحطة؟", "7 plus 5 makes what?"],
+)
+def test_the_rules_know_sentences_of_other_scripts(question):
+    assert judges.faults({"question": question, "answer": "It is here."}) == []
+    assert judges.faults({"question": question[:-1] + ",", "answer": "It is here."}) == ["the question is no sentence"]

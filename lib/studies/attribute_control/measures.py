@@ -134,7 +134,7 @@ def measure(world: World, run, arm: str, plan: Plan, *, steer: Steer | None = No
         for name, asked in plan.prompts.items():
             begun = time.perf_counter()
             texts[name] = written(world, asked, name=name, steer=steer)
-            tokens = sum(len(world.tokenizer.encode(t)) for row in texts[name] for t in row)
+            tokens = sum(len(world.tokenizer.encode(t, add_special_tokens=False)) for row in texts[name] for t in row)
             run.metric("decoding", name, arm, "tokens per second", tokens / (time.perf_counter() - begun))
             for metric, values in scores(texts[name], plan.judges).items():
                 run.items(f"written {name}", arm, metric, range(len(asked)), values.tolist())

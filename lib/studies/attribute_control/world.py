@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lib.data import continuation, plain
 from lib.engine import trunk
 from lib.engine.models import end_of_turn
 from lib.quantization import block_linears
@@ -78,13 +79,13 @@ def build(
 
 def token_ids(world: World, text: str) -> list[int]:
     """Token ids of plain text: no chat template, what the tokenizer puts in front stays."""
-    return world.tokenizer(text).input_ids
+    return plain(world.tokenizer, text)
 
 
 def row_of(world: World, line: Line) -> Row:
     """(prompt, [text and end]) as `logprobs.pack` takes it."""
-    text = world.tokenizer.encode(line.text, add_special_tokens=False)
-    return token_ids(world, line.prompt), [[*text, world.end]]
+    prompt, text = continuation(world.tokenizer, line.prompt, line.text, end=world.end)
+    return prompt, [text]
 
 
 def text_of(world: World, tokens: Sequence[int]) -> str:
