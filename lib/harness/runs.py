@@ -26,6 +26,11 @@ NO_VALUE = float("nan")
 _begun: list[Run] = []  # the run that this process begun last
 
 
+def now() -> str:
+    """The time as manifests have it: UTC, ISO."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+
+
 def new_run_dir(paper: str, preset: str, seed: int) -> Path:
     """A new folder of its own, even for two runs that start at the same moment."""
     paths.check_writable(paths.RUNS)
@@ -73,7 +78,7 @@ class Run:
             "status": "running", "settings": cfg.as_dict(), "overrides": list(cfg.overrides),
             "fingerprint": cfg.fingerprint(),
             "commit": at, "dirty": dirty, "changed files": _changed() if dirty else [],
-            "start": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "start": now(),
             "stages": {},
             "versions": machine.versions(), "machine": machine.description(),
             "device": cfg.get("device", "cpu"), "dtype": cfg.get("dtype", ""), "threads": machine.threads(),
@@ -97,9 +102,9 @@ class Run:
         else:
             self._failed.pop(name, None)
         finally:
-            now = rows.execution()
-            before = self.manifest["stages"].get(name, 0.0) if self._stages.get(name) == now else 0.0
-            self._stages[name] = now
+            at = rows.execution()
+            before = self.manifest["stages"].get(name, 0.0) if self._stages.get(name) == at else 0.0
+            self._stages[name] = at
             self.manifest["stages"][name] = round(before + time.perf_counter() - began, 2)
             self._save()
 
@@ -136,8 +141,8 @@ class Run:
 
     def _add(self, **new: Sequence[tuple]) -> None:
         """All of these rows or, where one of them may not be recorded, none."""
-        now = rows.execution()
-        fresh = {kind: rows.joined(rows.KINDS[kind], self._groups[kind], found, now) for kind, found in new.items()}
+        at = rows.execution()
+        fresh = {kind: rows.joined(rows.KINDS[kind], self._groups[kind], found, at) for kind, found in new.items()}
         self._reopen()
         for kind, groups in fresh.items():
             self._groups[kind] |= groups
@@ -234,7 +239,7 @@ def reserve(folder: Path, cfg, notebook: str) -> None:
     """Say in a run's folder, before its notebook does, that this process runs it."""
     _write_manifest(folder, {
         "schema": 1, "run_id": folder.name, "paper": cfg.paper, "notebook": notebook, "preset": cfg.preset,
-        "seed": cfg.seed, "status": "running", "start": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "seed": cfg.seed, "status": "running", "start": now(),
         "process": machine.process(), "runner": str(os.getpid()),
     })  # fmt: skip
 
@@ -248,12 +253,15 @@ def fail(folder: Path, reason: str, cell: str = "", tail: str = "") -> None:
     _write_manifest(folder, manifest | {"status": "failed", "reason": reason, "failed cell": cell, "tail": tail})
 
 
-def bury(runner: int, reason: str) -> list[Path]:
-    """Mark failed what process `runner` of this machine left running when it died, and stop its kernel: the folders."""
+def bury(runner: int, since: str, reason: str) -> list[Path]:
+    """Mark failed what process `runner` of this machine began after `since` (UTC, ISO) and left running when it died,
+    and stop its kernel: the folders."""
     here, found = machine.process()["host"], []
     for run in results.load_runs():
         m = run.manifest
         if m.get("status") not in ("running", "abandoned") or m.get("runner") != str(runner):
+            continue
+        if m.get("start", "") < since:  # of an earlier process that had the same number
             continue
         if m.get("process", {}).get("host") == here:
             machine.stop(m["process"])

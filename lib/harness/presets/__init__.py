@@ -87,7 +87,8 @@ def resolve(paper: str, namespace: dict[str, Any]) -> Config:
 def needed(paper: str, given: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(dataset, arm) of all per-prompt scores that a run with these settings must have recorded to be complete."""
     settings(paper)  # a paper that there is
-    return importlib.import_module(f"{__name__}.{paper}").needed(given)
+    rule = getattr(importlib.import_module(f"{__name__}.{paper}"), "needed", None)
+    return rule(given) if rule else []
 
 
 def _refuse_other_names(paper: str, uppers: set[str], namespace: Mapping[str, Any]) -> None:
