@@ -21,6 +21,7 @@ METRIC_COLUMNS = [
 ]  # fmt: skip
 ITEM_COLUMNS = ["dataset", "arm", "metric", "prompt_id", "value", "weight"]
 CURVE_COLUMNS = ["arm", "step", "name", "value"]
+NUMBERS = dict.fromkeys(["value", "weight", "low", "high"], "float64") | dict.fromkeys(["n", "seed", "step"], "int64")
 
 
 class Kind(NamedTuple):
@@ -78,8 +79,7 @@ def packed(rows: Sequence[tuple]) -> bytes:
 def table(kind: Kind, content: bytes | None) -> pd.DataFrame:
     """What a file of that kind holds; without one an empty table with its columns, which others can be joined to."""
     if content is None:
-        numbers = {"value", "weight", "low", "high", "n", "seed", "step"}
-        return pd.DataFrame({c: pd.Series(dtype="float64" if c in numbers else "str") for c in kind.columns})
+        return pd.DataFrame({c: pd.Series(dtype=NUMBERS.get(c, "str")) for c in kind.columns})
     text = gzip.decompress(content) if kind.file.endswith(".gz") else content
     return pd.read_csv(io.BytesIO(text), dtype={"prompt_id": str})
 
