@@ -320,6 +320,8 @@ def test_every_paper_says_what_a_complete_run_holds(paper, preset):
     ("qdpo", {"ARMS": "qdpo-round2"}, "only together with qdpo"), ("qdpo", {"ARMS": "kd,kd"}, "twice"),
     ("attribute_control", {"ARMS": "nado-sft"}, "only together with sft"),
     ("attribute_control", {"ARMS": "base,nado-base,nado-sft"}, "only together with sft"),
+    ("mrpo", {"SECONDS": "mis-scored,complementary"}, "cannot begin with mis-scored"),
+    ("mrpo", {"SCARCE": "plain,full", "ABUNDANT": "full"}, "measure twice"),
     ("lab", {"NOISES": "0.5,0.5"}, "twice"), ("sea", {"ARMS": "sea,sea"}, "twice"),
 ])  # fmt: skip
 def test_arms_that_would_fail_after_all_training_are_refused_at_once(paper, given, words):

@@ -10,6 +10,7 @@ import ast
 import importlib
 import pkgutil
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,7 +82,11 @@ def resolve(paper: str, namespace: dict[str, Any]) -> Config:
         if value is not None:
             values[name.lower()] = known[name.lower()].checked(name, value)
             overrides.append(name.lower())
-    return Config(paper=paper, preset=preset, seed=seed, values=values, overrides=tuple(overrides))
+    cfg = Config(paper=paper, preset=preset, seed=seed, values=values, overrides=tuple(overrides))
+    twice = [f"{arm} ({dataset})" for (dataset, arm), n in Counter(needed(paper, cfg)).items() if n > 1]
+    if twice:
+        raise ValueError(f"{paper}: these settings would measure twice, and record once, {', '.join(twice)}")
+    return cfg
 
 
 def needed(paper: str, given: Mapping[str, Any]) -> list[tuple[str, str]]:

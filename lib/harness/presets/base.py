@@ -27,8 +27,8 @@ class Setting:
     `published` is the value seen in the source, None where none was seen. `allowed` is a tuple or list of values, or a
     tuple of exactly two numbers, read as a closed range; None allows all. `many` marks a string that is a
     comma-separated list, each item of which must be allowed, and stands in it once unless `repeats`. `always` are items
-    that are put in front where they are left out; `needs` says of an item which other must be there too. A preset's
-    value may be None (no limit, or not used).
+    that are put in front where they are left out, `never_first` such as cannot lead; `needs` says of an item which
+    other must be there too. A preset's value may be None (no limit, or not used).
     """
 
     smoke: Value
@@ -41,6 +41,7 @@ class Setting:
     many: bool = False
     repeats: bool = False
     always: tuple[str, ...] = ()
+    never_first: tuple[str, ...] = ()
     needs: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,6 +86,8 @@ class Setting:
         if len(same) < len(items) and not self.repeats:
             twice = next(a for k, a in enumerate(items) if _number(a) in map(_number, items[:k]))
             raise ValueError(f"{name} names {twice} twice, given {value!r}")
+        if items[0] in self.never_first:
+            raise ValueError(f"{name} cannot begin with {items[0]}, given {value!r}")
         for item, other in self.needs.items():
             if item in items and other not in items:
                 raise ValueError(f"{name} takes {item} only together with {other}, given {value!r}")

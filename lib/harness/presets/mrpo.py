@@ -65,7 +65,8 @@ SETTINGS = {
         "complementary reference, of other topics", allowed=(1, 10**6)),
     "seconds": Setting(smoke="complementary,equal,mis-scored", small="complementary,equal,mis-scored",
         paper="complementary,equal,mis-scored", published="a second chat model", source=CODE,
-        help="second references tried", allowed=["complementary", "equal", "mis-scored"], many=True),
+        help="second references tried", allowed=["complementary", "equal", "mis-scored"], many=True,
+        never_first=("mis-scored",)),
     "pairs": Setting(smoke="none", small="none",
         paper="HuggingFaceH4/ultrafeedback_binarized:train_prefs,nvidia/HelpSteer:train", published="six sets, "
         "of these two the names were seen", source=CODE, help="people's "
