@@ -7,6 +7,7 @@ overridden; the newest per paper, preset and seed.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from functools import lru_cache
@@ -25,9 +26,7 @@ __all__ = ["ITEM_COLUMNS", "METRIC_COLUMNS", "RunRecord", "cited", "data_files",
 def __getattr__(name: str):
     """What a notebook needs to begin a run, so that it imports one module for all: `results.start`."""
     if name in ("Run", "start", "new_run_dir", "fail"):
-        from lib.harness import runs
-
-        return getattr(runs, name)
+        return getattr(importlib.import_module("lib.harness.runs"), name)
     raise AttributeError(f"lib.harness.results has no {name!r}")
 
 
