@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import itertools
 import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
@@ -59,6 +58,10 @@ def overrides(paper: str, pairs) -> dict:
     """{NAME: value} of NAME=VALUE pairs, each read as its setting's type wants; unknown names are refused later."""
     notebooks.find(paper)
     known = presets.settings(paper)
+    pairs = list(pairs)
+    for name in {k.lower() for k, _ in pairs}:
+        if sum(k.lower() == name for k, _ in pairs) > 1:
+            raise ValueError(f"{name} is given twice")
     return {k: literal(v, known[k.lower()].kind if k.lower() in known else None) for k, v in pairs}
 
 
@@ -156,11 +159,11 @@ def sweep(
     codes = _with_ray(commands) if ray else list(ThreadPoolExecutor(jobs).map(_call, commands))
     for command, code in zip(commands, codes):
         typer.echo(f"{'done  ' if code == 0 else 'FAILED'} {' '.join(command[4:])}")
-    raise typer.Exit(max(codes))
+    raise typer.Exit(max(codes, default=runner.OK))
 
 
 def _call(command: list[str]) -> int:
-    return subprocess.run(command, cwd=paths.ROOT).returncode
+    return runner.spawn(command)
 
 
 def _with_ray(commands: list[list[str]]) -> list[int]:

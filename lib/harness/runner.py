@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -12,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.harness import claims, index, notebooks, paths, presets, results
+from lib.harness import claims, index, notebooks, paths, presets, results, runs
 from lib.harness.progress import duration
 
 TIME_LIMIT = {"smoke": 900, "small": 3 * 3600, "paper": None}  # seconds a run
@@ -25,13 +27,17 @@ SPEED = {  # environment of the kernel, unless the user has set it: time only, n
     "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184",
 }
 BUSY = {"OMP_WAIT_POLICY": "passive"}  # beside other work, threads that wait awake make both several times slower
-OK, FAILED, BAD_INPUT, TIMEOUT, INTERRUPTED, DIED = 0, 1, 2, 124, 130, 137
+OK, FAILED, BAD_INPUT, TIMEOUT, INTERRUPTED, DIED, TERMINATED = 0, 1, 2, 124, 130, 137, 143
+
+
+class Terminated(BaseException):
+    """The system asks this process to end."""
 
 
 @dataclass(frozen=True)
 class RunResult:
     dir: Path | None
-    code: int  # exit code: 0 done, 1 a cell failed, 124 time limit, 130 interrupted, 137 the kernel died
+    code: int  # exit code: 0 done, 1 failed, 124 time limit, 130 interrupted, 137 the kernel died, 143 ended
     reason: str
 
 
@@ -39,11 +45,16 @@ def validate(paper: str, preset: str, seed: int, overrides: dict) -> tuple[Path,
     """(notebook, resolved settings); ValueError, KeyError or TypeError in one sentence, before any work."""
     path = notebooks.find(paper)
     names = {k.upper(): v for k, v in overrides.items()}
+    if len(names) < len(overrides):
+        raise ValueError(f"one setting is given twice: {', '.join(overrides)}")
+    for name in {"PRESET", "SEED"} & names.keys():
+        raise ValueError(f"{name.lower()} is no setting to override: give it as --{name.lower()}")
     return path, presets.resolve(paper, {**notebooks.parameters(path), **names, "PRESET": preset, "SEED": seed})
 
 
 def finished(cfg) -> results.RunRecord | None:
-    """A done run of the same settings, commit and data, if code and data are as committed."""
+    """A done and complete run of the same settings, files that these name, commit and data, if code and data are as
+    committed."""
     commit, dirty = results.git_state()
     for r in reversed(results.load_runs(cfg.paper, cfg.preset)):
         m = r.manifest
@@ -53,6 +64,8 @@ def finished(cfg) -> results.RunRecord | None:
             and m["commit"] == commit
             and not m["dirty"]
             and m["fingerprint"] == cfg.fingerprint()
+            and not m.get("failed stage")
+            and not results.missing(r)
         ):
             return r
     return None
@@ -75,24 +88,54 @@ def run(
     if not force and (done := finished(cfg)):
         _say(f"{paper} {preset} seed {seed}: already done in {done.dir.name} (FORCE=1 or --force runs it again)")
         return RunResult(done.dir, OK, "already done")
-    folder = results.new_run_dir(paper, preset, seed)
+    folder = runs.new_run_dir(paper, preset, seed)
+    runs.reserve(folder, cfg, path.stem)
     limit = timeout or TIME_LIMIT[preset]
     given = {k.upper(): v for k, v in overrides.items()} | {"PRESET": preset, "SEED": seed}
     began = time.monotonic()
     _say(f"{paper} {preset} seed {seed}: starting; expect {duration(_expected(cfg))}")
     speed = {k: os.environ.get(k, v) for k, v in (SPEED | BUSY if _busy() else SPEED).items()}
-    with _environment(PLUMBLINE_RUN_DIR=str(folder), PLUMBLINE_HEADLESS="1", PYTHONWARNINGS="ignore", **speed):
+    known = dict(PLUMBLINE_RUN_DIR=str(folder), PLUMBLINE_RUNNER=str(os.getpid()), PLUMBLINE_HEADLESS="1")
+    with _environment(**known, PYTHONWARNINGS="ignore", **speed), _terminable():
         code, reason, cell, tail = _execute(path, folder / "notebook.ipynb", given, limit, _expected(cfg))
-    if code == OK and results.RunRecord(folder).manifest["status"] != "done":
+    if code == OK and results.RunRecord(folder).manifest.get("status") != "done":
         code, reason = FAILED, "the notebook ended without its record cell"
     if code != OK:
-        results.fail(folder, reason, cell, tail)
+        runs.fail(folder, reason, cell, tail)
         _say(f"{paper} {preset} seed {seed}: failed in cell {cell or '?'}: {reason}")
         if tail:
             _say(tail)
     else:
         _say(f"{paper} {preset} seed {seed}: done in {duration(time.monotonic() - began)}, {folder.name}")
     return RunResult(folder, code, reason)
+
+
+def spawn(command: Sequence[str]) -> int:
+    """Run a command, one run, in a process of its own: its exit code. One that a signal ends gets 128 + the signal, as
+    a shell says it, and what it left running is stopped and marked failed."""
+    since, process = runs.now(), subprocess.Popen(command, cwd=paths.ROOT)
+    code = process.wait()
+    if code:
+        by = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
+        runs.bury(process.pid, since, f"the process of this run was ended {by}")
+    return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def _terminable():
+    """SIGTERM raises, as Ctrl-C does, so that the run's end is written down; only the main thread can have it so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _busy() -> bool:
@@ -191,6 +234,10 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
         )
     except KeyboardInterrupt:
         return INTERRUPTED, "interrupted", state["cell"], ""
+    except Terminated:
+        return TERMINATED, "ended from outside (SIGTERM)", state["cell"], ""
+    except Exception as error:  # the kernel did not start, the disk is full, ...: it is a failure like any other
+        return FAILED, f"{type(error).__name__}: {error}", state["cell"], ""
     finally:
         if watchdog:
             watchdog.cancel()
@@ -206,9 +253,10 @@ def reproduce(which: Sequence[str], preset: str, seeds: Sequence[int], force: bo
     for k, (paper, seed) in enumerate(jobs, 1):
         _say(f"[{k}/{len(jobs)}] {paper}, preset {preset}, seed {seed}")
         outcome[paper, seed] = run(paper, preset=preset, seed=seed, force=force)
-        if outcome[paper, seed].code == INTERRUPTED:
+        if outcome[paper, seed].code in (INTERRUPTED, TERMINATED):
             break
     failed = {k: r for k, r in outcome.items() if r.code != OK}
+    left = [job for job in jobs if job not in outcome]
     for paper in which:
         fresh = [results.RunRecord(r.dir) for (p, _), r in outcome.items() if p == paper and r.code == OK]
         if fresh:
@@ -220,6 +268,8 @@ def reproduce(which: Sequence[str], preset: str, seeds: Sequence[int], force: bo
         _publish(which)
     for (paper, seed), r in failed.items():
         _say(f"FAILED {paper} seed {seed}: {r.reason} ({r.dir})")
+    if left:
+        _say(f"NOT RUN {', '.join(f'{paper} seed {seed}' for paper, seed in left)}")
     return next((r.code for r in failed.values()), OK)
 
 

@@ -73,18 +73,22 @@ def each(jobs: Mapping[str, Callable[[], Any]], *, run=None, desc: str) -> Itera
                 for pipe in connection.wait(list(running)):
                     ended, process = running.pop(pipe)
                     result, notes, error = _hear(pipe, process)
+                    if run is not None and notes is None:
+                        run.failed(stages[ended])  # its process has died and could not say so
                     done[ended] = result, notes
                     failed = failed or error
             result, notes = done.pop(name)
-            if run is not None:
+            if run is not None and notes is not None:
                 run.take(notes)
             yield name, result
     finally:
         for _, notes in done.values() if run is not None else ():  # of what nobody asked for any more
             if notes is not None:
                 run.take(notes)
-        for _, process in running.values():  # stopped by hand, or by the reader of what is yielded
+        for name, process in running.values():  # stopped by hand, or by the reader of what is yielded
             os.kill(process.pid, signal.SIGINT)
+            if run is not None:
+                run.failed(stages[name])
         for _, process in running.values():
             process.join(timeout=10)
             process.kill()

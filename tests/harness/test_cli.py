@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
@@ -86,3 +88,21 @@ def test_sweep_checks_every_point_before_it_starts(monkeypatch, sandbox):
 def test_doctor_and_notebooks_check():
     assert "preset smoke: fits" in invoke("doctor").output
     assert invoke("notebooks", "check").exit_code == 0
+
+
+def test_the_exit_code_of_a_sweep_is_that_of_its_worst_run(monkeypatch, sandbox):
+    """A run that a signal ended is -9 to Python and 137 to a shell: never 0."""
+    commands = [[sys.executable, "-c", code] for code in (
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "raise SystemExit(3)", "pass",
+    )]  # fmt: skip
+    assert [runner.spawn(c) for c in commands] == [137, 3, 0]
+    todo = iter(commands[::2])
+    monkeypatch.setattr(cli, "_call", lambda _: runner.spawn(next(todo)))
+    r = invoke("sweep", "qdpo", "--grid", "beta=0.1,1", "--preset", "smoke")
+    assert r.exit_code == 137 and r.output.count("FAILED") == 1
+
+
+@pytest.mark.parametrize("given", [["seed=3"], ["PRESET=paper"], ["beta=0.1", "BETA=0.2"]])
+def test_what_would_be_passed_over_is_refused(sandbox, given):
+    r = invoke("run", "qdpo", "--preset", "smoke", *(x for g in given for x in ("--set", g)))
+    assert r.exit_code == 2 and ("no setting to override" in r.output or "given twice" in r.output)

@@ -162,12 +162,15 @@ def test_the_timings_run(sandbox, monkeypatch):
     assert m[(m.dataset == "greedy answers, float32") & (m.arm == "ours")].value.item() == 1.0
 
 
-def test_a_misspelt_parameter_fails_under_plain_papermill(tmp_path, monkeypatch):
+@pytest.mark.parametrize("given, words", [
+    ({"BETTA": 0.1}, "did you mean BETA"), ({"seed": 7, "Beta": 50}, "write SEED.*write BETA"),
+])  # fmt: skip
+def test_a_misspelt_parameter_fails_under_plain_papermill(tmp_path, monkeypatch, given, words):
     monkeypatch.setenv("PLUMBLINE_RESULTS", str(tmp_path / "results"))
     book = notebooks.find("qdpo")
-    with pytest.raises(Exception, match="did you mean BETA"):
+    with pytest.raises(Exception, match=words):
         papermill.execute_notebook(
-            str(book), str(tmp_path / "out.ipynb"), {"BETTA": 0.1}, progress_bar=False, cwd=str(book.parent)
+            str(book), str(tmp_path / "out.ipynb"), given, progress_bar=False, cwd=str(book.parent)
         )
 
 

@@ -21,7 +21,8 @@ SETTINGS = {
         smoke="tiny-random", small="embedded", paper="hub/model", published="hub/model", source="Sec. 5", help="policy"
     ),
     "judge": Setting(
-        smoke="vader", small="vader", paper="gpt", published="gpt", source="App. D", help="judge", allowed=("vader", "gpt")
+        smoke="vader", small="vader", paper="gpt", published="gpt", source="App. D", help="judge",
+        allowed=("vader", "gpt"),
     ),
     "bits": Setting(smoke=4, small=4, paper=4, published=4, source="Sec. 5", help="bits a weight", allowed=[4, 8]),
     "arms": Setting(
@@ -34,14 +35,32 @@ SETTINGS = {
 """
 
 
+LISTS = """
+from lib.harness.presets.base import Setting
+
+of = lambda value, **more: Setting(
+    smoke=value, small=value, paper=value, published=None, source="ours", help="a list", many=True, **more
+)
+SETTINGS = {
+    "arms": of("fp", allowed=["fp", "rtn", "qdpo", "again"], always=("fp",), needs={"again": "qdpo"}),
+    "prompts": of("p.jsonl"), "shares": of("1,2"), "phases": of("1,1", repeats=True),
+}
+"""
+
+
 @pytest.fixture(autouse=True)
 def _fake_paper(tmp_path, monkeypatch):
     (tmp_path / "fake_paper.py").write_text(FAKE)
+    (tmp_path / "fake_lists.py").write_text(LISTS)
     monkeypatch.setattr(presets, "__path__", [*presets.__path__, str(tmp_path)])
 
 
 def resolve(**namespace):
     return presets.resolve("fake_paper", {"PRESET": "small", "SEED": 0, **namespace})
+
+
+def lists(**namespace):
+    return presets.resolve("fake_lists", {"PRESET": "small", "SEED": 0, **namespace})
 
 
 def setting(**changes):
@@ -234,3 +253,81 @@ def test_every_paper_resolves_at_every_preset():
                 f"{paper}.{name}: a published value has a source"
             )
     assert base.NOT_SEEN == "not seen"
+
+
+# ------------------------------------------------------------------------------------------------ names and lists
+
+
+@pytest.mark.parametrize(
+    "given", [{"seed": 7, "Beta": 50}, {"preset": "paper"}, {"limit": 3}, {"Arms": "fp"}, {"Steps": True}]
+)
+def test_a_name_in_other_case_stops_the_run(given):
+    with pytest.raises(presets.UnknownSetting) as error:
+        resolve(**given)
+    assert all(name.upper() in str(error.value) and name in str(error.value) for name in given)
+
+
+@pytest.mark.parametrize("cell, words", [
+    ("# Parameters\nseed = 7\nBeta = 50\n", ["SEED", "BETA"]),
+    ("# Parameters\nbetta = 1\n", ["betta", "did you mean BETA"]),
+    ("# Parameters\nBETTA = [1]\n", ["BETTA", "did you mean BETA"]),
+    ("# Parameters\nfoo = {'a': 1}\n", ["foo"]),
+])  # fmt: skip
+def test_whatever_papermill_injected_is_a_parameter_or_stops_the_run(cell, words):
+    with pytest.raises(presets.UnknownSetting) as error:
+        resolve(In=["", "PRESET = 'small'", cell], cfg=resolve())
+    assert all(word in str(error.value) for word in words)
+
+
+def test_what_is_no_parameter_passes():
+    resolve(In=["", "# Parameters\nBETA = 0.3\nSEED = 0\n", "# Parameters of the plot\nfoo = 1"], other=1, Seeds=2)
+    resolve(beta=print, steps=[1], arms={"a": 1})  # a module, a list: imports, never a parameter's value
+    resolve(cfg=resolve(), beta=0.7, seed=3)  # setup runs again, the notebook has variables of its own
+
+
+def test_items_that_must_be_there_are_put_in_and_items_that_need_others_refused():
+    assert lists(ARMS="qdpo").arms == "fp,qdpo" and lists(ARMS="rtn, fp").arms == "rtn, fp"
+    assert lists(ARMS="again,qdpo").items_of("arms") == ["fp", "again", "qdpo"]
+    with pytest.raises(ValueError, match="again only together with qdpo"):
+        lists(ARMS="again")
+
+
+@pytest.mark.parametrize("given", [{"ARMS": "fp,qdpo,qdpo"}, {"SHARES": "0.5,1,0.50"}])
+def test_an_item_stands_in_a_list_once(given):
+    with pytest.raises(ValueError, match="twice"):
+        lists(**given)
+    assert lists(PHASES="3,3,3").items_of("phases") == ["3", "3", "3"]
+
+
+def test_the_fingerprint_knows_the_files_that_settings_name(tmp_path):
+    file = tmp_path / "p.jsonl"
+    file.write_text("a")
+    first = lists(PROMPTS=str(file)).fingerprint()
+    file.write_text("b")
+    assert lists(PROMPTS=str(file)).fingerprint() != first
+    file.write_text("a")
+    assert lists(PROMPTS=str(file)).fingerprint() == first
+
+
+@pytest.mark.parametrize("paper", ["attribute_control", "lab", "mrpo", "qdpo", "sea", "speed"])
+@pytest.mark.parametrize("preset", presets.PRESETS)
+def test_every_paper_says_what_a_complete_run_holds(paper, preset):
+    needed = presets.needed(paper, presets.resolve(paper, {"PRESET": preset, "SEED": 0}))
+    assert needed and len(set(needed)) == len(needed)
+
+
+@pytest.mark.parametrize("paper, given, words", [
+    ("qdpo", {"ARMS": "qdpo-round2"}, "only together with qdpo"), ("qdpo", {"ARMS": "kd,kd"}, "twice"),
+    ("attribute_control", {"ARMS": "nado-sft"}, "only together with sft"),
+    ("attribute_control", {"ARMS": "base,nado-base,nado-sft"}, "only together with sft"),
+    ("mrpo", {"SECONDS": "mis-scored,complementary"}, "cannot begin with mis-scored"),
+    ("mrpo", {"SCARCE": "plain,full", "ABUNDANT": "full"}, "measure twice"),
+    ("lab", {"NOISES": "0.5,0.5"}, "twice"), ("sea", {"ARMS": "sea,sea"}, "twice"),
+])  # fmt: skip
+def test_arms_that_would_fail_after_all_training_are_refused_at_once(paper, given, words):
+    with pytest.raises(ValueError, match=words):
+        presets.resolve(paper, {"PRESET": "smoke", "SEED": 0, **given})
+
+
+def test_qdpo_always_has_full_precision_and_round_to_nearest():
+    assert presets.resolve("qdpo", {"PRESET": "smoke", "SEED": 0, "ARMS": "qdpo"}).arms == "fp,rtn,qdpo"

@@ -11,60 +11,20 @@ def config(seed=0, preset="smoke", **more):
     return presets.resolve("qdpo", {"PRESET": preset, "SEED": seed, **more})
 
 
-def make(monkeypatch, seed=0, preset="small", dirty=False, **more):
+def make(monkeypatch, seed=0, preset="small", dirty=False, leave=(), **more):
     monkeypatch.setattr(results, "git_state", lambda: ("abcdef1234", dirty))
     run = results.start(config(seed, preset, **more), notebook="10_qdpo")
     run.metric("arms", "test prompts", "rtn", "flips", 0.25, n=3)
     run.items("test prompts", "rtn", "flips", ["a", "b"], [0.2, 0.3], weights=[10, 20])
-    run.finish(model={"spec": "x"})
+    for dataset, arm in presets.needed("qdpo", run.manifest["settings"]):
+        if (dataset, arm) != ("test prompts", "rtn") and arm not in leave:
+            run.items(dataset, arm, "something", ["-"], [0.5])
+    if leave:
+        run.manifest["status"] = "done"
+        run._save()
+    else:
+        run.finish(model={"spec": "x"})
     return run
-
-
-def test_a_run_leaves_everything(sandbox, monkeypatch):
-    monkeypatch.delenv("PLUMBLINE_RUN_DIR", raising=False)
-    run = results.start(config(seed=3), notebook="10_qdpo")
-    assert json.loads((run.dir / "manifest.json").read_text())["status"] == "running"
-    with run.stage("train"):
-        pass
-    run.metric("arms", "test prompts", "rtn", "flips", 1 / 3, low=0.1, high=0.5, n=9)
-    run.items("test prompts", "rtn", "flips", ["a", "b"], [0.5, 1], weights=[10, 20])
-    run.curve("kd", [{"step": 0, "kl": 0.5}, {"step": 1, "kl": 0.25, "seconds": 9}])
-    run.samples([{"arm": "rtn", "answer": "é"}])
-    run.finish(model={"spec": "x"})
-    m = results.load_runs("qdpo")[0].manifest
-    assert m["status"] == "done" and m["seed"] == 3 and m["stages"].keys() == {"train"} and m["settings"]["bits"] == 3
-    row = run.record().metrics().iloc[0]
-    assert (
-        list(run.record().metrics().columns) == results.METRIC_COLUMNS
-        and row.value == pytest.approx(1 / 3, abs=1e-7)
-        and row.run_id == run.dir.name
-    )
-    assert run.record().items().weight.tolist() == [10, 20]
-    assert pd.read_csv(run.dir / "curve.csv").name.tolist() == ["kl", "kl"]
-    assert json.loads((run.dir / "samples.jsonl").read_text())["answer"] == "é"
-
-
-def test_bad_numbers_are_refused(sandbox):
-    run = results.start(config(), notebook="n")
-    with pytest.raises(ValueError, match="no measurement"):
-        run.metric("a", "b", "c", "d", float("nan"))
-    run.metric("a", "b", "c", "d", 1.0)
-    with pytest.raises(ValueError, match="already recorded"):
-        run.metric("a", "b", "c", "d", 2.0)
-
-
-def test_a_failing_stage_is_named(sandbox):
-    run = results.start(config(), notebook="n")
-    with pytest.raises(RuntimeError), run.stage("kd"):
-        raise RuntimeError
-    assert json.loads((run.dir / "manifest.json").read_text())["failed stage"] == "kd"
-    results.fail(run.dir, "no memory", "cell", "tail")
-    assert results.load_runs()[0].manifest["status"] == "failed"
-
-
-def test_two_runs_never_share_a_folder(sandbox):
-    a, b = (results.new_run_dir("qdpo", "smoke", 0) for _ in range(2))
-    assert a != b and a.is_dir() and b.is_dir()
 
 
 def test_items_are_byte_equal_for_equal_runs(sandbox, monkeypatch):
@@ -81,6 +41,10 @@ def test_only_clean_whole_runs_are_cited(sandbox, monkeypatch):
     make(monkeypatch, seed=3, preset="smoke")
     failed = make(monkeypatch, seed=4)
     results.fail(failed.dir, "x")
+    make(monkeypatch, seed=5, leave=["kd"])  # says done, but has nothing of one arm
+    stage = make(monkeypatch, seed=6)
+    stage.manifest["failed stage"] = "kd"
+    (stage.dir / "manifest.json").write_text(json.dumps(stage.manifest))
     assert [r.dir.name for r in results.cited(results.load_runs())] in ([newest.dir.name], [newest.dir.name[:-2]])
 
 
@@ -102,6 +66,29 @@ def test_a_setting_that_came_later_and_is_not_used_changes_nothing(sandbox, monk
     new.manifest["settings"]["later"] = "used"
     new.finish()
     assert [r.dir.name for r in results.cited(results.load_runs())] == [new.dir.name]
+
+
+def test_all_that_was_begun_can_be_joined_and_what_cannot_be_read_is_named(sandbox, monkeypatch):
+    made = make(monkeypatch)
+    results.start(config(), notebook="10_qdpo")  # nothing recorded yet
+    for name, text in (("broken", "{"), ("list", "[]"), ("empty", "")):
+        (paths.RUNS / name).mkdir()
+        (paths.RUNS / name / "manifest.json").write_text(text)
+    (paths.RUNS / "without").mkdir()
+    (paths.RUNS / "a file").write_text("")
+    said = []
+    monkeypatch.setattr(results.progress, "announce", said.append)
+    runs = results.load_runs()
+    assert len(runs) == 2 and said == ["skipped, for want of a readable manifest.json: broken, empty, list, without"]
+    for table in ("metrics", "items", "curve"):
+        whole = pd.concat([getattr(r, table)() for r in runs], ignore_index=True)
+        assert whole.equals(getattr(made.record(), table)().reset_index(drop=True))
+    assert results.cited(runs)[0].dir == made.dir
+
+
+def test_no_run_that_is_committed_lacks_anything():
+    runs = [r for r in results.load_runs() if r.manifest.get("status") == "done"]
+    assert [(r.dir.name, results.missing(r)) for r in runs if results.missing(r)] == []
 
 
 def test_no_git_is_unknown_and_dirty(monkeypatch, tmp_path):

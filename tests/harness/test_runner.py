@@ -6,16 +6,22 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import nbformat
 import pytest
 
-from lib.harness import notebooks, paths, results, runner
+from lib.harness import machine, notebooks, paths, results, runner
 
 START = """
 from lib.harness import presets, results
-cfg = presets.resolve("qdpo", {"PRESET": PRESET, "SEED": SEED})
+cfg = presets.resolve("qdpo", globals())
 run = results.start(cfg, notebook="10_qdpo")
+"""
+END = """
+for dataset, arm in presets.needed("qdpo", cfg):
+    run.items(dataset, arm, "something", ["-"], [0.5])
+run.finish()
 """
 
 
@@ -33,7 +39,7 @@ def world(sandbox, monkeypatch):
                 'None  # b', id="parameters", metadata={"tags": ["parameters"]}),
             nbformat.v4.new_code_cell(START, id="setup"),
             nbformat.v4.new_code_cell(cell, id="work"),
-            nbformat.v4.new_code_cell("run.finish()", id="record"),
+            nbformat.v4.new_code_cell(END, id="record"),
         ])  # fmt: skip
         nb.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         nbformat.write(nb, folder / "10_qdpo.ipynb")
@@ -52,11 +58,11 @@ def test_success_then_skipped_then_forced(world, capsys):
     assert "left] work" in capsys.readouterr().out
 
 
-def test_finished_runs_are_found(sandbox, monkeypatch):
+def test_finished_runs_are_found(sandbox, monkeypatch, complete):
     monkeypatch.setattr(results, "git_state", lambda: ("abc1234567", False))
     _, cfg = runner.validate("qdpo", "smoke", 0, {})
     assert runner.finished(cfg) is None
-    results.start(cfg, notebook="x").finish()
+    complete(results.start(cfg, notebook="x")).finish()
     assert runner.finished(cfg) is not None
     assert runner.finished(runner.validate("qdpo", "smoke", 0, {"beta": 0.2})[1]) is None
     assert runner.run("qdpo", preset="smoke", seed=0).reason == "already done"
@@ -143,3 +149,71 @@ def _in_a_process(seed):
         f"Path({str(paths.NOTEBOOKS)!r}); raise SystemExit(runner.run('qdpo', preset='smoke', seed={seed}).code)"
     )
     return subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True).returncode
+
+
+def test_other_files_under_the_same_names_are_another_run(sandbox, monkeypatch, complete):
+    """PROMPTS or the folder MODEL changed: what was done with the old ones is not this run."""
+    monkeypatch.setattr(results, "git_state", lambda: ("abc1234567", False))
+    prompts, model = sandbox / "prompts.jsonl", sandbox / "model"
+    prompts.write_text("one")
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"1" * 64)
+    given = {"prompts": str(prompts), "model": str(model)}
+    _, cfg = runner.validate("qdpo", "smoke", 0, given)
+    run = complete(results.start(cfg, notebook="x"))
+    run.finish()
+    assert runner.finished(cfg) is not None
+    prompts.write_text("two")
+    assert runner.finished(cfg) is None
+    prompts.write_text("one")
+    assert runner.finished(cfg) is not None
+    (model / "model.safetensors").write_bytes(b"2" * 64)
+    assert runner.finished(cfg) is None
+    (model / "model.safetensors").write_bytes(b"1" * 64)
+    run.manifest["failed stage"] = "kd"
+    (run.dir / "manifest.json").write_text(json.dumps(run.manifest))
+    assert runner.finished(cfg) is None
+
+
+@pytest.mark.parametrize("overrides", [{"seed": 7}, {"preset": "paper"}, {"beta": 0.1, "BETA": 0.2}])
+def test_seed_and_preset_are_no_overrides(sandbox, overrides):
+    with pytest.raises(ValueError, match="no setting to override|given twice"):
+        runner.run("qdpo", preset="smoke", seed=0, overrides=overrides)
+
+
+def test_what_goes_wrong_around_the_notebook_is_a_failure(world, monkeypatch):
+    import papermill
+
+    def refuse(*_, **__):
+        raise RuntimeError("no kernel")
+
+    world("1")
+    monkeypatch.setattr(papermill, "execute_notebook", refuse)
+    r = runner.run("qdpo", preset="smoke", seed=0)
+    assert r.code == 1 and manifest(r)["status"] == "failed" and "no kernel" in manifest(r)["reason"]
+
+
+@pytest.mark.parametrize("sent, code", [(signal.SIGKILL, 137), (signal.SIGTERM, 143)])
+def test_a_killed_run_is_failed_and_says_so_in_the_exit_code(world, sandbox, sent, code):
+    """A run in a process of its own, ended from outside: by SIGKILL it can say nothing itself, `spawn` does."""
+    world(f"import os, time\nfrom pathlib import Path\nPath({str(sandbox / 'there')!r}).write_text(str(os.getpid()))\n"
+        "time.sleep(60)")  # fmt: skip
+    main = (
+        "from lib.harness import paths, runner; from pathlib import Path; paths.NOTEBOOKS = "
+        f"Path({str(paths.NOTEBOOKS)!r}); raise SystemExit(runner.run('qdpo', preset='smoke', seed=0).code)"
+    )
+    got = []
+    thread = threading.Thread(target=lambda: got.append(runner.spawn([sys.executable, "-c", main])))
+    thread.start()
+    for _ in range(600):
+        if (sandbox / "there").exists() or not thread.is_alive():
+            break
+        time.sleep(0.1)
+    time.sleep(0.5)
+    (run,) = results.load_runs()
+    os.kill(int(run.manifest["runner"]), sent)
+    thread.join(timeout=60)
+    m = json.loads((run.dir / "manifest.json").read_text())
+    assert got == [code] and m["status"] == "failed" and "SIG" in m["reason"]
+    kernel = int((sandbox / "there").read_text())
+    assert machine.alive({**m["process"], "pid": kernel}) is False, "its kernel works on"

@@ -109,6 +109,18 @@ def test_a_process_that_dies_is_an_error(two):
         list(workers.each({"gone": lambda: os._exit(7), "fine": int}, desc="arms"))
 
 
+def test_a_process_that_dies_or_is_stopped_is_a_failed_stage(two, run):
+    with pytest.raises(RuntimeError, match="has died"):
+        list(workers.each({"gone": lambda: os._exit(7), "fine": int}, run=run, desc="arms"))
+    assert run.manifest["failed stage"] == "arms: gone"
+    jobs = workers.each({"fine": int, "long": lambda: time.sleep(60)}, run=run, desc="arms")
+    next(jobs)
+    jobs.close()
+    assert run.manifest["failed stage"] == "arms: gone; arms: long"
+    dict(workers.each({"gone": int, "long": int}, run=run, desc="arms"))
+    assert "failed stage" not in run.manifest
+
+
 def test_what_cannot_be_sent_is_an_error(two):
     with pytest.raises(RuntimeError, match="lambda"):
         list(workers.each({"bad": lambda: lambda: 0, "fine": int}, desc="arms"))

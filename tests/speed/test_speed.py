@@ -124,7 +124,6 @@ def test_table_and_goals(sandbox):
         "peer": {"units": [8] * 3, "seconds": [8.0, 4.0, 8.0], "peak GB": 4.0},
     }
     speed.record(run, "DPO step, pairs, 12:4", "trl", got)
-    run.finish(model={})
     table = index.speed([run.record()]).set_index("metric")
     assert table.loc["per second", ["ours", "peer_value", "ratio", "low", "high", "n"]].tolist() == [4, 1, 2, 2, 4, 3]
     assert table.loc["peak GB", ["ours", "peer_value", "ratio", "low", "high"]].tolist() == [2, 4, 2, 2, 2]

@@ -6,16 +6,19 @@ A notebook's parameters cell holds UPPER_CASE names that override the preset whe
     presets.table(cfg)                           # setting | here | paper | source
 """
 
+import ast
 import importlib
 import pkgutil
 import re
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from lib.harness.presets.base import NOT_SEEN, PRESETS, RESERVED, Config, Setting, UnknownSetting, nearest
 
-__all__ = ["PRESETS", "Config", "Setting", "UnknownSetting", "names", "resolve", "settings", "table"]
+__all__ = ["PRESETS", "Config", "Setting", "UnknownSetting", "names", "needed", "resolve", "settings", "table"]
 
 
 def names() -> list[str]:
@@ -40,9 +43,11 @@ def resolve(paper: str, namespace: dict[str, Any]) -> Config:
     """The settings of this run: the preset's values, then every UPPER_CASE name of `namespace` that is not None.
 
     Raises UnknownSetting (a KeyError) for a name that no setting has, TypeError for a value of the wrong type and
-    ValueError for one that is not allowed, so that a misspelt parameter can never pass as the default.
+    ValueError for one that is not allowed, so that a misspelt parameter can never pass as the default. A name that is
+    a parameter's but for its case is refused too, and so is whatever else papermill has injected.
     """
     known = settings(paper)
+    _refuse_other_names(paper, {*(name.upper() for name in known), "PRESET", "SEED"}, namespace)
     # other upper-case things (modules, paths, arrays) are no parameters, unless a setting has that name
     given = {
         name: value
@@ -77,7 +82,50 @@ def resolve(paper: str, namespace: dict[str, Any]) -> Config:
         if value is not None:
             values[name.lower()] = known[name.lower()].checked(name, value)
             overrides.append(name.lower())
-    return Config(paper=paper, preset=preset, seed=seed, values=values, overrides=tuple(overrides))
+    cfg = Config(paper=paper, preset=preset, seed=seed, values=values, overrides=tuple(overrides))
+    twice = [f"{arm} ({dataset})" for (dataset, arm), n in Counter(needed(paper, cfg)).items() if n > 1]
+    if twice:
+        raise ValueError(f"{paper}: these settings would measure twice, and record once, {', '.join(twice)}")
+    return cfg
+
+
+def needed(paper: str, given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(dataset, arm) of all per-prompt scores that a run with these settings must have recorded to be complete."""
+    settings(paper)  # a paper that there is
+    rule = getattr(importlib.import_module(f"{__name__}.{paper}"), "needed", None)
+    return rule(given) if rule else []
+
+
+def _refuse_other_names(paper: str, uppers: set[str], namespace: Mapping[str, Any]) -> None:
+    """UnknownSetting for names that were meant as parameters and are none: papermill takes any, and runs the defaults.
+
+    What papermill injected is a cell of its own, which IPython's history `In` holds. Besides it any plain value whose
+    name is a parameter's but for its case is one, before the notebook has variables of its own, so before there is
+    a `cfg`.
+    """
+    wrong = [name for name in _injected(namespace.get("In")) if name not in uppers]
+    if not isinstance(namespace.get("cfg"), Config):
+        plain = (bool, int, float, str)
+        alike = (n for n, v in namespace.items() if n not in uppers and n.upper() in uppers and isinstance(v, plain))
+        wrong += [name for name in alike if name not in wrong]
+    if wrong:
+        told = [f"{n}, write {n.upper()}" if n.upper() in uppers else f"{n}{nearest(n.upper(), uppers)}" for n in wrong]
+        raise UnknownSetting(
+            f"{paper} has no parameter {'; no parameter '.join(told)}; it has {', '.join(sorted(uppers))}"
+        )
+
+
+def _injected(history: Any) -> list[str]:
+    """Names that papermill's cells, which begin with its comment, have set."""
+    cells = [c for c in history if isinstance(c, str) and c.startswith("# Parameters\n")] if history else []
+    found = []
+    for cell in cells:
+        try:
+            assigned = [a for a in ast.parse(cell).body if isinstance(a, ast.Assign)]
+        except SyntaxError:
+            continue
+        found += [t.id for a in assigned for t in a.targets if isinstance(t, ast.Name) and t.id not in found]
+    return found
 
 
 def table(cfg: Config) -> pd.DataFrame:

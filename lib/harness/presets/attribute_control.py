@@ -1,7 +1,10 @@
 """Attribute-controlled fine-tuning, arXiv 2410.05559. Its text was not obtained: of its settings almost none was seen,
 the rest is ours."""
 
-from lib.harness.presets.base import Setting
+from collections.abc import Mapping
+from typing import Any
+
+from lib.harness.presets.base import Setting, split
 
 OURS = "ours"
 BLOG = "the authors' public summary"
@@ -133,7 +136,8 @@ SETTINGS = {
         paper=",".join(ARMS[:-1]), published="Baseline, "
         "Filtering, RL, NADO decoding, Ours with and without adaptivity", source=BLOG, help="what is "
         "compared: ours-everywhere is without adaptivity, ours-stale emulates ours-parallel, which takes two "
-        "processes", allowed=ARMS, many=True),
+        "processes", allowed=ARMS, many=True,
+        needs={"nado-base": "base", "nado-sft": "sft"}),
     "vocabulary": Setting(smoke=3, small=4, paper=4, published=None, source=OURS, help="tokens of the exact world",
         allowed=(3, 6)),
     "length": Setting(smoke=3, small=4, paper=4, published=None, source=OURS, help="answer length of the exact "
@@ -143,3 +147,8 @@ SETTINGS = {
     "world_steps": Setting(smoke=100, small=800, paper=800, published=None, source=OURS,
         help="steps of an exact training", allowed=(1, 10**6)),
 }  # fmt: skip
+
+
+def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What every arm wrote, and what general text costs it."""
+    return [(dataset, arm) for arm in split(given["arms"]) for dataset in ("written forum", "text general")]

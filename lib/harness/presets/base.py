@@ -3,10 +3,10 @@
 import difflib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from lib.harness import cache
+from lib.harness import cache, inputs
 
 PRESETS = ("smoke", "small", "paper")
 NOT_SEEN = "not seen"
@@ -26,7 +26,9 @@ class Setting:
 
     `published` is the value seen in the source, None where none was seen. `allowed` is a tuple or list of values, or a
     tuple of exactly two numbers, read as a closed range; None allows all. `many` marks a string that is a
-    comma-separated list, each item of which must be allowed. A preset's value may be None (no limit, or not used).
+    comma-separated list, each item of which must be allowed, and stands in it once unless `repeats`. `always` are items
+    that are put in front where they are left out, `never_first` such as cannot lead; `needs` says of an item which
+    other must be there too. A preset's value may be None (no limit, or not used).
     """
 
     smoke: Value
@@ -37,6 +39,10 @@ class Setting:
     help: str
     allowed: tuple | list | None = None
     many: bool = False
+    repeats: bool = False
+    always: tuple[str, ...] = ()
+    never_first: tuple[str, ...] = ()
+    needs: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.source or not self.help:
@@ -71,7 +77,22 @@ class Setting:
             raise ValueError(f"{name} is not a number (nan)")
         for item in split(value) if self.many else [value]:
             self._check_allowed(name, item)
-        return value
+        return self._together(name, value) if self.many else value
+
+    def _together(self, name: str, value: str) -> str:
+        """A list's items as they go together; what is measured of one would otherwise fail after all the work."""
+        items = split(value)
+        same = {_number(item) for item in items}
+        if len(same) < len(items) and not self.repeats:
+            twice = next(a for k, a in enumerate(items) if _number(a) in map(_number, items[:k]))
+            raise ValueError(f"{name} names {twice} twice, given {value!r}")
+        if items[0] in self.never_first:
+            raise ValueError(f"{name} cannot begin with {items[0]}, given {value!r}")
+        for item, other in self.needs.items():
+            if item in items and other not in items:
+                raise ValueError(f"{name} takes {item} only together with {other}, given {value!r}")
+        left_out = [item for item in self.always if item not in items]
+        return ",".join([*left_out, value]) if left_out else value
 
     def _check_allowed(self, name: str, value: Value) -> None:
         if self.allowed is None:
@@ -136,10 +157,10 @@ class Config(Mapping):
         return dict(self._values)
 
     def fingerprint(self) -> str:
-        """16 hex digits that change when the paper, the preset, the seed or any setting does."""
-        return cache.fingerprint(
-            {"paper": self.paper, "preset": self.preset, "seed": self.seed, "settings": self._values}
-        )
+        """16 hex digits that change when the paper, the preset, the seed, any setting or a file that one names does."""
+        key = {"paper": self.paper, "preset": self.preset, "seed": self.seed, "settings": self._values}
+        files = inputs.digests(self._values)
+        return cache.fingerprint(key | {"files": files} if files else key)
 
 
 RESERVED = {name for name in dir(Config) if not name.startswith("_")} | {"paper", "preset", "seed", "overrides"}
@@ -148,6 +169,14 @@ RESERVED = {name for name in dir(Config) if not name.startswith("_")} | {"paper"
 def split(text: str) -> list[str]:
     """The items of a comma-separated string, without the spaces around them."""
     return [item.strip() for item in text.split(",")]
+
+
+def _number(text: str) -> float | str:
+    """An item by its value: 0.5 and 0.50 are one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def nearest(name: str, among: Any) -> str:

@@ -1,7 +1,10 @@
 """LAB, arXiv 2403.01081 (method and three tables, no appendix), and what InstructLab made of it later (instructlab-sdg
 0.8.3)."""
 
-from lib.harness.presets.base import Setting
+from collections.abc import Mapping
+from typing import Any
+
+from lib.harness.presets.base import Setting, split
 
 OURS = "ours"
 PAPER = "section 3.3, tables 1 and 2"
@@ -116,7 +119,7 @@ SETTINGS = {
         help="curricula compared", allowed=ARMS, many=True),
     "words": Setting(smoke=8, small=8, paper=8, published=None, source=OURS, help="most words of a short answer",
         allowed=(1, 1000)),
-    "steps": Setting(smoke="3,3,3", small="28,24,24", paper="820,419,1003", published="820, 419, 1003",
+    "steps": Setting(repeats=True, smoke="3,3,3", small="28,24,24", paper="820,419,1003", published="820, 419, 1003",
         source=PAPER + ", derived "
         "for Labradorite: samples / 3840 x epochs", help="steps of the three phases", many=True),
     "batch": Setting(smoke=4, small=16, paper=3840, published=3840, source=PAPER, help="rows a step",
@@ -182,3 +185,13 @@ SETTINGS = {
     "eval_batch": Setting(smoke=8, small=16, paper=8, published=None, source=OURS, help="rows of a scoring forward",
         allowed=(1, 4096)),
 }  # fmt: skip
+
+
+def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every curriculum's exam, every sampler's coverage, every judge's verdicts."""
+    samplers = split(given["samplers"])
+    rows = [("exam", arm) for arm in ("start", *split(given["arms"]))]
+    rows += [(f"coverage, templated {float(b):g}", name) for b in split(given["preferences"]) for name in samplers]
+    if given["model_teacher"] == "yes":
+        rows += [("coverage, language model", name) for name in samplers if name != "self-instruct"]
+    return rows + [("filters", name) for name in split(given["filters"])]

@@ -1,7 +1,10 @@
 """MRPO, arXiv 2405.16388. Its tables could not be read; the release (thaihungle/MRPO) and the follow-up arXiv
 2512.10040 could."""
 
-from lib.harness.presets.base import Setting
+from collections.abc import Mapping
+from typing import Any
+
+from lib.harness.presets.base import Setting, split
 
 OURS = "ours"
 CODE = "release code, README and scripts"
@@ -66,7 +69,8 @@ SETTINGS = {
         "complementary reference, of other topics", allowed=(1, 10**6)),
     "seconds": Setting(smoke="complementary,equal,mis-scored", small="complementary,equal,mis-scored",
         paper="complementary,equal,mis-scored", published="a second chat model", source=CODE,
-        help="second references tried", allowed=["complementary", "equal", "mis-scored"], many=True),
+        help="second references tried", allowed=["complementary", "equal", "mis-scored"], many=True,
+        never_first=("mis-scored",)),
     "pairs": Setting(smoke="none", small="none",
         paper="HuggingFaceH4/ultrafeedback_binarized:train_prefs,nvidia/HelpSteer:train", published="six sets, "
         "of these two the names were seen", source=CODE, help="people's "
@@ -116,3 +120,14 @@ SETTINGS = {
     "eval_batch": Setting(smoke=8, small=8, paper=8, published=None, source=OURS, help="rows of a scoring forward",
         allowed=(1, 4096)),
 }  # fmt: skip
+
+
+def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every arm on the held-out pairs of every scarce set, the ablations on the first, three arms on the abundant."""
+    people = [name for name in split(given.get("pairs", "none")) if name != "none"]
+    scarce = [f"{name}, few" for name in people] or split(given["scarce"])
+    abundant = f"{people[-1]}, many" if people else given["abundant"]
+    arms = split(given["arms"])
+    rows = [(f"held-out {name}", arm) for name in scarce for arm in arms]
+    rows += [(f"held-out {scarce[0]}", arm) for arm in split(given["ablations"]) if arm not in arms]
+    return rows + [(f"held-out {abundant}", arm) for arm in ("base", "dpo", "mrpo")]

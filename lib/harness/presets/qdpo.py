@@ -1,7 +1,10 @@
 """QDPO, arXiv 2407.03051. Of the paper only title, abstract and third-party summaries could be read: models and
 baselines are named there, no hyper-parameter is. Every value is ours unless its source says otherwise."""
 
-from lib.harness.presets.base import Setting
+from collections.abc import Mapping
+from typing import Any
+
+from lib.harness.presets.base import Setting, split
 
 OURS = "not seen in any readable source; ours"
 TUNED = (
@@ -59,7 +62,7 @@ SETTINGS = {
         published="AWQ, KD, QDPO", source="summaries of arXiv 2407.03051; the other arms are ours", help="which arms "
             "run; fp and rtn always; qdpo-round2 goes on from qdpo with new pairs",
         allowed=["fp", "rtn", "awq", "gptq", "nf4", "sft", "kd", "tskd", "qdpo", "qdpo-r2", "soft-qdpo", "qdpo-dpop",
-            "qdpo-lora", "qdpo-round2"], many=True,
+            "qdpo-lora", "qdpo-round2"], many=True, always=("fp", "rtn"), needs={"qdpo-round2": "qdpo"},
     ),
     "task_arms": Setting(smoke="fp,rtn,qdpo", small="fp,rtn,awq,kd,qdpo", paper="fp,rtn,awq,kd,qdpo", published=None,
         source="ours",
@@ -112,3 +115,13 @@ SETTINGS = {
     "judge_margin": Setting(smoke=0.01, small=0.01, paper=0.01, published=None, source="ours", help="scores closer "
         "than this (nats per token) are a tie", allowed=(0.0, 10.0)),
 }  # fmt: skip
+
+
+def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every arm on the test prompts and before the judge, and those asked for on the questions."""
+    arms = split(given["arms"])
+    rows = [("test prompts", arm) for arm in arms]
+    rows += [("common knowledge", arm) for arm in split(given["task_arms"]) if arm in arms]
+    rows += [("judge vs fp", arm) for arm in arms if arm != "fp"]
+    rivals = [arm for arm in arms if arm not in ("fp", "qdpo")] if "qdpo" in arms else []
+    return rows + [(f"judge vs {arm}", "qdpo") for arm in rivals]

@@ -1,6 +1,9 @@
 """SEA, arXiv 2411.01493 v2, and its release oat (defaults of its scripts)."""
 
-from lib.harness.presets.base import Setting
+from collections.abc import Mapping
+from typing import Any
+
+from lib.harness.presets.base import Setting, split
 
 OURS = "ours"
 PAPER = "section 6 and appendix D"
@@ -158,3 +161,12 @@ SETTINGS = {
         published="the seven variants of Table 1", source=PAPER, help="methods in the exact worlds", allowed=METHODS,
         many=True),
 }  # fmt: skip
+
+
+def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every method in the language world, and in the exact worlds of both coverages."""
+    rows = [("language", arm) for arm in split(given["arms"])]
+    for coverage in ("easy", "hard"):
+        rows += [(f"exact {coverage}", arm) for arm in split(given["world_arms"])]
+        rows += [(f"exact {coverage}, tuned", arm) for arm in split(given.get("world_tuned", "")) if arm]
+    return rows

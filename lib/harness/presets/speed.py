@@ -1,6 +1,9 @@
 """Sizes of the side-by-side timings of 95_speed. No paper: every value is ours."""
 
-from lib.harness.presets.base import Setting
+from collections.abc import Mapping
+from typing import Any
+
+from lib.harness.presets.base import Setting, split
 
 OURS = "ours"
 
@@ -34,3 +37,10 @@ SETTINGS = {
     "score_batches": Setting(smoke="2", small="4,16", paper="8,32", published=None, source=OURS,
         help="rows a scoring forward that each side may choose from", many=True),
 }  # fmt: skip
+
+
+def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The timings of every shape beside both peers."""
+    return [
+        (f"DPO step, pairs, {shape}", peer) for shape in split(given["shapes"]) for peer in ("trl", "trl-precomputed")
+    ]

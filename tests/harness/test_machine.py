@@ -1,0 +1,28 @@
+"""Which process makes a run, and whether it still lives."""
+
+import os
+import subprocess
+import sys
+
+from lib.harness import machine
+
+
+def test_a_process_is_told_from_all_others():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    of = machine.process(child.pid)
+    assert machine.alive(machine.process()) and machine.alive(of) and of["pid"] == child.pid
+    assert machine.alive(of | {"began": of["began"] - 100}) is False, "another process had the number before"
+    assert machine.alive(of | {"host": "elsewhere"}) is None and machine.alive(None) is None
+    assert machine.alive({"host": of["host"]}) is None
+    machine.stop(of | {"began": 0.0})
+    assert machine.alive(of), "not the one that is meant"
+    machine.stop(of)
+    child.wait()
+    assert machine.alive(of) is False
+    machine.stop(of)
+
+
+def test_what_is_recorded_of_a_machine():
+    assert machine.description()["cores"] == os.cpu_count() and machine.description()["processor"]
+    assert machine.versions()["numpy"] != "not installed" and "python" in machine.versions()
+    assert machine.threads() >= 0
