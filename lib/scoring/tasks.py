@@ -7,6 +7,7 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,14 +145,20 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@cache
+def _manager(include: str | None):
+    """lm-eval's index of its tasks and of those in the folder `include`: thousands of files, read once a process."""
+    with _quiet():
+        from lm_eval.tasks import TaskManager
+
+        return TaskManager(include_path=include)
+
+
 def check_tasks(tasks: Sequence[str], include: Path | None = None):
     """lm-eval's task manager, if it knows every "name:shots"; ValueError naming those it does not, before any work."""
     if not tasks:
         return None
-    with _quiet():
-        from lm_eval.tasks import TaskManager
-
-        manager = TaskManager(include_path=include and str(include))
+    manager = _manager(include and str(include))
     if bad := [t for t in tasks if t.rpartition(":")[0] not in manager.all_tasks or not t.rpartition(":")[2].isdigit()]:
         raise ValueError(
             "a task is given as a name that lm-eval knows and its number of examples, arc_challenge:25, given "

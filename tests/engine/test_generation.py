@@ -48,7 +48,7 @@ def test_draws_follow_the_exact_distribution(temperature, top_p, tries, monkeypa
     from scipy.stats import chisquare
 
     monkeypatch.setattr(generation, "TRIES", tries)
-
+    monkeypatch.setattr(generation, "ROWS", 512)  # rows this narrow are cheapest many at a time
     draws, row = 200_000, torch.randn(300, generator=torch.Generator().manual_seed(3)) * 2
     p = (row.double() / temperature).softmax(-1)
     ranked = p.sort(descending=True)
