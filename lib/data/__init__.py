@@ -1,5 +1,6 @@
 """Prompts and preference pairs: files and data sets read, split and encoded."""
 
+from lib.data.joining import continuation, plain
 from lib.data.preferences import Comparison, Pairs, load_pairs, load_sets
 from lib.data.prompts import (
     SPLITS,
@@ -17,7 +18,6 @@ from lib.data.prompts import (
 )
 from lib.data.rows import read_rows
 from lib.data.text import similarity, tokens, words
-from lib.data.tokens import continuation, plain
 
 __all__ = [
     "SPLITS",
