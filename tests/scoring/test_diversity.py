@@ -179,5 +179,5 @@ def test_more_words_are_more_diverse():
 
 def test_words_of_other_scripts():
     assert diversity.words("Где 7 + река?") == ["где", "7", "+", "река", "?"]
-    assert diversity.words("这河？") == ["这", "河", "？"] and len(diversity.words("नमस्ते")) == 1
+    assert diversity.words("这河？") == ["这", "河", "?"] and len(diversity.words("नमस्ते")) == 1
     assert diversity.rouge_matrix(["Где река"], ["Где река?"])[0, 0] == 1

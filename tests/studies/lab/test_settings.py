@@ -16,7 +16,7 @@ from lib.studies.lab import settings
         ),
         ({}, lambda leaves: [x for x in leaves if x.kind != "freeform"], "needs a freeform skill"),
         ({"DRAW_CALLS": 11}, list, "12 skills is called at least once, so .* given 11 and 12"),
-        ({"ARMS": "phased,phased"}, list, "arms names phased twice"),
+        ({"ARMS": "phased,phased"}, list, "ARMS names phased twice"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_before_any_work(given, tree, message):
