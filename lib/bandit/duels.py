@@ -95,7 +95,7 @@ def spread(rewards: Tensor, first: Tensor, kind: str) -> Tensor:
     if kind not in SPREADS:
         raise ValueError(f"spread is one of {', '.join(SPREADS)}, given {kind!r}")
     d = _at(rewards, first)[..., None] - rewards
-    return torch.sigmoid(d).var(0, correction=0) if kind == "sigma" else d.var(0)
+    return torch.sigmoid(d).var(0, correction=0) if kind == "sigma" else d.var(0, correction=min(1, len(d) - 1))
 
 
 def best_arm(rewards: Tensor, kinds: Tensor, heads: Tensor, *, kind: str = "sigma") -> Tensor:
@@ -120,7 +120,8 @@ def least_certain(rewards: Tensor, kinds: Tensor, *, kind: str = "sigma") -> Ten
     """The pair whose comparison varies most over the heads."""
     n = rewards.shape[-1]
     every = torch.stack([spread(rewards, torch.full(rewards.shape[1:2], i), kind) for i in range(n)], 1)  # (B, N, N)
-    flat = every.masked_fill(kinds[:, :, None] == kinds[:, None], -1.0).flatten(1).argmax(1)
+    flat = every.masked_fill(kinds[:, :, None] == kinds[:, None], -1.0)
+    flat = flat.masked_fill(torch.eye(n, dtype=torch.bool), -2.0).flatten(1).argmax(1)  # where all are equal, any two
     return torch.stack([flat // n, flat % n], 1)
 
 
@@ -142,15 +143,13 @@ def first_two(kinds: Tensor) -> Tensor:
 def best_and_worst(rewards: Tensor, heads: Tensor) -> Tensor:
     """The synthetic pair: the largest margin under a drawn head (B,), which labels it too: the first wins, no oracle is
     asked."""
-    mine = _of(rewards, heads)
-    return torch.stack([mine.argmax(-1), mine.argmin(-1)], 1)
+    return _ends(_of(rewards, heads))
 
 
 def widest(implicit: Tensor) -> tuple[Tensor, Tensor]:
     """APL's certainty: the pair of the largest |r(i) - r(j)| of implicit rewards (B, N), the larger first, and that
     margin (B,)."""
-    pair = torch.stack([implicit.argmax(1), implicit.argmin(1)], 1)
-    return pair, implicit.amax(1) - implicit.amin(1)
+    return _ends(implicit), implicit.amax(1) - implicit.amin(1)
 
 
 def entropy(log_probs: Tensor) -> Tensor:
@@ -174,6 +173,13 @@ def _of(rewards: Tensor, heads: Tensor) -> Tensor:
 def _at(rewards: Tensor, index: Tensor) -> Tensor:
     """Rewards (K, B) of one answer a prompt."""
     return rewards[:, torch.arange(rewards.shape[1]), index]
+
+
+def _ends(values: Tensor) -> Tensor:
+    """The largest and the smallest of each row (B, N), two different ones even where all are equal: (B, 2)."""
+    first = values.argmax(1)
+    own = F.one_hot(first, values.shape[1]).bool()
+    return torch.stack([first, values.masked_fill(own, torch.inf).argmin(1)], 1)
 
 
 def _pair(first: Tensor, values: Tensor, kinds: Tensor) -> Tensor:

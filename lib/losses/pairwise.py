@@ -130,8 +130,9 @@ def discopop(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta: 
     """(1-m) [-log sigma(beta d)] + m exp(-beta d), m = sigma(beta d / tau). Eq. 5, arXiv 2406.08414."""
     r_w, r_l = _rewards(pi_w, pi_l, ref_w, ref_l, beta)
     x = r_w - r_l
-    m = (x / tau).sigmoid()
-    return _preference((1 - m) * -F.logsigmoid(x) + m * (-x).exp(), r_w, r_l)
+    y = x.to(torch.promote_types(x.dtype, torch.float32))
+    logistic, exponential = (-y / tau).sigmoid() * -F.logsigmoid(y), (F.logsigmoid(y / tau) - y).exp()  # no 0 * inf
+    return _preference(logistic + exponential, r_w, r_l)
 
 
 def sigmoid_norm(

@@ -32,5 +32,10 @@ def orpo(pi_w: Tensor, pi_l: Tensor, *, beta: float, length_w: Tensor, length_l:
 
 
 def _log1mexp(x: Tensor) -> Tensor:
-    """log(1 - e^x) for x < 0, without cancellation near 0."""
-    return torch.where(x > -0.693, torch.log(-torch.expm1(x)), torch.log1p(-x.exp()))
+    """log(1 - e^x) for x <= 0, without cancellation near 0; at 0, where it has no value, that of the nearest number.
+
+    Each branch sees its own side alone: the gradient of the one not taken would be infinite, and 0 times that is NaN.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    near, far = x.clamp(-0.693, -torch.finfo(torch.float32).tiny), x.clamp(max=-0.693)
+    return torch.where(x > -0.693, torch.log(-torch.expm1(near)), torch.log1p(-far.exp()))

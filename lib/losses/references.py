@@ -82,6 +82,7 @@ def virtual(log_probs: Tensor, weights: Tensor, *, mean: str) -> Tensor:
     if mean not in MEANS:
         raise ValueError(f"the mean of references is one of {', '.join(MEANS)}, given {mean!r}")
     a = check_weights(weights if weights.ndim == 2 else weights[:, None]).to(log_probs.dtype)
+    log_probs = log_probs.masked_fill(a == 0, 0.0)  # 0 * -inf is NaN, and so is -inf + inf
     if mean == "geometric":
         return (a * log_probs).sum(0)
     if mean == "harmonic":
@@ -103,10 +104,12 @@ def adaptive_epsilon(chosen: Tensor, rejected: Tensor, *, largest: float) -> tup
     """(e_w, e_l) (B,): e_w = largest |m_w| / (|m_w| + |m_l|), e_l = largest - e_w, m the mean of the unclipped l_k over
     all K.
 
-    The less likely answer gets the wider window. Release code (there K = 2 and called eta).
+    The less likely answer gets the wider window; two certain ones (m = 0) share it. Release code (there K = 2 and
+    called eta).
     """
     m_w, m_l = chosen.mean(0).abs(), rejected.mean(0).abs()
-    e_w = largest * m_w / (m_w + m_l)
+    total, certain = m_w + m_l, torch.finfo(chosen.dtype).tiny
+    e_w = largest * torch.where(total > 0, m_w / total.clamp(min=certain), 0.5)
     return e_w, largest - e_w
 
 

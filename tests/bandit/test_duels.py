@@ -212,3 +212,16 @@ def test_ensembles_side_by_side_are_those_one_by_one():
         for p, q in zip(one.parameters(), both.parameters()):
             p.data.copy_(q[3 * w : 3 * w + 3])
         assert torch.allclose(one(x[3 * w : 3 * w + 3]), got[:, 3 * w : 3 * w + 3], atol=1e-6)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("kind", bandit.SPREADS)
+def test_a_duel_holds_two_answers_even_where_all_are_equal(heads, kind):
+    r, kinds, drawn = torch.zeros(heads, 2, 4), torch.zeros(2, 4, dtype=torch.long), torch.zeros(2, dtype=torch.long)
+    assert (bandit.spread(r, drawn, kind) == 0).all(), "one head disagrees with nobody"
+    order = torch.zeros(2, heads, dtype=torch.long)
+    for pair in (
+        bandit.best_arm(r, kinds, drawn, kind=kind), bandit.least_certain(r, kinds, kind=kind), bandit.first_two(kinds),
+        bandit.double_thompson(r, kinds, order), bandit.best_and_worst(r, drawn), bandit.widest(r[0])[0],
+    ):  # fmt: skip
+        assert (pair[:, 0] != pair[:, 1]).all()

@@ -80,4 +80,4 @@ def _measure(world: World, spec: Spec, label: str, names: Sequence[str], t: Task
     else:
         policy = scores.score(world, "test", needed)
     table = scores.table(world, names, "test", t.test)
-    measures.measure(world, label, t.name, t.test, table=table, own=own, policy=policy)
+    measures.measure(world, label, t.name, t.test, table=table, own=own, policy=policy, normalized=spec.normalized)

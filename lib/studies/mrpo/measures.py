@@ -35,17 +35,20 @@ def measure(
     table: references.Table,
     own: tuple[Tensor, Tensor],
     policy: Tensor,
+    normalized: bool = False,
 ) -> None:
     """Held-out accuracy four ways and the margin, per prompt, of the policy whose candidate log-probs are `policy`.
 
-    own: the method's reference log-probs; table: row 0 is the primary. Strictly greater counts, so the base scores
+    own: the method's reference log-probs, per token if `normalized`, as the policy's are then; table: row 0 is the
+    primary. Strictly greater counts, so the base scores
     0 against itself.
     """
     w, l = gather(policy, picks)
     lengths = table.chosen_tokens[0], table.rejected_tokens[0]
+    mine = (w / lengths[0], l / lengths[1]) if normalized else (w, l)
     primary = (w - table.chosen[0]) - (l - table.rejected[0])
     hits = {
-        "accuracy, own reference": (w - own[0]) - (l - own[1]) > 0,
+        "accuracy, own reference": (mine[0] - own[0]) - (mine[1] - own[1]) > 0,
         "accuracy, primary reference": primary > 0,
         "accuracy, reference-free sum": w > l,
         "accuracy, reference-free mean": w / lengths[0] > l / lengths[1],
