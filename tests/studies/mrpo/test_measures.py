@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lib import data
+from lib.losses import references
 from lib.studies.mrpo import candidates, measures, scores, tasks
 
 
@@ -22,6 +23,19 @@ def test_what_is_measured(world, picks):
     assert items[items.metric == "KL to base"].value.abs().max() < 1e-3 and set(
         items[items.dataset == "samples plain"].metric
     ) == {"true reward", "length", "KL to base"}
+
+
+def test_a_normalized_method_is_measured_per_token_on_both_sides(world, picks):
+    """Policy -30 and -12, lengths 20 and 5, the reference -2 a token: (-1.5 + 2) - (-2.4 + 2) = 0.9, a hit."""
+    chosen = picks()[:1]
+    one = torch.ones(1)
+    table = references.Table(*(x * one[None] for x in (-40.0, -10.0, 20.0, 5.0)))
+    policy = torch.zeros(len(world.splits["test"].prompts), len(world.splits["test"].texts[0]))
+    policy[chosen[0].row, chosen[0].chosen], policy[chosen[0].row, chosen[0].rejected] = -30.0, -12.0
+    for arm, normalized, own in (("a", True, -2 * one), ("b", False, -2 * one)):
+        measures.measure(world, arm, "x", chosen, table=table, own=(own, own), policy=policy, normalized=normalized)
+    m = world.run.record().metrics()
+    assert m[m.metric == "accuracy, own reference"].set_index("arm").value.to_dict() == {"a": 1.0, "b": 0.0}
 
 
 def test_weights_of_the_rules_on_a_second_reference_are_recorded(world, picks):
