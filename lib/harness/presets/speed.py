@@ -14,6 +14,8 @@ SETTINGS = {
         allowed=["cpu", "cuda"]),
     "repeats": Setting(smoke=2, small=3, paper=5, published=None, source=OURS, help="paired repeats of every "
         "comparison", allowed=(1, 100)),
+    "square": Setting(smoke=256, small=4096, paper=4096, published=None, source=OURS, help="rows of the matrix whose "
+        "square is timed: without bfloat16 units a large one takes minutes", allowed=(16, 65536)),
     "pairs": Setting(smoke=4, small=4, paper=16, published=None, source=OURS, help="pairs a step, the same for "
         "everyone", allowed=(1, 1024)),
     "shapes": Setting(smoke="12:4", small="96:32,64:64,32:96", paper="768:256,512:512,256:768", published=None,
