@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -51,15 +52,19 @@ def alive(of: dict | None) -> bool | None:
         return None
 
 
-def stop(of: dict) -> None:
-    """End that process, if it is one of this machine and still runs."""
+def stop(of: dict, patience: float = 30.0) -> None:
+    """End that process, if it is one of this machine and still runs, and wait until it is gone: a large one takes a
+    while to give its memory back. `patience` in seconds."""
     import psutil
 
     if alive(of):
         try:
             psutil.Process(of["pid"]).kill()
         except psutil.Error:
-            pass
+            return
+        until = time.monotonic() + patience
+        while alive(of) and time.monotonic() < until:  # a zombie counts as gone, so psutil's own wait would not do
+            time.sleep(0.02)
 
 
 def _version(package: str) -> str:

@@ -17,9 +17,21 @@ def test_a_process_is_told_from_all_others():
     machine.stop(of | {"began": 0.0})
     assert machine.alive(of), "not the one that is meant"
     machine.stop(of)
-    child.wait()
     assert machine.alive(of) is False
+    child.wait()
     machine.stop(of)
+
+
+def test_a_stopped_process_is_gone_when_stop_returns():
+    """A signal returns at once; giving much memory back takes the system a while."""
+    code = "import time; x = bytearray(10**9); x[::4096] = b'1' * len(x[::4096]); print('full', flush=True)"
+    code += "; time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert child.stdout.readline().strip() == b"full"
+    of = machine.process(child.pid)
+    machine.stop(of)
+    assert machine.alive(of) is False
+    child.communicate()
 
 
 def test_what_is_recorded_of_a_machine():
