@@ -4,6 +4,7 @@ worlds (`enumerated`)."""
 from lib.bandit.duels import (
     SPREADS,
     Ensemble,
+    alike,
     anchor,
     best_and_worst,
     best_arm,
@@ -23,6 +24,7 @@ from lib.bandit.duels import (
 __all__ = [
     "Ensemble",
     "SPREADS",
+    "alike",
     "anchor",
     "best_and_worst",
     "best_arm",

@@ -152,6 +152,11 @@ def widest(implicit: Tensor) -> tuple[Tensor, Tensor]:
     return _ends(implicit), implicit.amax(1) - implicit.amin(1)
 
 
+def alike(values: Tensor, kinds: Tensor) -> Tensor:
+    """Values (B, N) in which equal answers have that of the first of them."""
+    return values.gather(1, (kinds[:, :, None] == kinds[:, None]).int().argmax(2))
+
+
 def entropy(log_probs: Tensor) -> Tensor:
     """APL's predictive entropy, -mean_n log pi(y_n | x): (B, N) -> (B,). APL keeps the largest; SEA's release the
     smallest."""
@@ -186,4 +191,6 @@ def _pair(first: Tensor, values: Tensor, kinds: Tensor) -> Tensor:
     """`first` and the answer of the largest value that is not the same as it; where all are the same, any other."""
     same = kinds == kinds.gather(1, first[:, None])
     own = F.one_hot(first, kinds.shape[1]).bool()
-    return torch.stack([first, values.masked_fill(same, -1e30).masked_fill(own, -torch.inf).argmax(1)], 1)
+    hidden = torch.where(same.all(1, keepdim=True), own, same)
+    lowest = torch.finfo(values.dtype).min  # so that a value of -inf still goes before one that is hidden
+    return torch.stack([first, values.clamp(min=lowest).masked_fill(hidden, -torch.inf).argmax(1)], 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from math import ceil, floor
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -30,18 +31,20 @@ class Method(NamedTuple):
     source: str = "policy"  # who answers: policy, start, or both (one each)
     learn: str = "policy"  # policy, heads, or both
     synthetic: float = 0.0  # share of the pairs that a drawn head labels, after burn-in
+    skip: float = (
+        0.0  # share of the prompts left out after burn-in: the queries a step of that share of synthetic pairs
+    )
     act: str = "policy"  # who is evaluated: policy, or the heads' best of N answers of policy or start: bon, bon-start
     # of which difference the variance over the heads is taken: sigma as the paper prints, logit as its release computes
     spread: str = "sigma"
     bonus: str = "none"  # optimism on the start's answers: none, xpo, selm
-    batch: float = 1.0  # of the prompts a round: fewer prompts a step mean more steps a query
     loss: str = ""  # policy loss; empty: the setting's
 
 
 METHODS = {
     "offline": Method(source="start"),
     "passive": Method(),  # 1 of the paper's Table 1
-    "passive-matched": Method(batch=0.7),  # as many steps a query as with 30 % synthetic pairs
+    "passive-matched": Method(skip=0.3),  # in every round as many queries as with 30 % synthetic pairs
     "random": Method(explore="random"),
     "bai": Method(explore="bai", learn="both"),  # 2
     "sea": Method(explore="bai", learn="both", synthetic=0.3),  # 3
@@ -152,11 +155,7 @@ class Agent:
     def __init__(self, world: World, method: Method, oracle: Oracle, cfg, *, generator: torch.Generator):
         self.world, self.method, self.oracle, self.cfg, self.generator = world, method, oracle, cfg, generator
         loss = method.loss or cfg.loss
-        if not 0 <= method.synthetic <= 1 or not 0 < method.batch <= 1:
-            raise ValueError(
-                "the synthetic share lies in [0, 1] and the share of the prompts in (0, 1], given "
-                f"{method.synthetic} and {method.batch}"
-            )
+        check_shares(method, cfg.batch)
         self.loss = policy_loss(loss, beta={"slic": cfg.slic_beta, "ipo": cfg.ipo_beta}.get(loss, cfg.beta))
         self.heads = bandit.Ensemble(cfg.heads, world.dim, cfg.hidden, generator=generator, worlds=world.worlds)
         self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=cfg.heads_lr, weight_decay=0.0)
@@ -165,7 +164,7 @@ class Agent:
     def round(self) -> dict:
         """Play one round; what happened, as numbers."""
         m, cfg = self.method, self.cfg
-        size = max(1, round(cfg.batch * m.batch))
+        size, made = prompts_of(m, cfg, self.rounds), labelled_by_heads(m, cfg, self.rounds)
         many = cfg.candidates if m.explore not in ("passive", "certainty") and m.source != "both" else 2
         over = cfg.oversample if m.explore in ("certainty", "entropy") else 1
         c = self.world.propose(self.world.draw(size * over), many, m.source)
@@ -177,13 +176,11 @@ class Agent:
         kinds = bandit.kinds_of(c.answers)
         synthetic = torch.zeros(self.world.worlds, size, dtype=torch.bool)
         if m.synthetic and self.rounds >= cfg.burn_in:
-            synthetic.scatter_(
-                1, torch.rand(synthetic.shape, generator=self.generator).argsort(1)[:, : int(m.synthetic * size)], True
-            )
+            order = torch.rand(synthetic.shape, generator=self.generator).argsort(1)
+            synthetic.scatter_(1, order[:, :made], True)
         synthetic = synthetic.flatten()
         if synthetic.any():
-            made = bandit.best_and_worst(rewards, self._heads(len(duels)))
-            duels = torch.where(synthetic[:, None], made, duels)
+            duels = torch.where(synthetic[:, None], bandit.best_and_worst(rewards, self._heads(len(duels))), duels)
         asked = (~synthetic).nonzero()[:, 0].tolist()
         real = c.rows(asked)
         first = self.oracle.compare(
@@ -215,7 +212,7 @@ class Agent:
 
     def _clearest(self, c: Candidates, size: int) -> Candidates:
         """APL: of the prompts drawn the `size` of each world that are most certain, or most entropic."""
-        margin = bandit.widest(self._implicit(c))[1]
+        margin = bandit.widest(self._implicit(c))[1]  # of equal answers 0
         score = margin if self.method.explore == "certainty" else bandit.entropy(c.log_probs)
         score = score.view(self.world.worlds, -1)
         keep = (
@@ -225,17 +222,19 @@ class Agent:
         return c.rows(keep.flatten().tolist())
 
     def _implicit(self, c: Candidates) -> Tensor:
-        """The rewards (B, N) that the policy itself stands for."""
-        return self.cfg.beta * (c.log_probs - c.start)
+        """The rewards (B, N) that the policy itself stands for; those of equal answers are equal, though rounding makes
+        their log-probs differ."""
+        return bandit.alike(self.cfg.beta * (c.log_probs - c.start), bandit.kinds_of(c.answers))
 
     def _duels(self, c: Candidates, rewards: Tensor) -> Tensor:
         """Which two answers of each prompt to compare, (B, 2), by the method's rule."""
         kinds, rule, kind = bandit.kinds_of(c.answers), self.method.explore, self.method.spread
         if rule in ("certainty", "entropy"):
-            duels, margin = bandit.widest(self._implicit(c))
-            return torch.where(
-                (margin == 0)[:, None], bandit.first_two(kinds), duels
-            )  # the start: nothing to be certain about
+            if (
+                self.rounds == 0
+            ):  # the policy is the start: what differs is rounding, and there is nothing to be certain of
+                return bandit.first_two(kinds)
+            return bandit.widest(self._implicit(c))[0]
         if rule == "passive":
             return bandit.first_two(kinds)
         if rule == "random":
@@ -317,18 +316,54 @@ class Agent:
         self.oracle.restore(state["oracle"])
 
 
+def whole_share(of: float, size: int, k: int) -> int:
+    """How many of `size` pairs make up the share `of` in the k-th of many rounds (from 0): whole numbers, each the
+    floor or the ceiling of of * size, whose running sum is the floor of the exact one."""
+    return floor(of * size * (k + 1) + 1e-9) - floor(of * size * k + 1e-9)
+
+
+def prompts_of(method: Method, cfg, t: int) -> int:
+    """Prompts of round t (from 0)."""
+    return cfg.batch - (whole_share(method.skip, cfg.batch, t - cfg.burn_in) if t >= cfg.burn_in else 0)
+
+
+def labelled_by_heads(method: Method, cfg, t: int) -> int:
+    """Synthetic pairs of round t (from 0): none in burn-in."""
+    return whole_share(method.synthetic, cfg.batch, t - cfg.burn_in) if t >= cfg.burn_in else 0
+
+
 def rounds(method: Method, cfg, budget: int) -> int:
-    """Rounds until `budget` queries are made: synthetic pairs after burn-in cost none."""
-    size = max(1, round(cfg.batch * method.batch))
-    first, later = -(-budget // size), size - int(method.synthetic * size)
-    return first if first <= cfg.burn_in else cfg.burn_in + -(-(budget - cfg.burn_in * size) // later)
+    """Rounds until `budget` queries are made: synthetic pairs cost none."""
+    asked = t = 0
+    while asked < budget:
+        asked += prompts_of(method, cfg, t) - labelled_by_heads(method, cfg, t)
+        t += 1
+    return t
+
+
+def check_shares(method: Method, batch: int) -> None:
+    """ValueError if the shares are none, or leave a round without a prompt."""
+    if not 0 <= method.synthetic < 1 or not 0 <= method.skip < 1 or method.synthetic and method.skip:
+        raise ValueError(
+            "the shares of synthetic pairs and of prompts left out lie in [0, 1) and one of them is 0, given "
+            f"{method.synthetic} and {method.skip}"
+        )
+    if ceil(method.skip * batch - 1e-9) >= batch:
+        raise ValueError(f"a round of {batch} prompts (batch) of which {method.skip:g} are left out can be empty")
 
 
 def check(cfg) -> None:
-    """ValueError before any work if a budget does not hold one round."""
+    """ValueError before any work if a budget does not hold one round, or a method's round can be empty."""
     for name in ("budget", "world_budget"):
         if cfg[name] < cfg.batch:
             raise ValueError(f"{name} holds at least one round of {cfg.batch} queries (batch), given {cfg[name]}")
+    for arm in cfg.items_of("arms") + cfg.items_of("world_arms"):
+        check_shares(METHODS[arm], cfg.batch)
+
+
+def looks_of(budget: int, every: int) -> list[int]:
+    """The query counts at which all methods are compared: each multiple of `every`, and the budget."""
+    return [*range(every, budget, every), budget]
 
 
 def play(
@@ -337,22 +372,25 @@ def play(
     """Rounds until the oracle was asked `budget` times a world, looking at the start and about every `every` queries.
 
     (one row a look: "step" is the number of queries, mean scores and what the round said; every held-out prompt's
-    scores averaged over the looks after the start; its last scores). keep: where a run that is stopped, by an oracle
-    that fails or by hand, leaves all it has; the next call with the same file goes on from there, and the file is gone
-    once the run is done.
+    scores averaged over the run; its last scores). The average is over the same query counts for every method
+    (`looks_of`), read between the looks on a line, since rounds do not end at the same counts. keep: where a run that
+    is stopped, by an oracle that fails or by hand, leaves all it has; the next call with the same file goes on from
+    there, and the file is gone once the run is done.
     """
-    size = max(1, round(agent.cfg.batch * agent.method.batch))
-    if budget < size or every < 1:
+    if budget < agent.cfg.batch or every < 1:
         raise ValueError(
-            f"a budget holds at least one round of {size} queries and every is at least 1, given {budget} and {every}"
+            f"a budget holds at least one round of {agent.cfg.batch} queries and every is at least 1, given {budget} "
+            f"and {every}"
         )
+    counts = looks_of(budget, every)
     if keep is not None and keep.exists():
         kept = checkpoint.load(keep)
         agent.restore(kept["agent"])
-        rows, total, looks = kept["rows"], kept["total"], kept["looks"]
+        rows, total, last = kept["rows"], kept["total"], kept["last"]
         announce(f"{desc}: going on after {agent.oracle.queries} queries of a run that was stopped")
     else:
-        rows, total, looks = [{"step": 0, **_means(agent.evaluate())}], {}, 0
+        last = agent.evaluate()
+        rows, total = [{"step": 0, **_means(last)}], {k: torch.zeros_like(v) for k, v in last.items()}
     steps = range(agent.rounds, rounds(agent.method, agent.cfg, budget))
     for _ in steps if quiet else track(steps, desc):
         before = agent.state() if keep is not None else None
@@ -360,20 +398,21 @@ def play(
             out = agent.round()
         except BaseException:
             if keep is not None:
-                checkpoint.save(keep, {"agent": before, "rows": rows, "total": total, "looks": looks})
+                checkpoint.save(keep, {"agent": before, "rows": rows, "total": total, "last": last})
             raise
         asked = agent.oracle.queries // agent.world.worlds
         done = asked >= budget
         if done or asked // every > rows[-1]["step"] // every:
-            last = agent.evaluate()
+            now, at = agent.evaluate(), rows[-1]["step"]
+            for way in [(q - at) / (asked - at) for q in counts if at < q <= asked]:
+                total = {k: v + (1 - way) * last[k] + way * now[k] for k, v in total.items()}
+            last = now
             rows.append({"step": asked, **_means(last), **{k: v for k, v in out.items() if k != "queries"}})
-            total = {k: total.get(k, 0) + v for k, v in last.items()}
-            looks += 1
         if done:
             break
     if keep is not None:
         keep.unlink(missing_ok=True)
-    return rows, {k: v / looks for k, v in total.items()}, last
+    return rows, {k: v / len(counts) for k, v in total.items()}, last
 
 
 def _means(scores: dict[str, Tensor]) -> dict[str, float]:

@@ -16,11 +16,18 @@ from lib.engine.models import checked_folder
 WORD = re.compile(r"[A-Za-z']+")
 READER = {"you", "your", "yours", "yourself", "yourselves", "you're", "you'll", "you've", "you'd"}
 Reward = Callable[[Sequence[tuple[str, str]]], Tensor]  # (prompt, answer) texts -> (N,)
+TIE = 1e-6  # rewards no further apart are equal: sums of the same fractions in another order differ by rounding
 NOTHING = -1e3  # the reward of a text without a word: below every other
 
 
 def _words(text: str) -> list[str]:
     return [w.lower() for w in WORD.findall(text)]
+
+
+def wins(first: Tensor, second: Tensor) -> Tensor:
+    """1 where the first reward is the larger, 1/2 where they tie (no further apart than `TIE`), 0 else."""
+    margin = (first - second).double()
+    return (margin > TIE).double() + 0.5 * (margin.abs() <= TIE).double()
 
 
 def plain(text: str) -> float:
@@ -156,8 +163,8 @@ class Oracle:
     """Compares answers by a reward, as the party that is paid a query at a time: every comparison is counted and
     logged.
 
-    P(first wins) = sigma(r(first) - r(second)). labels "deterministic": the likelier side wins, a tie is a coin;
-    "bernoulli": drawn from P.
+    P(first wins) = sigma(r(first) - r(second)). labels "deterministic": the likelier side wins, a tie (rewards no
+    further apart than `TIE`) is a coin; "bernoulli": drawn from P.
     flip: share of labels that are turned round afterwards. free: whether a call costs nothing, so that `peek` may ask
     beside the count; None: what the reward says of itself (`rewarder`'s do), and one that says nothing is not free.
     """
@@ -194,13 +201,15 @@ class Oracle:
         billed = 0 if self.free else len(first)
         self.unanswered += billed  # until the labels are there: a call that fails has been paid for
         margin = (self.reward(first) - self.reward(second)).double()
+        same = torch.tensor([a == b for a, b in zip(first, second)])
+        margin = margin.masked_fill(same & margin.isfinite(), 0.0)  # scored in two batches, they differ by rounding
         if not torch.isfinite(margin).all():
             bad = (~torch.isfinite(margin)).nonzero()[:, 0].tolist()
             count = f"all of these {len(first)} queries were" if billed else f"none of these {len(first)} queries was"
             raise FloatingPointError(f"the oracle's reward of pairs {bad[:8]} is not finite; {count} counted")
         p = torch.sigmoid(margin)
         u, v = torch.rand(2, len(first), generator=self.generator, dtype=torch.float64)
-        wins = u < p if self.labels == "bernoulli" else (p > 0.5) | ((p == 0.5) & (u < 0.5))
+        wins = u < p if self.labels == "bernoulli" else (margin > TIE) | ((margin.abs() <= TIE) & (u < 0.5))
         wins = wins ^ (v < self.flip)
         self.log += zip(first, second, p.tolist(), wins.tolist())
         self.unanswered -= billed

@@ -34,8 +34,9 @@ def test_every_method_plays_and_its_queries_are_the_oracles_log(method):
     expected = 0
     for k in range(4):
         out = a.round()
-        size = max(1, round(CFG.batch * a.method.batch))
-        made = int(a.method.synthetic * size) if k >= CFG.burn_in else 0
+        after = k >= CFG.burn_in  # of 10 prompts 30 % are 3 in every round
+        size = 7 if method == "passive-matched" and after else 10
+        made = 3 if a.method.synthetic and after else 0
         expected += size - made
         assert out["queries"] == a.oracle.queries == len(a.oracle.log) == expected
         assert out["synthetic"] == pytest.approx(made / size)
@@ -182,21 +183,71 @@ def test_regret_of_the_log_by_hand():
     ).tolist() == [0.5, 2.5]
 
 
+def test_whole_shares_add_up():
+    """30 % of 16 in the rounds one after another: 4, 5, 5, 5, 5 and so on, 30 % of what was drawn to the last whole."""
+    assert [online.whole_share(0.3, 16, k) for k in range(10)] == [4, 5, 5, 5, 5, 4, 5, 5, 5, 5]
+    for of, size in ((0.3, 16), (0.3, 10), (0.1, 7), (1 / 3, 3), (0.0, 5), (0.999, 128)):
+        parts = [online.whole_share(of, size, k) for k in range(1000)]
+        assert sum(parts) == np.floor(of * size * 1000 + 1e-9)
+        assert set(parts) <= {int(np.floor(of * size + 1e-9)), int(np.ceil(of * size - 1e-9))}
+
+
 def test_rounds_of_a_budget():
-    """50,000 queries, 128 prompts a round, five rounds of burn-in, then 38 of 128 synthetic (the release, by 4 x 9 of
+    """50,000 queries, 128 prompts a round, five rounds of burn-in, then 38.4 of 128 synthetic (the release, by 4 x 9 of
     32: 36)."""
     cfg = SimpleNamespace(batch=128, burn_in=5)
-    assert online.rounds(METHODS["passive"], cfg, 50_000) == 391 and online.rounds(
-        METHODS["sea"], cfg, 50_000
-    ) == 5 + -(-(50_000 - 640) // 90)
+    assert online.rounds(METHODS["passive"], cfg, 50_000) == 391
+    assert online.rounds(METHODS["sea"], cfg, 50_000) == 5 + -(-(50_000 - 640) * 10 // 896)
     assert online.rounds(METHODS["sea"], cfg, 300) == 3
     for method in ("sea", "passive-matched"):
         a = agent(method)
-        rows, *_ = online.play(a, budget=77, every=20, desc="", quiet=True)
-        assert (
-            a.rounds == online.rounds(METHODS[method], CFG, 77)
-            and a.oracle.queries >= 77 > a.oracle.queries - CFG.batch
-        )
+        online.play(a, budget=77, every=20, desc="", quiet=True)
+        assert a.rounds == online.rounds(METHODS[method], CFG, 77)
+        assert a.oracle.queries >= 77 > a.oracle.queries - CFG.batch
+
+
+@pytest.mark.parametrize("batch, burn_in, budget", [(16, 4, 224), (10, 1, 77), (4, 1, 12), (7, 3, 300)])
+def test_the_matched_method_makes_the_same_steps_at_the_same_queries(batch, burn_in, budget):
+    """Counted round by round: what the oracle was asked, and how many steps the policy made."""
+    cfg = SimpleNamespace(**vars(CFG) | {"batch": batch, "burn_in": burn_in})
+    asked, steps = {}, {}
+    for method in ("sea", "passive-matched"):
+        a, made = agent(method, cfg=cfg), []
+        real = a.world.step
+        a.world.step = lambda *args, real=real, made=made: made.append(1) or real(*args)
+        log = []
+        play = a.round
+        a.round = lambda play=play, log=log, a=a: log.append(a.oracle.queries) or play()
+        online.play(a, budget=budget, every=20, desc="", quiet=True)
+        asked[method], steps[method] = [*log, a.oracle.queries], len(made)
+    assert asked["sea"] == asked["passive-matched"] and steps["sea"] == steps["passive-matched"]
+    late = np.diff(asked["sea"][burn_in:])
+    assert len(late) > 2 or budget < 50
+    assert abs(late.sum() - 0.7 * batch * len(late)) < 1, "30 % of the pairs, to the last whole one"
+
+
+def test_the_whole_run_is_read_at_the_same_queries_for_every_method():
+    """Scores that are the number of queries at the look: on a line between looks, the average is that of the counts."""
+    for method, every, budget in (("passive", 25, 90), ("sea", 25, 90), ("passive-matched", 16, 77), ("sea", 200, 77)):
+        a = agent(method)
+        a.evaluate = lambda a=a: {"x": torch.tensor([float(a.oracle.queries), -2.0 * a.oracle.queries])}
+        _, over, last = online.play(a, budget=budget, every=every, desc="", quiet=True)
+        counts = [q for q in range(every, budget, every)] + [budget]
+        mean = sum(counts) / len(counts)
+        assert over["x"].tolist() == pytest.approx([mean, -2 * mean]) and last["x"][0] == a.oracle.queries
+
+
+def test_certainty_is_no_rounding():
+    """At the start the policy is the start model: log-probs of the two that differ by rounding decide nothing. Equal
+    answers never count as a margin."""
+    a = agent("apl-certainty")
+    c = a.world.propose(a.world.draw(10), 2, "policy")
+    noise = torch.randn(c.log_probs.shape, generator=generator(3)) * 1e-2
+    noisy = c._replace(log_probs=c.start + noise)
+    assert torch.equal(a._duels(noisy, None), online.bandit.first_two(online.bandit.kinds_of(c.answers)))
+    equal = noisy._replace(answers=[[row[0], row[0]] for row in c.answers])
+    assert online.bandit.widest(a._implicit(equal))[1].eq(0).all()
+    assert online.bandit.widest(a._implicit(noisy))[1].gt(0).any()
 
 
 def test_what_is_watched_costs_no_query():
@@ -247,8 +298,11 @@ def test_an_oracle_that_fails_halfway_loses_nothing(tmp_path, broken):
 def test_bad_budgets_and_shares():
     with pytest.raises(ValueError, match="at least one round of 10 queries.*given 9 and 1"):
         online.play(agent("passive"), budget=9, every=1, desc="", quiet=True)
-    with pytest.raises(ValueError, match="synthetic share lies in .*given 1.5"):
-        agent(Method(synthetic=1.5))
+    for bad in (Method(synthetic=1.5), Method(synthetic=1.0), Method(skip=-0.1), Method(skip=0.3, synthetic=0.3)):
+        with pytest.raises(ValueError, match="shares of synthetic pairs and of prompts left out lie in .*given"):
+            agent(bad)
+    with pytest.raises(ValueError, match="a round of 1 prompts .batch. of which 0.3 are left out can be empty"):
+        agent("passive-matched", cfg=SimpleNamespace(**vars(CFG) | {"batch": 1}))
 
 
 def test_budgets_are_checked_before_any_work():

@@ -150,3 +150,23 @@ def test_a_reward_model_reads_prompt_and_answer_in_its_own_template(tmp_path, by
         oracles.rewarder(str(tmp_path / "one"), dtype=torch.float32, device="cpu", batch=2)
     same = oracles.rewarder(str(tmp_path / "one"), dtype=torch.float32, device="cpu", batch=2, template="chatml")
     torch.testing.assert_close(same(rows), got)
+
+
+def test_a_tie_is_no_matter_of_rounding():
+    """Equal answers tie though two batches score them apart; so do rewards that differ by how a sum was rounded."""
+    calls = []
+    noisy = lambda rows: calls.append(1) or torch.full((len(rows),), 1.0 + 0.03 * len(calls)).double()  # noqa: E731
+    ask = oracles.Oracle(noisy, labels="deterministic", flip=0.0, generator=torch.Generator().manual_seed(0), free=True)
+    got = ask.compare([("q", "same")] * 400, [("q", "same")] * 400)
+    assert 0.4 < got.float().mean() < 0.6 and {p for *_, p, _ in ask.log} == {0.5}
+    sums = {"a": (0.1 + 0.2) + 0.3, "b": 0.1 + (0.2 + 0.3), "c": 0.61}
+    assert sums["a"] != sums["b"]
+    ask.reward = lambda rows: torch.tensor([sums[answer] for _, answer in rows], dtype=torch.float64)
+    got = ask.compare([("q", "a")] * 400, [("q", "b")] * 400)
+    assert 0.4 < got.float().mean() < 0.6, "a coin"
+    assert not ask.compare([("q", "a")] * 50, [("q", "c")] * 50).any()
+    assert oracles.wins(*(torch.tensor([sums[x] for x in row]).double() for row in ("aac", "bca"))).tolist() == [
+        0.5,
+        0,
+        1,
+    ]

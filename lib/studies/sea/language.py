@@ -19,6 +19,7 @@ from lib.engine.generation import generate, recorded
 from lib.engine.logprobs import check_finite, sum_logprob, token_logprobs
 from lib.harness import seeding
 from lib.quantization import block_linears
+from lib.scoring import oracles
 from lib.scoring.metrics import distinct_n
 from lib.scoring.oracles import Oracle, Reward, is_free
 
@@ -209,7 +210,8 @@ class Dialogue:
             if not is_free(reward):  # looking would be billed and counted nowhere
                 continue
             mine, start = (reward(list(zip(self.asked_held_out, t))) for t in (texts, self.reference))
-            out[f"win rate, {name}"] = (mine > start).double() + 0.5 * (mine == start).double()
+            same = torch.tensor([a == b for a, b in zip(texts, self.reference)], device=mine.device)
+            out[f"win rate, {name}"] = oracles.wins(torch.where(same, start, mine), start)
             out[f"reward, {name}"] = mine.double()
         out["length"] = torch.tensor([float(len(a)) for a in answers])
         out["distinct bigrams"] = torch.tensor([distinct_n([a], 2) for a in answers], dtype=torch.float64)
