@@ -21,6 +21,7 @@ from lib import constraint
 from lib.constraint.nado import Nado, expected_success, head_kl
 from lib.engine import training, trunk
 from lib.engine.generation import Completion, generate, recorded
+from lib.engine.head import head_of
 from lib.engine.logprobs import mean_logprob, sum_logprob, token_logprobs
 from lib.harness import seeding
 from lib.harness.progress import track
@@ -88,7 +89,7 @@ class Steering:
         self.cfg, self.model, self.tokenizer, self.stop, self.oracle = cfg, model, tokenizer, list(stop_ids), oracle
         self.lower, self.top = trunk.split(model, cfg.blocks)
         self.below = trunk.end(model, cfg.blocks)
-        self.head = self.top.get_output_embeddings().weight
+        self.head = head_of(self.top)
         self.linears = block_linears(self.top)
         self.start = self.snapshot()
         self.known: dict[Line, list[Tensor]] = {}  # what the frozen blocks make of a line
@@ -127,9 +128,9 @@ class Steering:
 
     def nado(self) -> Nado:
         """One that changes nothing yet."""
-        return Nado(self.head, self.cfg.layers, style=self.cfg.style, generator=torch.Generator().manual_seed(0)).to(
-            self.head.device
-        )
+        return Nado(
+            self.head.weight, self.cfg.layers, style=self.cfg.style, generator=torch.Generator().manual_seed(0)
+        ).to(self.head.device)
 
     def text(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
@@ -238,7 +239,7 @@ class Steering:
             torch.randperm(len(at), generator=order)[: math.ceil(self.cfg.consistent * len(at))].to(at.device)
         ]  # the whole vocabulary at each
         with torch.no_grad():
-            log_p = (h[at + 1] @ self.head.T).float().log_softmax(-1)
+            log_p = self.head.logits(h[at + 1]).float().log_softmax(-1)
         return bce, constraint.consistency(nado.expected(h[at + 1], log_p), tuple(x[at] for x in picked))
 
     # ---- the language model
@@ -251,7 +252,7 @@ class Steering:
         for (h, _, branch, count), at in zip(self.hidden(rows, pieces), range(0, len(rows), self.cfg.eval_batch)):
             h = h.clone()
             first = torch.cat([branch.new_ones(1, dtype=torch.bool), branch[1:] != branch[:-1]])
-            rate = expected_success((h[first] @ self.head.T).float().log_softmax(-1), nado(h[first]))[0].exp()
+            rate = expected_success(self.head.logits(h[first]).float().log_softmax(-1), nado(h[first]))[0].exp()
             for k in range(count):
                 out[which[at + k]] = (h[branch == k], rate[k])
         return out

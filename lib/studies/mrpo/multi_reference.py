@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lib import data
 from lib.engine import models, training, trunk
+from lib.engine.head import head_of
 from lib.engine.logprobs import check_finite, mean_logprob, sum_logprob, token_kl, token_logprobs
 from lib.harness import seeding
 from lib.losses import Preference, dpo, references
@@ -114,7 +115,7 @@ class World:
             list(stop_ids),
         )
         self.lower, self.top = trunk.split(model, cfg.blocks)
-        self.head = self.top.get_output_embeddings().weight
+        self.head = head_of(self.top)
         self.linears = {
             n: m
             for n, m in block_linears(self.top).items()
