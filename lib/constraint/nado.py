@@ -74,7 +74,7 @@ class _HeadKL(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, log_w, direction, chunk):
+    def forward(ctx, hidden, head, log_w, direction, chunk):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(len(hidden), dtype=wide, device=hidden.device)
         jacobian, rows = (
@@ -83,7 +83,8 @@ class _HeadKL(torch.autograd.Function):
         )
         for i in range(0, len(hidden), chunk):
             s = slice(i, i + chunk)
-            logits, w = hidden[s] @ weight.T, log_w(s)
+            logits, w = _product(hidden[s], head), log_w(s)
+            grad = logits if isinstance(head, Tensor) else torch.empty_like(logits)  # a cap's slope needs the logits
             for j in range(0, len(logits), rows):
                 r = slice(j, j + rows)
                 log_p = logits[r].to(wide).log_softmax(-1)
@@ -91,11 +92,11 @@ class _HeadKL(torch.autograd.Function):
                 out[s][r] = kl = _distance(log_p, log_q, direction)
                 if jacobian is not None:
                     p = log_p.exp()
-                    logits[r] = (
+                    grad[r] = (
                         p.mul_(log_p.sub_(log_q).sub_(kl[:, None])) if direction == "reverse" else p.sub_(log_q.exp_())
                     )
             if jacobian is not None:
-                jacobian[s] = logits.to(weight.dtype) @ weight
+                jacobian[s] = grad.to(head.dtype) @ head if isinstance(head, Tensor) else head.pull(grad, logits)
         ctx.save_for_backward(jacobian)
         return out
 
@@ -105,16 +106,20 @@ class _HeadKL(torch.autograd.Function):
         return (grad[:, None] * jacobian.to(grad.dtype)).to(jacobian.dtype), None, None, None, None
 
 
-def head_kl(
-    hidden: Tensor, weight: Tensor, log_w: Callable[[slice], Tensor], *, direction: str, chunk: int = 128
-) -> Tensor:
-    """`constraint_kl` (M,) of the next-token distributions of hidden states (M, D) under a frozen head (V, D).
+def _product(hidden: Tensor, head) -> Tensor:
+    return hidden @ head.T if isinstance(head, Tensor) else head.logits(hidden)
+
+
+def head_kl(hidden: Tensor, head, log_w: Callable[[slice], Tensor], *, direction: str, chunk: int = 128) -> Tensor:
+    """`constraint_kl` (M,) of the next-token distributions of hidden states (M, D) under a frozen head: its weight
+    (V, D), or a record whose `logits(hidden)` and `pull(gradient, logits)` are the product and its way back
+    (`engine.head`).
 
     log_w gives (m, V) for a slice of M, or what gives a slice of those m rows when it is asked (`Nado.weights`).
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction is one of {', '.join(DIRECTIONS)}, given {direction!r}")
-    return _HeadKL.apply(hidden, weight, log_w, direction, chunk)
+    return _HeadKL.apply(hidden, head, log_w, direction, chunk)
 
 
 def bernoulli_kl(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:

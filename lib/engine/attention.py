@@ -7,6 +7,9 @@ head, so the fused kernels of torch read each key once, on CPU and on CUDA alike
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +17,55 @@ from torch import Tensor
 NAME = "plumbline"
 # keys up to which a CPU's gradient takes plain products: half the time of the fused one at 100 keys, equal at 250
 SHORT = 192
+
+
+_LAYOUT: ContextVar[tuple[Tensor, Tensor, Tensor] | None] = ContextVar("layout", default=None)
+
+
+@contextmanager
+def layout(mask: Tensor, query: Tensor, key: Tensor, *, on: bool):
+    """A forward whose slots are no plain sequence: mask (B, 1, Q, K) bool, who may see whom at all; query (B, Q) and
+    key (B, K), their positions. Gives the `attention_mask` to call the model with.
+
+    on: the model has our attention, and whatever a layer restricts further (a sliding window, a chunk) counts in
+    positions, not in slots. Otherwise the mask is all that the layers get.
+    """
+    if not on:
+        yield mask
+        return
+    token = _LAYOUT.set((mask, query, key))
+    try:  # a mask of two axes: without any, transformers would take restarting positions for sequences of its own
+        yield torch.ones(mask.shape[0], mask.shape[-1], dtype=torch.bool, device=mask.device)
+    finally:
+        _LAYOUT.reset(token)
+
+
+def _mask(batch_size: int, q_length: int, kv_length: int, *args, mask_function=None, **kwargs) -> Tensor | None:
+    """The form in which transformers asks for a mask: a rule (`mask_function`) of query and key index, which inside a
+    `layout` are positions."""
+    from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+    mask_function = causal_mask_function if mask_function is None else mask_function
+    here = _LAYOUT.get()
+    if here is None:
+        return sdpa_mask(batch_size, q_length, kv_length, *args, mask_function=mask_function, **kwargs)
+    mask, query, key = here
+    if mask_function is causal_mask_function:
+        return mask
+    rows = torch.arange(len(mask), device=mask.device)[:, None, None, None]
+    return mask & mask_function(rows, torch.zeros_like(rows), query[:, None, :, None], key[:, None, None, :])
+
+
+def shares_prompt(model) -> bool:
+    """Whether branches of a prompt may go through one forward of this model; `lib.engine.architecture` finds out at
+    load."""
+    return getattr(model, "shares_prompt", True)
+
+
+def name_of(model) -> str:
+    """The architecture, as messages name it."""
+    config = getattr(model, "config", None)
+    return f"{type(model).__name__} ({getattr(config, 'model_type', 'no model type')})"
 
 
 class _Short(torch.autograd.Function):
@@ -67,10 +119,45 @@ def grouped_attention(
     return out.view(b, h, q, d)
 
 
+def scored_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    causal: bool,
+    scale: float | None,
+    cap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """softmax(cap tanh(q k^T scale / cap) + mask) v by plain products, shapes as in `grouped_attention`.
+
+    sinks (H,): one more score a head that takes its share of the softmax and gives nothing.
+    """
+    b, h, q, d = query.shape
+    groups = h // key.shape[1]
+    folded = query.reshape(b, h // groups, groups, q, d)
+    scores = torch.einsum("bhgqd,bhkd->bhgqk", folded, key) * (d**-0.5 if scale is None else scale)
+    scores = scores if cap is None else cap * torch.tanh(scores / cap)
+    if mask is None and causal:
+        mask = torch.ones(q, key.shape[2], dtype=torch.bool, device=query.device).tril()[None, None]
+    if mask is not None:
+        mask = mask[:, :, None]
+        low = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~mask, low) if mask.dtype == torch.bool else scores + mask
+    if sinks is not None:
+        extra = sinks.to(scores.dtype).view(1, h // groups, groups, 1, 1).expand(b, -1, -1, q, 1)
+        scores = torch.cat([scores, extra], -1)
+    p = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
+    out = torch.einsum("bhgqk,bhkd->bhgqd", p if sinks is None else p[..., :-1], value)
+    return out.reshape(b, h, q, -1)
+
+
 def _forward(
-    module, query, key, value, attention_mask, dropout=0.0, scaling=None, is_causal=None, position_bias=None, **kwargs
-):
-    """The form transformers calls."""
+    module, query, key, value, attention_mask, dropout=0.0, scaling=None, is_causal=None, position_bias=None,
+    softcap=None, s_aux=None, **kwargs,
+):  # fmt: skip
+    """The form transformers calls. A cap on the scores (Gemma-2) or sinks (gpt-oss) need the scores themselves."""
     if dropout or position_bias is not None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -90,15 +177,19 @@ def _forward(
     causal = bool(causal) and attention_mask is None and query.shape[2] > 1
     if causal and key.shape[2] > query.shape[2]:  # an empty static cache: as transformers' sdpa does
         key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
-    out = grouped_attention(query, key, value, attention_mask, causal=causal, scale=scaling)
+    if softcap is not None or s_aux is not None:
+        out = scored_attention(
+            query, key, value, attention_mask, causal=causal, scale=scaling, cap=softcap, sinks=s_aux
+        )
+    else:
+        out = grouped_attention(query, key, value, attention_mask, causal=causal, scale=scaling)
     return out.transpose(1, 2).contiguous(), None
 
 
 def use(model) -> None:
-    """Make `model` attend through `grouped_attention`; masks are built as for `sdpa`."""
+    """Make `model` attend through `grouped_attention`; masks are built as for `sdpa`, and inside a `layout` for it."""
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(NAME, _forward)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionMaskInterface.register(NAME, _mask)
     model.set_attn_implementation(NAME)

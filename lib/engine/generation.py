@@ -13,7 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lib.engine.models import check_rows, fingerprint
+from lib.engine import attention
+from lib.engine.head import head_of
+from lib.engine.rows import check_rows
+from lib.engine.weights import fingerprint
 from lib.harness.cache import cached
 
 PROMPT, PADDING = 0, -1  # owners of cache slots; candidates are 1, 2, ...
@@ -78,6 +81,8 @@ def generate(
         raise ValueError(f"greedy decoding gives {n} equal answers; ask for one, or for a temperature above 0")
     if temperature > 0 and generator is None:
         raise ValueError("sampling at a temperature above 0 needs a torch.Generator, so that the run can be repeated")
+    if watch is not None and not attention.shares_prompt(model):
+        raise ValueError(f"{attention.name_of(model)} cannot share a prompt, so that no block of it can be watched")
     check_rows(model, prompts, new_tokens=max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     plan = [order[i : i + batch] for i in range(0, len(order), batch)]
@@ -93,7 +98,11 @@ def generate(
     )
     try:
         for rows in track(plan, "generate"):
-            done = _batch(model, [prompts[i] for i in rows], n, max_new_tokens, set(stop_ids), draw_, steer, seen)
+            some = [prompts[i] for i in rows]
+            if attention.shares_prompt(model):
+                done = _batch(model, some, n, max_new_tokens, set(stop_ids), draw_, steer, seen)
+            else:
+                done = _batch_apart(model, some, n, max_new_tokens, set(stop_ids), draw_, steer)
             for i, completions in zip(rows, done):
                 out[i * n : (i + 1) * n] = completions
     finally:
@@ -109,11 +118,12 @@ def recorded(done: Sequence[Completion]) -> list[Tensor]:
 
 
 class _Slots:
-    """Keys and values of one batch, written in place: [layer] (B, H, slots, D), and whose each slot is, (B, slots)."""
+    """Keys and values of one batch, written in place: [layer] (B, H, slots, D), and of each slot whose it is and at
+    which position, (B, slots)."""
 
-    def __init__(self, layers: int, owner: Tensor, capacity: int):
+    def __init__(self, layers: int, owner: Tensor, position: Tensor, capacity: int):
         self.keys, self.values = [None] * layers, [None] * layers
-        self.owner, self.used, self.capacity = owner, 0, capacity
+        self.owner, self.position, self.used, self.capacity = owner, position, owner.shape[1], capacity
 
     def update(self, key: Tensor, value: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """What a transformers attention layer calls; the slots of the step were claimed before the forward."""
@@ -124,17 +134,17 @@ class _Slots:
             store[layer][:, :, start:stop] = new
         return self.keys[layer][:, :, :stop], self.values[layer][:, :, :stop]
 
-    def claim(self, owner: Tensor) -> Tensor:
+    def claim(self, owner: Tensor, position: Tensor) -> Tensor:
         """Slots for the next (B, n) tokens; returns their mask (B, 1, n, slots): the prompt, and one's own past and
         present."""
-        self.owner = torch.cat([self.owner, owner], 1)
+        self.owner, self.position = torch.cat([self.owner, owner], 1), torch.cat([self.position, position], 1)
         self.used += owner.shape[1]
         seen = self.owner[:, None, :]
         return ((seen == PROMPT) | ((seen == owner[:, :, None]) & (seen != PADDING)))[:, None]
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows only."""
-        self.owner = self.owner[rows]
+        self.owner, self.position = self.owner[rows], self.position[rows]
         for store in (self.keys, self.values):
             for i, x in enumerate(store):
                 smaller = x.new_empty(len(rows), *x.shape[1:])
@@ -144,10 +154,55 @@ class _Slots:
     def get_seq_length(self, *args) -> int:
         return self.used
 
+    def get_mask_sizes(self, queries: int, *args) -> tuple[int, int]:
+        """(keys, where they begin), for models that make their own masks."""
+        return self.used, 0
+
+    def get_query_offset(self, *args) -> int:
+        return 0  # rules are asked for positions (`attention.layout`), not for slots
+
+
+def _logits(model, steer) -> Callable[[Tensor], Tensor]:
+    head = head_of(model)
+    return head.logits if steer is None else lambda hidden: head.logits(hidden).float() + steer(hidden)
+
+
+def _forward(model, ids: Tensor, position: Tensor, mask: Tensor, slots: _Slots) -> Tensor:
+    """Final hidden states (B, n, D) of the next n tokens, whose slots are claimed."""
+    ours = model.config._attn_implementation == attention.NAME
+    with attention.layout(mask, position, slots.position, on=ours) as mask:
+        return model.base_model(
+            input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=slots, use_cache=True
+        ).last_hidden_state
+
+
+def _batch_apart(model, prompts, n, max_new_tokens, stop, draw_, steer) -> list[list[Completion]]:
+    """`_batch` for a model whose candidates cannot share a prompt: every candidate is a row, read anew each step.
+
+    Slower by the length of the answer, and right for whatever a model keeps of its past: states, convolutions, biases
+    by distance.
+    """
+    head = _logits(model, steer)
+    rows = [list(p) for p in prompts for _ in range(n)]
+    tokens, logprobs = [[] for _ in rows], [[] for _ in rows]
+    alive = list(range(len(rows)))
+    for _ in range(max_new_tokens):
+        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(rows[r] + tokens[r]) for r in alive], batch_first=True)
+        last = torch.tensor([len(rows[r]) + len(tokens[r]) - 1 for r in alive])
+        hidden = model.base_model(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
+        drawn = draw_(head(hidden[torch.arange(len(alive)), last]))
+        for r, t, lp in zip(alive, *(x.tolist() for x in drawn)):
+            tokens[r].append(t)
+            logprobs[r].append(lp)
+        alive = [r for r in alive if tokens[r][-1] not in stop]
+        if not alive:
+            break
+    done = [Completion(t, lp, "stop" if t[-1] in stop else "length") for t, lp in zip(tokens, logprobs)]
+    return [done[i : i + n] for i in range(0, len(done), n)]
+
 
 def _batch(model, prompts, n, max_new_tokens, stop, draw_, steer, seen: list[Tensor]) -> list[list[Completion]]:
-    device, embeddings = model.device, model.get_output_embeddings()
-    head = embeddings if steer is None else lambda hidden: embeddings(hidden).float() + steer(hidden)
+    device, head = model.device, _logits(model, steer)
     lengths = torch.tensor([len(p) for p in prompts])
     width = int(lengths.max())
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -155,17 +210,10 @@ def _batch(model, prompts, n, max_new_tokens, stop, draw_, steer, seen: list[Ten
         ids[i, : len(p)] = torch.as_tensor(p)
     position = torch.arange(width).expand(len(prompts), -1)
     owner = torch.where(position < lengths[:, None], PROMPT, PADDING).to(device)
-    slots = _Slots(model.config.num_hidden_layers, owner, width + n * max_new_tokens)
-    slots.used = width
-    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()[None, None]
-    out = model.base_model(
-        input_ids=ids.to(device),
-        attention_mask=causal,
-        position_ids=position.to(device),
-        past_key_values=slots,
-        use_cache=True,
-    )
-    last = out.last_hidden_state[torch.arange(len(prompts)), lengths - 1]
+    layers = model.config.get_text_config(decoder=True).num_hidden_layers
+    slots = _Slots(layers, owner, position.to(device), width + n * max_new_tokens)
+    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril().expand(len(prompts), 1, -1, -1)
+    last = _forward(model, ids.to(device), slots.position, causal, slots)[torch.arange(len(prompts)), lengths - 1]
     of_prompts = [x[:k].cpu() for x, k in zip(seen.pop(), lengths)] if seen else None
     done = [[([], [], []) for _ in range(n)] for _ in prompts]
     rows = list(range(len(prompts)))  # row of the batch -> prompt
@@ -201,15 +249,8 @@ def _batch(model, prompts, n, max_new_tokens, stop, draw_, steer, seen: list[Ten
                 ids[r, c], owner[r, c] = t, j + 1
         real = (owner != PADDING).to(device)
         position = (lengths[:, None] + step).expand(-1, columns)
-        mask = slots.claim(owner.to(device))
-        out = model.base_model(
-            input_ids=ids.to(device),
-            attention_mask=mask,
-            position_ids=position.to(device),
-            past_key_values=slots,
-            use_cache=True,
-        )
-        hidden = out.last_hidden_state[real]
+        mask = slots.claim(owner.to(device), position.to(device))
+        hidden = _forward(model, ids.to(device), position.to(device), mask, slots)[real]
         if of_prompts is not None:
             whose = [done[rows[r]][j][2] for r, candidates in enumerate(alive) for j in candidates]
             for states, x in zip(whose, seen.pop()[real].cpu()):
@@ -315,7 +356,7 @@ def generate_cached(model, prompts: Sequence[Sequence[int]], **settings) -> list
     """Token ids of greedy answers, computed once per (weights, prompts, settings, dtype, device) and kept in
     data/cache."""
     key = {
-        "code": 2,  # raise it when greedy tokens can change
+        "code": 3,  # raise it when greedy tokens can change
         "weights": fingerprint(model),
         "dtype": str(model.dtype),
         "device": model.device.type,

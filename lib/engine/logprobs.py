@@ -16,10 +16,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lib.engine import attention
+from lib.engine.head import Head, as_head
+
 CHUNK = 256  # head positions at a time: their logits over a vocabulary of 49k are 25 MB in bfloat16
-BLOCK = (
-    8  # of which so many are widened to float32 together on a CPU: 1.6 MB stay in its cache from one pass to the next
-)
+BLOCK = 8  # so many of them are widened to float32 together on a CPU: 1.6 MB stay in its cache between passes
+TIE = 1e-12  # float64 logits that near, as a share of the row's largest, are equal: rounding decides no tie
 
 
 class Packed(NamedTuple):
@@ -72,21 +74,54 @@ def pack(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Packe
     return Packed(ids, positions, mask, as_long(row), as_long(source), as_long(target), as_long(branch), n)
 
 
+def forward(model, packed: Packed, embeds: Tensor | None = None) -> Tensor:
+    """Final hidden states (B, L, D) of every position of packed rows, in one forward.
+
+    A model with our attention makes its own masks (windows and chunks included) and asks for the packing; any other
+    gets the packed mask as it is.
+    """
+    ours = getattr(getattr(model, "config", None), "_attn_implementation", None) == attention.NAME
+    with attention.layout(packed.attention_mask, packed.position_ids, packed.position_ids, on=ours) as mask:
+        out = model.base_model(
+            input_ids=packed.input_ids if embeds is None else None,
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=packed.position_ids,
+            use_cache=False,
+        )
+    return out.last_hidden_state
+
+
 def hidden_states(model, packed: Packed, embeds: Tensor | None = None) -> Tensor:
     """Final hidden states (M, D) that predict the scored tokens; `model` is any causal LM with a `base_model`.
 
     embeds (B, L, D): what the model reads in place of the rows' token embeddings (`lib.engine.trunk`).
+    A model whose branches cannot share a prompt (`lib.engine.architecture`) reads each branch in a row of its own.
 
-    Rows were checked when the batch was planned (`models.check_rows`): a look at every batch would stall a GPU.
+    Rows were checked when the batch was planned (`rows.check_rows`): a look at every batch would stall a GPU.
     """
-    out = model.base_model(
-        input_ids=packed.input_ids if embeds is None else None,
-        inputs_embeds=embeds,
-        attention_mask=packed.attention_mask,
-        position_ids=packed.position_ids,
-        use_cache=False,
-    )
-    return out.last_hidden_state[packed.row, packed.source]
+    if attention.shares_prompt(model):
+        return forward(model, packed, embeds)[packed.row, packed.source]
+    if embeds is not None:
+        raise ValueError(
+            f"{attention.name_of(model)} cannot share a prompt, so that it cannot go on from a trunk's states"
+        )
+    ids, row, source = unpack(packed)
+    return model.base_model(input_ids=ids, use_cache=False).last_hidden_state[row, source]
+
+
+def unpack(packed: Packed) -> tuple[Tensor, Tensor, Tensor]:
+    """Each branch in a row of its own, right-padded: (ids (branches, L), row (M,), source (M,)), scored tokens in the
+    order they had. A branch's row is what its last scored position sees."""
+    seen = packed.attention_mask[:, 0]
+    last = torch.zeros(packed.branches, dtype=torch.long, device=packed.row.device)
+    last = last.scatter_reduce(0, packed.branch, packed.source, "amax")
+    row = torch.zeros_like(last).scatter(0, packed.branch, packed.row)
+    own = seen[row, last]  # (branches, L)
+    rows = [packed.input_ids[r][o] for r, o in zip(row.tolist(), own)]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    place = own.long().cumsum(-1) - 1
+    return ids, packed.branch, place[packed.branch, packed.source]
 
 
 def check_finite(values: Tensor, rows: Sequence) -> Tensor:
@@ -132,44 +167,23 @@ class _TokenLogprobs(torch.autograd.Function):
         return (grad[:, None] * jacobian.to(grad.dtype)).to(jacobian.dtype), None, None, None
 
 
-def token_logprobs(hidden: Tensor, weight: Tensor, target: Tensor, *, chunk: int = CHUNK) -> Tensor:
-    """log p(target | context) of each token, (M,) nats, at least float32, from hidden states (M, D) and the head weight
-    (V, D)."""
-    if not weight.requires_grad:
-        return _TokenLogprobs.apply(hidden, weight, target, chunk)
-    logits = (hidden @ weight.T).to(torch.promote_types(hidden.dtype, torch.float32))
-    return -torch.nn.functional.cross_entropy(logits, target, reduction="none")
-
-
-def greedy_tokens(hidden: Tensor, weight: Tensor, *, chunk: int = CHUNK) -> Tensor:
-    """The likeliest token after each of M positions, (M,) ids, from hidden states (M, D) and the head weight (V, D); of
-    equally likely ones the first, as in greedy decoding."""
-    block = BLOCK if hidden.device.type == "cpu" else chunk
-    out = torch.empty(len(hidden), dtype=torch.long, device=hidden.device)
-    for i in range(0, len(hidden), chunk):
-        for at, rows in zip(range(i, len(hidden), block), (hidden[i : i + chunk] @ weight.T).split(block)):
-            out[at : at + len(rows)] = rows.to(torch.promote_types(rows.dtype, torch.float32)).argmax(
-                -1
-            )  # a bfloat16 argmax is slower than the cast
-    return out
-
-
-class _TokenKL(torch.autograd.Function):
-    """KL(p_teacher || p_student) per token from hidden states and one shared frozen head; d/dh_S = (p_S - p_T) W."""
+class _HeadLogprobs(torch.autograd.Function):
+    """The same for a head that does more than multiply (`Head.pull`), a chunk at a time."""
 
     @staticmethod
-    def forward(ctx, student, teacher, weight, chunk):
-        wide = torch.promote_types(student.dtype, torch.float32)
-        out = torch.empty(len(student), dtype=wide, device=student.device)
-        jacobian = torch.empty_like(student) if student.requires_grad else None
-        for i in range(0, len(student), chunk):
+    def forward(ctx, hidden, head, target, chunk):
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        out = torch.empty(len(target), dtype=wide, device=hidden.device)
+        jacobian = torch.empty_like(hidden) if hidden.requires_grad else None
+        for i in range(0, len(target), chunk):
             s = slice(i, i + chunk)
-            log_t = (teacher[s] @ weight.T).to(wide).log_softmax(-1)
-            log_s = (student[s] @ weight.T).to(wide).log_softmax(-1)
-            p_t = log_t.exp()
-            out[s] = (p_t * (log_t - log_s)).sum(-1)
+            logits, which = head.logits(hidden[s]), target[s, None]
+            log_p = logits.log_softmax(-1)
+            out[s] = log_p.gather(-1, which)[:, 0]
             if jacobian is not None:
-                jacobian[s] = log_s.exp_().sub_(p_t).to(weight.dtype) @ weight
+                grad = log_p.exp_().neg_()
+                grad.scatter_add_(-1, which, torch.ones_like(which, dtype=grad.dtype))
+                jacobian[s] = head.pull(grad, logits)
         ctx.save_for_backward(jacobian)
         return out
 
@@ -179,13 +193,77 @@ class _TokenKL(torch.autograd.Function):
         return (grad[:, None] * jacobian.to(grad.dtype)).to(jacobian.dtype), None, None, None
 
 
-def token_kl(student: Tensor, teacher: Tensor, weight: Tensor, *, chunk: int = CHUNK) -> Tensor:
+def token_logprobs(hidden: Tensor, head: Tensor | Head, target: Tensor, *, chunk: int = CHUNK) -> Tensor:
+    """log p(target | context) of each token, (M,) nats, at least float32, from hidden states (M, D) and the head: its
+    weight (V, D), or a `Head`."""
+    head = as_head(head)
+    if not head.learns:
+        return (
+            _TokenLogprobs.apply(hidden, head.weight, target, chunk)
+            if head.plain
+            else _HeadLogprobs.apply(hidden, head, target, chunk)
+        )
+    logits = head.logits(hidden).to(torch.promote_types(hidden.dtype, torch.float32))
+    return -torch.nn.functional.cross_entropy(logits, target, reduction="none")
+
+
+def first_largest(logits: Tensor) -> Tensor:
+    """The first index (B,) of the largest value of each row (B, V).
+
+    In float64, where formulas are checked, values within rounding (`TIE`) of the largest are equal to it, so that no
+    order of summation decides; in the dtypes of models the largest is taken as it is.
+    """
+    if logits.dtype != torch.float64:
+        return logits.to(torch.float32).argmax(-1)  # a bfloat16 argmax is slower than the cast
+    top = logits.amax(-1, keepdim=True)
+    return (logits >= top - TIE * logits.abs().amax(-1, keepdim=True)).int().argmax(-1)
+
+
+def greedy_tokens(hidden: Tensor, head: Tensor | Head, *, chunk: int = CHUNK) -> Tensor:
+    """The likeliest token after each of M positions, (M,) ids, from hidden states (M, D) and the head (its weight
+    (V, D), or a `Head`); of equally likely ones the first (`first_largest`), as in greedy decoding."""
+    head, block = as_head(head), BLOCK if hidden.device.type == "cpu" else chunk
+    out = torch.empty(len(hidden), dtype=torch.long, device=hidden.device)
+    for i in range(0, len(hidden), chunk):
+        for at, rows in zip(range(i, len(hidden), block), head.logits(hidden[i : i + chunk]).split(block)):
+            out[at : at + len(rows)] = first_largest(rows)
+    return out
+
+
+class _TokenKL(torch.autograd.Function):
+    """KL(p_teacher || p_student) per token from hidden states and one shared frozen head; d/dz_S = p_S - p_T."""
+
+    @staticmethod
+    def forward(ctx, student, teacher, head, chunk):
+        wide = torch.promote_types(student.dtype, torch.float32)
+        out = torch.empty(len(student), dtype=wide, device=student.device)
+        jacobian = torch.empty_like(student) if student.requires_grad else None
+        for i in range(0, len(student), chunk):
+            s = slice(i, i + chunk)
+            log_t = head.logits(teacher[s]).to(wide).log_softmax(-1)
+            logits = head.logits(student[s])
+            log_s = logits.to(wide).log_softmax(-1)
+            p_t = log_t.exp()
+            out[s] = (p_t * (log_t - log_s)).sum(-1)
+            if jacobian is not None:
+                jacobian[s] = head.pull(log_s.exp_().sub_(p_t), logits)
+        ctx.save_for_backward(jacobian)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        (jacobian,) = ctx.saved_tensors
+        return (grad[:, None] * jacobian.to(grad.dtype)).to(jacobian.dtype), None, None, None
+
+
+def token_kl(student: Tensor, teacher: Tensor, head: Tensor | Head, *, chunk: int = CHUNK) -> Tensor:
     """KL(p_T || p_S) of each token's next-token distribution, (M,) nats, at least float32.
 
-    Hidden states (M, D) of student and teacher, which share the frozen head `weight` (V, D): true here because only
-    the linears inside the blocks are quantized. Same gradient as the soft-target cross-entropy of logit distillation.
+    Hidden states (M, D) of student and teacher, which share the frozen head (its weight (V, D), or a `Head`): true
+    here because only the linears inside the blocks are quantized. Same gradient as the soft-target cross-entropy of
+    logit distillation.
     """
-    return _TokenKL.apply(student, teacher, weight, chunk)
+    return _TokenKL.apply(student, teacher, as_head(head), chunk)
 
 
 def sum_logprob(tokens: Tensor, branch: Tensor, branches: int) -> Tensor:

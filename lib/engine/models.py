@@ -9,7 +9,6 @@ anything else  a hub id, where a hub is reachable
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,17 +19,19 @@ from pathlib import Path
 import torch
 
 from lib.data import templates
-from lib.engine import attention, weights
+from lib.engine import architecture, weights
+from lib.engine.weights import fingerprint
 from lib.harness import assets, paths, progress
 
 TINY, EMBEDDED, GEMMA = "tiny-random", "embedded", "gemma3-270m"
 
 
 def load(spec: str, *, dtype: torch.dtype, device: str = "cpu", template: str | None = None):
-    """(model in eval mode, frozen, in `dtype`, with `lib.engine.attention`; tokenizer).
+    """(model in eval mode, frozen, in `dtype`, compared with its own logits: `lib.engine.architecture`; tokenizer).
 
     template: a name of `lib.data.templates`, or a jinja file, for a tokenizer that has none or in place of its own.
-    FileNotFoundError for a folder without weights, ValueError for weights that are not this model's or not all of them.
+    FileNotFoundError for a folder without weights, ValueError for weights that are not this model's or not all of them,
+    and for an architecture that cannot be scored right.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -43,31 +44,8 @@ def load(spec: str, *, dtype: torch.dtype, device: str = "cpu", template: str | 
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = weights.whole(AutoModelForCausalLM, folder, spec=spec, dtype=dtype, use_safetensors=True)
     templates.use(tokenizer, template)
-    attention.use(model)
-    return model.to(device).eval().requires_grad_(False), tokenizer
-
-
-def check_rows(
-    model, prompts: Sequence[Sequence[int]], *branches: Sequence[Sequence[int]], new_tokens: int = 0
-) -> None:
-    """ValueError naming the first row that is empty, has a token id outside the model's vocabulary, or does not fit its
-    context.
-
-    branches: answers of each prompt, as token ids; new_tokens: how many more are going to be generated.
-    """
-    size, context = model.config.vocab_size, getattr(model.config, "max_position_embeddings", None)
-    for row, parts in enumerate(zip(prompts, *branches, strict=True)):
-        for name, ids in zip(["prompt", *["completion"] * len(branches)], parts):
-            if not len(ids):
-                raise ValueError(f"row {row} has an empty {name}")
-            if not 0 <= min(ids) <= max(ids) < size:
-                wrong = min(ids) if min(ids) < 0 else max(ids)
-                raise ValueError(f"row {row} holds token id {wrong} and the model's vocabulary is 0 .. {size - 1}")
-        need = len(parts[0]) + max(map(len, parts[1:]), default=0) + new_tokens
-        if context and need > context:
-            raise ValueError(
-                f"row {row} needs {need} tokens, prompt and answer, and the model's context holds {context}"
-            )
+    model = model.to(device).eval().requires_grad_(False)
+    return architecture.checked(model), tokenizer
 
 
 def checked_folder(spec: str) -> str:
@@ -271,16 +249,6 @@ def end_of_turn(tokenizer, stop_ids: Sequence[int]) -> int:
     if end is not None:
         return end
     return tokenizer.eos_token_id if tokenizer.eos_token_id in stop_ids else list(stop_ids)[0]
-
-
-def fingerprint(model) -> str:
-    """sha256 (16 hex digits) over names, dtypes and bytes of all weights: the cache key of whatever a model
-    produced."""
-    digest = hashlib.sha256()
-    for name, p in model.state_dict().items():
-        digest.update(f"{name} {p.dtype} {tuple(p.shape)}".encode())
-        digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def describe(model) -> dict:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lib.data import Pair
+from lib.engine.head import head_of
 from lib.engine.logprobs import check_finite, hidden_states, mean_logprob, pack, sum_logprob, token_kl, token_logprobs
-from lib.engine.models import check_rows
+from lib.engine.rows import check_rows
 from lib.losses import Preference, token_scale
 
 Objective = Callable[[Sequence[int]], tuple[Tensor, dict[str, float]]]
@@ -24,7 +25,7 @@ def preference(model, pairs: Sequence[Pair], loss: Callable[..., Preference], **
     For QDPO: loss = partial(losses.dpo, beta=...), columns ref_w and ref_l, arXiv 2407.03051 (Sec. not seen).
     """
     check_rows(model, *zip(*((p.prompt, p.chosen, p.rejected) for p in pairs)))
-    head = model.get_output_embeddings().weight
+    head = head_of(model)
 
     def objective(indices):
         packed = pack([(pairs[i].prompt, (pairs[i].chosen, pairs[i].rejected)) for i in indices]).to(model.device)
@@ -45,7 +46,7 @@ def preference(model, pairs: Sequence[Pair], loss: Callable[..., Preference], **
 def supervised(model, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Objective:
     """Cross-entropy on the answer, mean over its tokens."""
     check_rows(model, prompts, answers)
-    head = model.get_output_embeddings().weight
+    head = head_of(model)
 
     def objective(indices):
         packed = pack([(prompts[i], (answers[i],)) for i in indices]).to(model.device)
@@ -83,7 +84,7 @@ def distillation(
     """KL(p_T || p_S) on the teacher's own answers. tau None: mean over the tokens (logit distillation); a number:
     TSLD's weights, softmax over the answer of the teacher's cross-entropy / tau (tau 10 in its release)."""
     check_rows(model, prompts, answers)
-    head = model.get_output_embeddings().weight
+    head = head_of(model)
 
     def objective(indices):
         packed = pack([(prompts[i], (answers[i],)) for i in indices]).to(model.device)

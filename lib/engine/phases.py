@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lib.engine import checkpoint
+from lib.engine.head import head_of
 from lib.engine.logprobs import hidden_states, token_logprobs
 from lib.engine.packing import Row, bins, pack_rows
 from lib.engine.training import Latent, Stepper, schedule
@@ -129,7 +130,7 @@ def nll(model) -> Loss:
 
     def loss(sequences: Sequence[Sequence[Row]]) -> Tensor:
         packed = pack_rows(sequences).to(next(model.parameters()).device)
-        return -token_logprobs(hidden_states(model, packed), model.get_output_embeddings().weight, packed.target).sum()
+        return -token_logprobs(hidden_states(model, packed), head_of(model), packed.target).sum()
 
     return loss
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lib.engine.logprobs import hidden_states, pack
-from lib.engine.models import check_rows
+from lib.engine.logprobs import forward, hidden_states, pack
+from lib.engine.rows import check_rows
 from lib.quantization.blocks import decoder_blocks
 
 Ids = Sequence[int]
@@ -64,13 +64,7 @@ def states(trunk, rows: Sequence[tuple[Ids, Sequence[Ids]]], *, batch: int) -> l
     for i in range(0, len(order), batch):
         part = order[i : i + batch]
         packed = pack([rows[r] for r in part]).to(trunk.device)
-        hidden = trunk.base_model(
-            input_ids=packed.input_ids,
-            attention_mask=packed.attention_mask,
-            position_ids=packed.position_ids,
-            use_cache=False,
-        ).last_hidden_state
-        for h, r in zip(hidden.cpu(), part):
+        for h, r in zip(forward(trunk, packed).cpu(), part):
             lengths = [len(rows[r][0]), *map(len, rows[r][1])]
             out[r] = [x.clone() for x in h[: sum(lengths)].split(lengths)]
     return out

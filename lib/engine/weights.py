@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from lib.quantization.export import is_quantized
@@ -82,3 +84,13 @@ def whole(auto, folder, *, spec: str, **settings) -> nn.Module:
 
 def _some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+
+
+def fingerprint(model) -> str:
+    """sha256 (16 hex digits) over names, dtypes and bytes of all weights: the cache key of whatever a model
+    produced."""
+    digest = hashlib.sha256()
+    for name, p in model.state_dict().items():
+        digest.update(f"{name} {p.dtype} {tuple(p.shape)}".encode())
+        digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

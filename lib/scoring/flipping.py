@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from lib import data
+from lib.engine import attention
 from lib.engine.generation import generate, left_pad
-from lib.engine.logprobs import CHUNK
+from lib.engine.head import Head, as_head, head_of
+from lib.engine.logprobs import CHUNK, first_largest
 from lib.engine.objectives import teacher_states
 from lib.scoring import metrics
 
@@ -44,18 +46,21 @@ class Forced(NamedTuple):
 
 
 @torch.inference_mode()
-def teacher_forced(fp_states: Sequence[Tensor], q_states: Sequence[Tensor], answers: Ids, weight: Tensor) -> Forced:
+def teacher_forced(
+    fp_states: Sequence[Tensor], q_states: Sequence[Tensor], answers: Ids, head: Tensor | Head
+) -> Forced:
     """Compare two models' next-token distributions along the same answers; states as `objectives.teacher_states` gives
-    them."""
+    them, head the weight (V, D) or the `Head` that both share."""
+    head = as_head(head)
     row = torch.cat([torch.full((len(a),), i) for i, a in enumerate(answers)])
     target = torch.cat([torch.as_tensor(a) for a in answers])
     parts = []
     for i in range(0, len(row), CHUNK):
         s = slice(i, i + CHUNK)
-        f, q = ((torch.cat(list(x))[s].to(weight.device) @ weight.T).float() for x in (fp_states, q_states))
+        f, q = (head.logits(torch.cat(list(x))[s].to(head.device)).float() for x in (fp_states, q_states))
         prob, logit = metrics.margins(f)
         q_log = q.log_softmax(-1)
-        flip = f.argmax(-1) != q.argmax(-1)
+        flip = first_largest(f) != first_largest(q)
         q_lp = q_log.gather(-1, target[s, None].to(q.device))[:, 0]
         parts.append([x.cpu() for x in (flip, metrics.kl(f, q), prob, logit, q_lp)])
     return Forced(row, *(torch.cat(x) for x in zip(*parts)))
@@ -75,14 +80,14 @@ class Fidelity:
         )
         self.generation = dict(max_new_tokens=max_new_tokens, stop_ids=list(stop_ids), batch=batch)
         self.batch = batch
-        self.weight = fp.get_output_embeddings().weight
+        self.head = head_of(fp)
         self.states = teacher_states(fp, self.prompts, self.answers, batch=batch)
         self.texts = [tokenizer.decode(a, skip_special_tokens=True) for a in self.answers]
 
     def forced(self, model) -> Forced:
         """Teacher-forced comparison of `model` with full precision on the full-precision answers."""
         states = teacher_states(model, self.prompts, self.answers, batch=self.batch)
-        return teacher_forced(self.states, states, self.answers, self.weight)
+        return teacher_forced(self.states, states, self.answers, self.head)
 
     def validation(self, model) -> dict[str, float]:
         """Pooled KL and flip rate: what the training curves show and checkpoints are chosen by."""
@@ -117,16 +122,15 @@ class Fidelity:
         """Mean log-probability per token of the model's own answer under full precision."""
         from lib.engine.logprobs import token_logprobs
 
-        target = torch.cat([torch.as_tensor(a) for a in answers]).to(self.weight.device)
-        tokens = token_logprobs(torch.cat(list(states)).to(self.weight.device), self.weight, target).cpu()
+        target = torch.cat([torch.as_tensor(a) for a in answers]).to(self.head.device)
+        tokens = token_logprobs(torch.cat(list(states)).to(self.head.device), self.head, target).cpu()
         return np.array([t.mean().item() for t in tokens.split([len(a) for a in answers])])
 
 
 def noise_floor(model, prompts: Ids, answers: Ids, *, batch: int, other_batch: int) -> dict[str, float]:
     """Flip rate and KL of full precision against itself at another batch size: what rounding alone does."""
-    weight = model.get_output_embeddings().weight
     a, b = (teacher_states(model, prompts, answers, batch=n) for n in (batch, other_batch))
-    forced = teacher_forced(a, b, answers, weight)
+    forced = teacher_forced(a, b, answers, head_of(model))
     return {"flip rate": forced.flip.float().mean().item(), "kl": forced.kl.mean().item(), "tokens": len(forced.flip)}
 
 
@@ -139,6 +143,12 @@ def decode_from(cache_model, model, contexts: Ids, first: Sequence[int], *, step
     """
     from transformers import DynamicCache
 
+    for m in (cache_model, model):
+        if not attention.shares_prompt(m):
+            raise ValueError(
+                f"{attention.name_of(m)} keeps more than keys and values: no other model can go on from it"
+            )
+    head = head_of(model)
     ids, mask = left_pad(contexts, model.device)
     position = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
@@ -153,7 +163,7 @@ def decode_from(cache_model, model, contexts: Ids, first: Sequence[int], *, step
             input_ids=token, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
         )
         states.append(out.last_hidden_state[:, -1])
-        token = model.get_output_embeddings()(states[-1]).float().argmax(-1, keepdim=True)
+        token = first_largest(head.logits(states[-1]))[:, None]
         tokens.append(token[:, 0])
     return torch.stack(tokens, 1).cpu(), torch.stack(states, 1)
 
@@ -174,17 +184,17 @@ def breakdown(
         if t is not None and t < min(len(y), len(f)) and y[t] not in stop and f[t] not in stop:
             points.append((i, list(prompts[i]) + list(y[:t]), y[t], f[t]))
     out = {name: {"agreement": [], "kl": [], "js": []} for name in VARIANTS}
-    models, weight = {"fp": fp, "q": q}, fp.get_output_embeddings().weight
+    models, head = {"fp": fp, "q": q}, head_of(fp)
     points.sort(key=lambda p: len(p[1]))
     for k in range(0, len(points), batch):
         _, contexts, kept, flipped = (list(x) for x in zip(*points[k : k + batch]))
         base_tokens, base_states = decode_from(fp, fp, contexts, kept, steps=steps)
         valid = _until_stop(base_tokens, stop)
-        base_logits = (base_states[valid.to(base_states.device)] @ weight.T).float()
+        base_logits = head.logits(base_states[valid.to(base_states.device)]).float()
         for name, (cache, token, model) in VARIANTS.items():
             first = flipped if token == "flipped" else kept
             tokens, states = decode_from(models[cache], models[model], contexts, first, steps=steps)
-            logits = (states[valid.to(states.device)] @ weight.T).float()
+            logits = head.logits(states[valid.to(states.device)]).float()
             count = valid.sum(1).clamp(min=1)
             same = ((tokens == base_tokens) & valid).sum(1) / count
             out[name]["agreement"] += same.tolist()

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from lib.data import chat, templates
 from lib.engine import models
+from lib.engine.head import head_of
 from lib.engine.logprobs import check_finite, hidden_states, mean_logprob, pack, sum_logprob, token_logprobs
+from lib.engine.rows import check_rows
 from lib.harness.cache import cached
 from lib.scoring.metrics import fastchat_verdict
 
@@ -18,19 +20,21 @@ Ids = Sequence[Sequence[int]]
 
 @torch.inference_mode()
 def completion_logprobs(model, prompts: Ids, *branches: Ids, batch: int, mean: bool = False) -> Tensor:
-    """log pi(y|x) of every branch of every prompt, (N, number of branches) float32 nats; `mean` divides by the tokens.
+    """log pi(y|x) of every branch of every prompt, (N, number of branches) nats, at least float32; `mean` divides by
+    the tokens.
 
     All branches of a prompt go through one forward, as they do in training, so policy and reference share their
     rounding.
     """
-    models.check_rows(model, prompts, *branches)
+    check_rows(model, prompts, *branches)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + sum(len(b[i]) for b in branches))
-    out = torch.empty(len(prompts), len(branches))
+    out = torch.empty(len(prompts), len(branches), dtype=torch.promote_types(model.dtype, torch.float32))
+    head = head_of(model)
     reduce = mean_logprob if mean else sum_logprob
     for i in range(0, len(order), batch):
         rows = order[i : i + batch]
         packed = pack([(prompts[r], [b[r] for b in branches]) for r in rows]).to(model.device)
-        tokens = token_logprobs(hidden_states(model, packed), model.get_output_embeddings().weight, packed.target)
+        tokens = token_logprobs(hidden_states(model, packed), head, packed.target)
         out[rows] = reduce(tokens, packed.branch, packed.branches).view(len(rows), -1).cpu()
     return check_finite(out, range(len(out)))
 
@@ -48,7 +52,7 @@ def reference_logprobs(model, prompts: Ids, *branches: Ids, policy, batch: int) 
             "the same token ids"
         )
     key = {
-        "code": 1,  # raise it when a value can change
+        "code": 2,  # raise it when a value can change
         "weights": models.fingerprint(model),
         "dtype": str(model.dtype),
         "device": model.device.type,
@@ -57,9 +61,8 @@ def reference_logprobs(model, prompts: Ids, *branches: Ids, policy, batch: int) 
         "rows": [[list(p), *map(list, b)] for p, *b in zip(prompts, *branches, strict=True)],
         "batch": batch,
     }
-    return torch.tensor(
-        cached("logprobs", key, lambda: completion_logprobs(model, prompts, *branches, batch=batch).tolist())
-    )
+    values = cached("logprobs", key, lambda: completion_logprobs(model, prompts, *branches, batch=batch).tolist())
+    return torch.tensor(values, dtype=torch.promote_types(model.dtype, torch.float32))
 
 
 class Likelihood:

@@ -78,21 +78,6 @@ def test_embedded_is_converted_once_and_reused(sandbox, monkeypatch, tiny_model,
     assert calls == ["smollm2", "smollm2"] and (folder / "model.safetensors").stat().st_size == stamp["bytes"]
 
 
-def test_rows_that_do_not_fit_are_named(tiny_model):
-    check = models.check_rows
-    check(tiny_model, [[1], [2]], [[3], [4]], [[5], [6]], new_tokens=3)
-    with pytest.raises(ValueError, match="row 1 has an empty completion"):
-        check(tiny_model, [[1], [2]], [[3], [4]], [[5], []])
-    with pytest.raises(ValueError, match="row 0 has an empty prompt"):
-        check(tiny_model, [[], [2]])
-    with pytest.raises(ValueError, match="row 1 holds token id 400 and the model's vocabulary is 0 .. 257"):
-        check(tiny_model, [[1], [1]], [[2], [400]])
-    with pytest.raises(ValueError, match="row 0 holds token id -1"):
-        check(tiny_model, [[-1]])
-    with pytest.raises(ValueError, match="row 1 needs 1025 tokens.*holds 1024"):
-        check(tiny_model, [[1], [1] * 1020], [[2], [2] * 5])
-
-
 def test_builders_check_before_any_work(tiny_model):
     from lib import data, scoring
     from lib.engine import objectives

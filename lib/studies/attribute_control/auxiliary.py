@@ -37,7 +37,7 @@ class Samples(NamedTuple):
 def new_nado(world: World) -> Nado:
     """One that changes nothing yet."""
     generator = torch.Generator().manual_seed(0)
-    nado = Nado(world.head, world.cfg.layers, style=world.cfg.style, generator=generator)
+    nado = Nado(world.head.weight, world.cfg.layers, style=world.cfg.style, generator=generator)
     return nado.to(world.head.device)
 
 
@@ -151,7 +151,7 @@ def nado_losses(
     some = torch.randperm(len(at), generator=order)[: math.ceil(world.cfg.consistent * len(at))]
     at = at[some.to(at.device)]  # the whole vocabulary at each
     with torch.no_grad():
-        log_p = (h[at + 1] @ world.head.T).float().log_softmax(-1)
+        log_p = world.head.logits(h[at + 1]).float().log_softmax(-1)
     return bce, constraint.consistency(nado.expected(h[at + 1], log_p), tuple(x[at] for x in picked))
 
 
@@ -163,7 +163,7 @@ def targets(world: World, nado: Nado, which: Sequence[int]) -> dict[int, tuple[T
     for (h, _, branch, count), at in zip(hidden(world, rows, pieces), range(0, len(rows), world.cfg.eval_batch)):
         h = h.clone()
         first = torch.cat([branch.new_ones(1, dtype=torch.bool), branch[1:] != branch[:-1]])
-        rate = expected_success((h[first] @ world.head.T).float().log_softmax(-1), nado(h[first]))[0].exp()
+        rate = expected_success(world.head.logits(h[first]).float().log_softmax(-1), nado(h[first]))[0].exp()
         for k in range(count):
             out[which[at + k]] = (h[branch == k], rate[k])
     return out

@@ -85,7 +85,7 @@ def surprise(world: World, lines: Sequence[Line], *, steer: Steer | None = None)
         if steer is None:
             tokens = token_logprobs(h, world.head, target)
         else:
-            logits = torch.cat([(x @ world.head.T).float() + steer(x) for x in h.split(128)])
+            logits = torch.cat([world.head.logits(x).float() + steer(x) for x in h.split(128)])
             tokens = logits.log_softmax(-1).gather(-1, target[:, None])[:, 0]
         out.append(-mean_logprob(tokens, branch, count).cpu())
     return torch.cat(out).double()

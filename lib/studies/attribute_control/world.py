@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lib.data import continuation, plain
 from lib.engine import trunk
+from lib.engine.head import Head, head_of
 from lib.engine.models import end_of_turn
 from lib.quantization import block_linears
 from lib.studies.attribute_control.forum import Line
@@ -32,7 +33,7 @@ class World(NamedTuple):
     lower: Any  # the frozen blocks
     top: Any  # the last blocks as a model of their own
     below: Any  # where `generate` records what the top reads
-    head: Tensor
+    head: Head
     linears: dict[str, nn.Linear]  # what learns
     start: Weights
     lines: list[Line]
@@ -63,7 +64,7 @@ def build(
         lower=lower,
         top=top,
         below=trunk.end(model, cfg.blocks),
-        head=top.get_output_embeddings().weight,
+        head=head_of(top),
         linears=linears,
         start=weights_of(linears),
         lines=list(lines),

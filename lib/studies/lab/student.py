@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lib.data import chat
 from lib.engine import trunk
 from lib.engine.generation import generate
+from lib.engine.head import head_of
 from lib.engine.logprobs import Packed, greedy_tokens, hidden_states, sum_logprob, token_logprobs
 from lib.engine.merging import Weights
 from lib.engine.models import end_of_turn
@@ -46,7 +47,7 @@ class Student:
         self.model, self.tokenizer, self.system, self.stop, self.batch = model, tokenizer, system, list(stop_ids), batch
         self.end = end_of_turn(tokenizer, stop_ids)
         self.lower, self.top = trunk.split(model, blocks)
-        self.head = self.top.get_output_embeddings().weight
+        self.head = head_of(self.top)
         self.latent = Latent(block_linears(self.top), lambda w: Full(w, None))
         self.begin = self.weights()
         self.known: dict[Row, Tensor] = {}  # row -> its (T, D) states under the frozen blocks

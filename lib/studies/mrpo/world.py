@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.engine import trunk
+from lib.engine.head import Head, head_of
 from lib.quantization import block_linears
 from lib.studies.mrpo.candidates import Candidates
 
@@ -31,7 +32,7 @@ class World(NamedTuple):
     splits: dict[str, Candidates]  # by name: train, validation, test
     stop: list[int]  # token ids that end an answer
     top: Any  # the model's last blocks as a model of their own
-    head: Tensor
+    head: Head
     linears: dict[str, nn.Linear]  # what trains
     pieces: dict[str, list]  # by split: what the frozen blocks make of every candidate
     tokens: dict[str, Tensor]  # by split: lengths (N, n) of the candidates
@@ -55,7 +56,7 @@ def build(cfg, run, model, tokenizer, splits: dict[str, Candidates], *, stop_ids
         splits=splits,
         stop=list(stop_ids),
         top=top,
-        head=top.get_output_embeddings().weight,
+        head=head_of(top),
         linears=linears,
         pieces=pieces,
         tokens={name: lengths(c.answers) for name, c in splits.items()},

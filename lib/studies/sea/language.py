@@ -16,6 +16,7 @@ from lib.bandit.online import METHODS, Agent, Candidates, play, rounds
 from lib.data import Prompt, encode
 from lib.engine import training, trunk
 from lib.engine.generation import generate, recorded
+from lib.engine.head import head_of
 from lib.engine.logprobs import check_finite, sum_logprob, token_logprobs
 from lib.harness import seeding
 from lib.quantization import block_linears
@@ -56,7 +57,7 @@ class Dialogue:
         self.asked, self.asked_held_out = [p.text for p in prompts], [p.text for p in held_out]
         self.ids, self.held_out, self.rewards = encode(tokenizer, prompts), encode(tokenizer, held_out), rewards
         self.top, self.below = trunk.split(model, cfg.blocks)[1], trunk.end(model, cfg.blocks)
-        self.head = self.top.get_output_embeddings().weight
+        self.head = head_of(self.top)
         self.linears = block_linears(self.top)
         self.start = {n: m.weight.detach().clone() for n, m in self.linears.items()}
         self.dim, self.worlds = model.config.hidden_size, 1

@@ -116,7 +116,7 @@ def test_the_losses_of_r_typed_again(make):
         r = [nado(states[i : i + 1])[0].exp()[0] for i in range(len(a))]
         said += [-math.log(r[i][a[i]].item() if fine[k] else 1 - r[i][a[i]].item()) for i in range(len(a))]
         for i in range(1, len(a)):
-            e, before = (w.head @ states[i]).softmax(-1).dot(r[i]).item(), r[i - 1][a[i - 1]].item()
+            e, before = w.head.logits(states[i]).softmax(-1).dot(r[i]).item(), r[i - 1][a[i - 1]].item()
             kls.append(e * math.log(e / before) + (1 - e) * math.log((1 - e) / (1 - before)))
     assert bce.item() == pytest.approx(sum(said) / len(said), rel=1e-3) and gap.item() == pytest.approx(
         sum(kls) / len(kls), rel=1e-3
@@ -133,7 +133,7 @@ def test_the_target_of_a_line_is_read_from_its_own_prompt(make):
         h, rate = got[i]
         packed = pack([w.rows[i]])
         assert len(h) == len(packed.target)
-        p = (h[:1] @ w.head.T).log_softmax(-1).exp()
+        p = w.head.logits(h[:1]).log_softmax(-1).exp()
         assert rate.item() == pytest.approx((p * nado(h[:1])[0].exp()).sum().item(), rel=1e-5)
 
 

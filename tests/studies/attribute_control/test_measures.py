@@ -53,7 +53,7 @@ def test_surprise_is_mean_log_perplexity(world, tiny_model):
     for steer, extra in (
         (None, 0.0),
         (lambda h: torch.zeros(len(h), tiny_model.config.vocab_size), 0.0),
-        (lambda h: h.float() @ world.head.float().T, None),
+        (lambda h: h.float() @ world.head.weight.float().T, None),
     ):
         got = measures.surprise(world, world.lines, steer=steer)
         for line, value in zip(world.lines, got.tolist()):
@@ -83,10 +83,10 @@ def test_detection_is_the_auc(world, monkeypatch):
 def test_steering_changes_what_is_written_and_nothing_does_not(world):
     plain, nothing = (
         measures.written(world, ["p:", "q:"], name="x", steer=s)
-        for s in (None, lambda h: torch.zeros(len(h), world.head.shape[0]))
+        for s in (None, lambda h: torch.zeros(len(h), len(world.head.weight)))
     )
     assert plain == nothing and [len(row) for row in plain] == [world.cfg.samples] * 2
-    only = torch.full((world.head.shape[0],), -math.inf)
+    only = torch.full((len(world.head.weight),), -math.inf)
     only[world.tokenizer.encode("z")[0]] = 0.0
     forced = measures.written(world, ["p:"], name="x", steer=lambda h: only.expand(len(h), -1))
     assert set("".join(forced[0])) == {"z"}
