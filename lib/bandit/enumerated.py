@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lib.bandit.online import METHODS, Agent, Candidates, play
+from lib.bandit.methods import METHODS
+from lib.bandit.online import Agent, Candidates, play
 from lib.engine.training import check_gradients
 from lib.harness import seeding
 from lib.scoring.oracles import Oracle, free

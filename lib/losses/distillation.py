@@ -10,10 +10,11 @@ def distill(student: Tensor, teacher: Tensor) -> Tensor:
     """KL(p_T || p_S) per token (N,), from logits (N, V), in at least float32.
 
     Differs from the soft-target cross-entropy of logit distillation (LLM-QAT, TSLD release) by the teacher's entropy,
-    which has no gradient. `logprobs.token_kl` is the same without materialising all logits.
+    which has no gradient. A token the teacher forbids (logit -inf) adds 0; one that only the student forbids makes the
+    KL infinite. `logprobs.token_kl` is the same without materialising all logits.
     """
     s, t = (x.to(torch.promote_types(x.dtype, torch.float32)).log_softmax(-1) for x in (student, teacher))
-    return (t.exp() * (t - s)).sum(-1)
+    return (t.exp() * (t - s).masked_fill(t == -torch.inf, 0.0)).sum(-1)
 
 
 def token_scale(teacher_nll: Tensor, row: Tensor, *, tau: float) -> Tensor:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.losses.dpo import Preference, dpo
-from lib.losses.pairwise import bco
+from lib.losses.pairwise import bco, capped_exp
 
 
 def mixed(
@@ -71,9 +71,9 @@ def hpo(
 ) -> Preference:
     """DPO - gamma mean over both answers of exp(A / tau) log pi: preference plus advantage-weighted likelihood.
 
-    advantage (B,) of auxiliary rewards, given. arXiv 2405.17956; a working form after summaries, the paper's was not
+    advantage (B,) of auxiliary rewards, given; their exponentials are capped (`pairwise.capped_exp`). arXiv 2405.17956; a working form after summaries, the paper's was not
     seen.
     """
     p = dpo(pi_w, pi_l, ref_w, ref_l, beta=beta)
-    auxiliary = ((advantage_w / tau).exp() * pi_w + (advantage_l / tau).exp() * pi_l) / 2
+    auxiliary = (capped_exp(advantage_w / tau) * pi_w + capped_exp(advantage_l / tau) * pi_l) / 2
     return p._replace(loss=p.loss - gamma * auxiliary)

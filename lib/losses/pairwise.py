@@ -153,19 +153,26 @@ def minor_dpo(pi_w: Tensor, pi_l: Tensor, ref_w: Tensor, ref_l: Tensor, *, beta:
     return _preference(-F.logsigmoid(r_w - torch.relu(r_l)), r_w, r_l)
 
 
+def capped_exp(x: Tensor) -> Tensor:
+    """e^x in at least float32, of x no larger than half the exponent that overflows: products with it stay finite."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.clamp(max=math.log(torch.finfo(x.dtype).max) / 2).exp()
+
+
 def f_score(log_ratio: Tensor, kind: str, *, alpha: float | None = None) -> Tensor:
     """f'(pi / ref) of an f-divergence from u = log(pi / ref), up to a constant that cancels in a pair.
 
     reverse_kl: u; forward_kl: -exp(-u); js: log sigma(u); alpha: exp((alpha-1) u) / (alpha-1). arXiv 2309.16240.
+    Exponentials are capped (`capped_exp`): beyond some 44 nats a score stays where it is and has no gradient.
     """
     if kind == "reverse_kl":
         return log_ratio
     if kind == "forward_kl":
-        return -(-log_ratio).exp()
+        return -capped_exp(-log_ratio)
     if kind == "js":
         return F.logsigmoid(log_ratio)
     if kind == "alpha" and alpha is not None:
-        return log_ratio if alpha == 1 else ((alpha - 1) * log_ratio).exp() / (alpha - 1)
+        return log_ratio if alpha == 1 else capped_exp((alpha - 1) * log_ratio) / (alpha - 1)
     raise ValueError(
         f"an f-divergence is one of reverse_kl, forward_kl, js, alpha (which needs alpha), given {kind!r} and {alpha}"
     )

@@ -104,12 +104,15 @@ def adaptive_epsilon(chosen: Tensor, rejected: Tensor, *, largest: float) -> tup
     """(e_w, e_l) (B,): e_w = largest |m_w| / (|m_w| + |m_l|), e_l = largest - e_w, m the mean of the unclipped l_k over
     all K.
 
-    The less likely answer gets the wider window; two certain ones (m = 0) share it. Release code (there K = 2 and
+    The less likely answer gets the wider window, an impossible one (m = -inf) all of it; two certain or two impossible
+    ones share it. Release code (there K = 2 and
     called eta).
     """
     m_w, m_l = chosen.mean(0).abs(), rejected.mean(0).abs()
     total, certain = m_w + m_l, torch.finfo(chosen.dtype).tiny
-    e_w = largest * torch.where(total > 0, m_w / total.clamp(min=certain), 0.5)
+    share = torch.where(total > 0, m_w / total.clamp(min=certain), 0.5)
+    share = torch.where(m_w.isinf(), torch.where(m_l.isinf(), 0.5, 1.0), share)
+    e_w = largest * share
     return e_w, largest - e_w
 
 

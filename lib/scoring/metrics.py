@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lib.data import words
+from lib.losses import distill
 
 
 def margins(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,15 +25,14 @@ def margins(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     """KL(p || q) = sum_v p_v (log p_v - log q_v) of each row, nats (N,), float32 or better."""
-    p, q = (_log_softmax(x) for x in (p_logits, q_logits))
-    return (p.exp() * (p - q)).sum(-1)
+    return distill(q_logits, p_logits)
 
 
 def js_divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     """(KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, nats (N,), between 0 and log 2."""
     p, q = (_log_softmax(x) for x in (p_logits, q_logits))
     m = torch.logaddexp(p, q) - np.log(2)
-    return ((p.exp() * (p - m)).sum(-1) + (q.exp() * (q - m)).sum(-1)) / 2
+    return sum((x.exp() * (x - m).masked_fill(x == -torch.inf, 0.0)).sum(-1) for x in (p, q)) / 2
 
 
 def _log_softmax(x: Tensor) -> Tensor:

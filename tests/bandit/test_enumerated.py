@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lib.bandit.enumerated import Enumerated
-from lib.bandit.online import policy_loss
+from lib.bandit.methods import policy_loss
 
 generator = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
 

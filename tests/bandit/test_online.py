@@ -10,7 +10,8 @@ import torch
 from lib import bandit, losses
 from lib.bandit import online
 from lib.bandit.enumerated import Enumerated
-from lib.bandit.online import METHODS, Agent, Method
+from lib.bandit.methods import METHODS, Method, rounds
+from lib.bandit.online import Agent
 from lib.scoring.oracles import Oracle
 
 CFG = SimpleNamespace(
@@ -112,25 +113,7 @@ def test_loss_of_xpo_by_hand():
     assert (d + 5e-6 * of_start).item() == pytest.approx(0.6970352092, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    "name, values, beta",
-    [
-        ("dpo", [0.6209570478, 0.8259394199, 0.6443966601], 0.1),
-        ("slic", [0.7, 1.5, 0.8], 0.2),
-        ("ipo", [1.0, 25.0, 2.25], 0.2),
-        ("ipo-mean", [5.5617361111, 7.0225, 5.29], 0.2),
-    ],
-)
-def test_policy_losses_by_hand(name, values, beta):
-    t = lambda *x: torch.tensor(x, dtype=torch.float64)  # noqa: E731
-    loss = online.policy_loss(name, beta=beta)
-    got = loss(t(-10, -20, -5.5), t(-12, -18, -5.5), t(-11, -19, -6), t(-11.5, -19.5, -5), t(10, 20, 5), t(12, 15, 5))
-    assert got.tolist() == pytest.approx(values, abs=1e-9)
-
-
 def test_bad_input():
-    with pytest.raises(ValueError, match="one of dpo, slic, ipo, ipo-mean, given 'kto'"):
-        online.policy_loss("kto", beta=0.1)
     with pytest.raises(ValueError, match="explore is one of.*given 'greedy'"):
         agent(Method(explore="greedy")).round()
 
@@ -183,26 +166,17 @@ def test_regret_of_the_log_by_hand():
     ).tolist() == [0.5, 2.5]
 
 
-def test_whole_shares_add_up():
-    """30 % of 16 in the rounds one after another: 4, 5, 5, 5, 5 and so on, 30 % of what was drawn to the last whole."""
-    assert [online.whole_share(0.3, 16, k) for k in range(10)] == [4, 5, 5, 5, 5, 4, 5, 5, 5, 5]
-    for of, size in ((0.3, 16), (0.3, 10), (0.1, 7), (1 / 3, 3), (0.0, 5), (0.999, 128)):
-        parts = [online.whole_share(of, size, k) for k in range(1000)]
-        assert sum(parts) == np.floor(of * size * 1000 + 1e-9)
-        assert set(parts) <= {int(np.floor(of * size + 1e-9)), int(np.ceil(of * size - 1e-9))}
-
-
 def test_rounds_of_a_budget():
     """50,000 queries, 128 prompts a round, five rounds of burn-in, then 38.4 of 128 synthetic (the release, by 4 x 9 of
     32: 36)."""
     cfg = SimpleNamespace(batch=128, burn_in=5)
-    assert online.rounds(METHODS["passive"], cfg, 50_000) == 391
-    assert online.rounds(METHODS["sea"], cfg, 50_000) == 5 + -(-(50_000 - 640) * 10 // 896)
-    assert online.rounds(METHODS["sea"], cfg, 300) == 3
+    assert rounds(METHODS["passive"], cfg, 50_000) == 391
+    assert rounds(METHODS["sea"], cfg, 50_000) == 5 + -(-(50_000 - 640) * 10 // 896)
+    assert rounds(METHODS["sea"], cfg, 300) == 3
     for method in ("sea", "passive-matched"):
         a = agent(method)
         online.play(a, budget=77, every=20, desc="", quiet=True)
-        assert a.rounds == online.rounds(METHODS[method], CFG, 77)
+        assert a.rounds == rounds(METHODS[method], CFG, 77)
         assert a.oracle.queries >= 77 > a.oracle.queries - CFG.batch
 
 
@@ -303,14 +277,6 @@ def test_bad_budgets_and_shares():
             agent(bad)
     with pytest.raises(ValueError, match="a round of 1 prompts .batch. of which 0.3 are left out can be empty"):
         agent("passive-matched", cfg=SimpleNamespace(**vars(CFG) | {"batch": 1}))
-
-
-def test_budgets_are_checked_before_any_work():
-    from lib.harness import presets
-
-    online.check(presets.resolve("sea", {"PRESET": "smoke", "SEED": 0}))
-    with pytest.raises(ValueError, match="^budget holds at least one round of 4 queries .batch., given 2"):
-        online.check(presets.resolve("sea", {"PRESET": "smoke", "SEED": 0, "BUDGET": 2}))
 
 
 def test_an_oracle_that_is_not_free_is_asked_for_nothing_but_labels():

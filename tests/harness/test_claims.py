@@ -169,6 +169,22 @@ def test_accuracy_hides_flips():
     assert verdict(pool(lambda r, e: fill(r, 0, flips=0.0)), "C1a").verdict == "fails"
 
 
+@pytest.mark.parametrize("side", ["fp", "rtn"])
+def test_an_accuracy_interval_wider_than_5_points_on_either_side_is_not_resolved(side):
+    """A few of 60 right on one side only: 0 lies in the interval, and so does a difference of more than 5 points."""
+
+    def fill(r, e):
+        right, some = np.ones(60), np.ones(60)
+        some[:2] = 0
+        for arm in ("fp", "rtn"):
+            r.add("common knowledge", arm, "accuracy", some if arm == side else right)
+        r.add("test prompts", "rtn", "flips", 0.2 + noise(), 48.0)
+
+    row = verdict(pool(fill), "C1a")
+    assert row.low <= 0 <= row.high and max(-row.low, row.high) > 0.05
+    assert row.verdict == "not resolved"
+
+
 @pytest.mark.parametrize("only, cache, a, b", [(0.3, 0.9, "holds", "holds"), (0.9, 0.3, "fails", "fails")])
 def test_breakdown_shares(only, cache, a, b):
     def fill(r, e):

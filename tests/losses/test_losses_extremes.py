@@ -1,6 +1,7 @@
 """Every loss at the ends of what a model can say: certain answers, impossible ones, and margins far beyond both."""
 
 import inspect
+import math
 
 import pytest
 import torch
@@ -9,35 +10,82 @@ from lib import losses
 from lib.losses import references
 
 ENDS = (0.0, -1e-8, -1e-4, -1.0, -1000.0, -1e5)
-SETTINGS = {
-    "beta": 0.1, "tau": 0.05, "gamma": 0.5, "nll_weight": 1.0, "penalty": 50.0, "label_smoothing": 0.1,
-}  # fmt: skip
+NOT_OF_PAIRS = {"distill", "token_scale", "target_loss", "label_margin", "f_score", "kto"}  # each has a test below
+LOSSES = sorted({n for n in losses.__all__ if n[0].islower()} - NOT_OF_PAIRS - {"f_dpo"})
 
 
-def arguments(loss, w, l):
-    """Keyword arguments by the names in the loss's signature; None for a loss that wants something else."""
-    one, given = torch.ones_like(w.detach()), {}
-    known = SETTINGS | {"pi_w": w, "pi_l": l, "ref_w": one * -3, "ref_l": one * -4, "length_w": one, "length_l": one}
-    for name, p in inspect.signature(loss).parameters.items():
-        if name not in known and p.default is inspect.Parameter.empty:
-            return None
-        if name in known:
-            given[name] = known[name]
-    return given
+def settings(one):
+    """Every argument that a loss of pairs may ask for, by its name."""
+    return {
+        "beta": 0.1, "tau": 0.05, "gamma": 0.5, "nll_weight": 1.0, "penalty": 50.0, "label_smoothing": 0.1,
+        "weights": (0.8, 0.2, 1.0), "weight": 0.5, "shift": 0.2, "multiplier": 0.3,
+        "margin": 1000 * one, "delta": -1000 * one, "earlier_w": -1000 * one, "earlier_l": one,
+        "advantage_w": 1000 * one, "advantage_l": -1000 * one,
+        "length_w": one, "length_l": one, "ref_w": one * -3, "ref_l": one * -4,
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "name", ["dpo", "dpop", "orpo", "simpo", "cpo", "discopop", "hinge", "ipo_sum", "minor_dpo", "nca"]
-)
-def test_loss_and_gradient_are_finite_at_the_ends(name, dtype):
-    loss = getattr(losses, name)
-    w, l = (torch.tensor(x, dtype=dtype, requires_grad=True) for x in zip(*((a, b) for a in ENDS for b in ENDS)))
-    given = arguments(loss, w, l)
-    assert given is not None, f"{name} wants more than these tests know"
-    out = loss(**given).loss
+def ends(dtype):
+    """Every pair of ENDS as log-probs of the chosen and the rejected answer that ask for gradients."""
+    return (torch.tensor(x, dtype=dtype, requires_grad=True) for x in zip(*((a, b) for a in ENDS for b in ENDS)))
+
+
+def check(loss, w, l, **more):
+    known = settings(torch.ones_like(w.detach())) | more
+    given = {name: known[name] for name in inspect.signature(loss).parameters if name in known}
+    out = loss(w, l, **given).loss
     out.sum().backward()
     assert torch.isfinite(out).all() and torch.isfinite(w.grad).all() and torch.isfinite(l.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_and_gradient_are_finite_at_the_ends(name, dtype):
+    check(getattr(losses, name), *ends(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("kind, alpha", [("reverse_kl", None), ("forward_kl", None), ("js", None), ("alpha", 0.5)])
+def test_f_divergences_are_finite_at_the_ends(kind, alpha, dtype):
+    check(losses.f_dpo, *ends(dtype), kind=kind, alpha=alpha)
+    u = torch.tensor([-1e5, 0.0, 1e5], dtype=dtype)
+    assert torch.isfinite(losses.f_score(u, kind, alpha=alpha)).all()
+
+
+def test_scores_before_the_cap_are_the_formulas():
+    u = torch.tensor([-40.0, -1.0, 0.0, 40.0], dtype=torch.float64)
+    assert torch.allclose(losses.f_score(u, "forward_kl"), -(-u).exp(), rtol=1e-12)
+    assert torch.allclose(losses.f_score(u, "alpha", alpha=0.5), -2 * (-u / 2).exp(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_kto_is_finite_at_the_ends(good):
+    u = torch.tensor([-1e5, 0.0, 1e5], requires_grad=True)
+    for kl in (-1e5, 0.0, 1e5):
+        out = losses.kto(u, torch.full((3,), good), beta=0.1, kl=torch.tensor(kl), weight_good=1.0, weight_bad=1.0)
+        grad = torch.autograd.grad(out.sum(), u)[0]
+        assert torch.isfinite(out).all() and torch.isfinite(grad).all()
+
+
+def test_what_one_answer_of_a_margin_is_worth_at_the_ends():
+    far = torch.tensor([-1e5, 1e5])
+    assert losses.target_loss(far, beta=0.1).item() == pytest.approx(5000.0)
+    assert losses.label_margin(far, -far, far, -far).delta.tolist() == [0.0, 0.0]
+    scale = losses.token_scale(torch.tensor([0.0, 1e5, 1e5, 3.0]), torch.tensor([0, 0, 0, 1]), tau=0.05)
+    assert scale.tolist() == [0.0, 0.5, 0.5, 1.0]
+
+
+def test_tokens_that_a_teacher_forbids_add_nothing():
+    """Logits with -inf, as a grammar or a ban of tokens leaves them: by hand, and no gradient is lost."""
+    teacher = torch.tensor([[0.0, 0.0, -torch.inf], [0.0, 0.0, 0.0]])
+    student = torch.tensor([[0.0, 0.0, -torch.inf], [0.0, -torch.inf, 0.0]], requires_grad=True)
+    got = losses.distill(student, teacher)
+    assert got.tolist() == [0.0, torch.inf]
+    open_ = torch.zeros(1, 3, requires_grad=True)
+    kl = losses.distill(open_, teacher[:1])
+    kl.sum().backward()
+    assert kl.item() == pytest.approx(math.log(3) - math.log(2))
+    assert torch.allclose(open_.grad, torch.tensor([[-1 / 6, -1 / 6, 1 / 3]]))
 
 
 def test_orpo_near_certainty_by_hand():
@@ -67,3 +115,13 @@ def test_the_window_of_two_certain_answers_is_shared():
     zero = torch.zeros(2, 3)
     e_w, e_l = references.adaptive_epsilon(zero, zero, largest=0.1)
     assert torch.allclose(e_w, torch.full((3,), 0.05)) and torch.allclose(e_l, e_w)
+
+
+def test_the_window_goes_to_an_answer_that_a_reference_finds_impossible():
+    chosen, rejected = torch.tensor([[-3.0, -3.0], [-torch.inf, -torch.inf]]), torch.tensor([[-4.0, -4.0], [-5.0, 0.0]])
+    rejected[1, 1] = -torch.inf
+    e_w, e_l = references.adaptive_epsilon(chosen, rejected, largest=0.1)
+    assert torch.allclose(e_w, torch.tensor([0.1, 0.05])) and torch.allclose(e_l, torch.tensor([0.0, 0.05]))
+    weights = torch.tensor([1.0, 0.0])
+    got = references.combine(chosen, rejected, weights, mean="harmonic", epsilon=0.1, adaptive=True)
+    assert torch.allclose(got[0], chosen[0]) and torch.allclose(got[1], rejected[0])

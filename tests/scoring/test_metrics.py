@@ -89,3 +89,12 @@ def test_fastchat_rule():
         "lose": 0.25,
         "win_adjusted": 0.625,
     }
+
+
+def test_divergences_of_forbidden_tokens_by_hand():
+    p = torch.tensor([[0.0, 0.0, -torch.inf]], dtype=torch.float64)
+    q = torch.zeros(1, 3, dtype=torch.float64)
+    assert metrics.kl(p, q).item() == pytest.approx(math.log(1.5)) and metrics.kl(q, p).item() == math.inf
+    m = [5 / 12, 5 / 12, 1 / 6]
+    want = (sum(0.5 * math.log(0.5 / x) for x in m[:2]) + sum(math.log(1 / 3 / x) / 3 for x in m)) / 2
+    assert metrics.js_divergence(p, q).item() == pytest.approx(want) == metrics.js_divergence(q, p).item()

@@ -23,8 +23,8 @@ def _accuracy_hides_flips(pool: Pool) -> Outcome:
     """Holds: the accuracy interval contains 0 and lies within 5 points, while more than 2 % of tokens flip."""
     d = pool.difference("common knowledge", "accuracy", "rtn", "fp")
     flips = pool.rate("test prompts", "rtn", "flips").low > 0.02
-    hidden = d.low <= 0 <= d.high
-    verdict = "holds" if flips and hidden and d.low > -0.05 else "not resolved" if flips and hidden else "fails"
+    hidden, close = d.low <= 0 <= d.high, -0.05 < d.low and d.high < 0.05
+    verdict = "holds" if flips and hidden and close else "not resolved" if flips and hidden else "fails"
     return outcome(d, verdict)
 
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lib.bandit.online import METHODS, Agent, Candidates, play, rounds
+from lib.bandit.methods import METHODS, rounds
+from lib.bandit.online import Agent, Candidates, play
 from lib.data import Prompt, encode
 from lib.engine import training, trunk
 from lib.engine.generation import generate, recorded

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lib import data
-from lib.bandit.online import METHODS, Agent, policy_loss
+from lib.bandit.methods import METHODS, policy_loss
+from lib.bandit.online import Agent
 from lib.engine import trunk
 from lib.harness import paths
 from lib.scoring import oracles
