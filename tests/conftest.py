@@ -11,6 +11,8 @@ os.environ.update(
     MPLBACKEND="Agg",
     TOKENIZERS_PARALLELISM="false",
 )
+if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, one thread each: two threads beside anything else crawl
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("PLUMBLINE_HEADLESS", None)
 os.environ.pop("PLUMBLINE_NO_CACHE", None)
 

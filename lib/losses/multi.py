@@ -71,8 +71,8 @@ def hpo(
 ) -> Preference:
     """DPO - gamma mean over both answers of exp(A / tau) log pi: preference plus advantage-weighted likelihood.
 
-    advantage (B,) of auxiliary rewards, given; their exponentials are capped (`pairwise.capped_exp`). arXiv 2405.17956; a working form after summaries, the paper's was not
-    seen.
+    advantage (B,) of auxiliary rewards, given; their exponentials are capped (`pairwise.capped_exp`). arXiv 2405.17956;
+    a working form after summaries, the paper's was not seen.
     """
     p = dpo(pi_w, pi_l, ref_w, ref_l, beta=beta)
     auxiliary = (capped_exp(advantage_w / tau) * pi_w + capped_exp(advantage_l / tau) * pi_l) / 2
