@@ -184,6 +184,36 @@ def test_tests_lie_as_lib_does():
         assert path.name in whole or about, f"{path.relative_to(ROOT)} names nothing in lib/{folder}"
 
 
+def test_every_equation_of_the_table_is_where_it_says():
+    """lib/README.md: `[room/module](room/module.py) `name` ...` for each; every room stands in the picture above."""
+    text = (ROOT / "lib/README.md").read_text()
+    picture, table = text.split("## Where each equation lives")
+    assert not [room for room in ROOMS if f"{room}/" not in picture and f"{room}.py" not in picture]
+    entries = re.findall(r"\[([\w/]+)\]\(([\w/]+\.py)\)((?: `\w+`)+)", table)
+    assert len(entries) > 60 and len(re.findall(r"\]\(", table)) == len(entries)
+    for title, path, names in entries:
+        source = (ROOT / "lib" / path).read_text()
+        assert path == title + ".py"
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^(def|class) {name}\b|^{name}\b.* = ", source, re.M), f"{path} has no {name}"
+
+
+def test_what_the_readme_shows_of_python_runs():
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    assert "embedded" in block
+    there = {}
+    exec(block.replace("embedded", "tiny-random").replace("group=64", "group=32"), there)
+    assert there["losses"].dpo(*(there[x] for x in ("pi_w", "pi_l", "ref_w", "ref_l")), beta=0.1).loss.shape == (1,)
+
+
+@pytest.mark.parametrize("page", ["README.md", "lib/README.md", "tests/README.md", "data/README.md"])
+def test_paths_that_a_page_names_exist(page):
+    text = (ROOT / page).read_text()
+    inside = {ROOT / x for x in re.findall(r"`((?:lib|tests|notebooks|data)/[\w/.]+)`", text)}
+    links = {(ROOT / page).parent / x for x in re.findall(r"\]\(([^)#:]+)\)", text)}
+    assert not [str(p.relative_to(ROOT)) for p in inside | links if "cache" not in p.parts and not p.exists()]
+
+
 def test_modules_stay_readable():
     lengths = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
     assert not {m: n for m, n in lengths.items() if n > 400}, "split by topic: about 300 lines a module"
