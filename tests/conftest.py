@@ -104,7 +104,7 @@ def world(sandbox, tiny_model, byte_tokenizer):
 
     cfg = presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0})
     run = results.start(cfg, notebook="40_mrpo")
-    how = candidates.Sampling([0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4)
+    how = candidates.Draws([0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4)
     splits = {}
     for name in ("train", "test"):
         prompts = data.load_prompts(paths.DATA / "prompts.jsonl", name)[:4]

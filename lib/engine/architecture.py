@@ -103,7 +103,7 @@ def _own(model, prompt, branch) -> Tensor:
 def _gaps(model, prompt, branches, truth) -> list[float]:
     """Root mean square differences to the truth as a share of the logits' spread: of each branch in both orders, and of
     what sampling reports."""
-    from lib.engine.generation import generate
+    from lib.engine.generation import Sampling, generate
 
     head, out = head_of(model), []
     for order in ([0, 1], [1, 0]):
@@ -113,7 +113,7 @@ def _gaps(model, prompt, branches, truth) -> list[float]:
         out += [_gap(a, truth[k]) for a, k in zip(got, order)]
     g = torch.Generator().manual_seed(0)
     done = generate(
-        model, [prompt], n=2, max_new_tokens=NEW, temperature=1.0, generator=g, stop_ids=(), batch=1
+        model, [prompt], max_new_tokens=NEW, stop_ids=(), batch=1, sampling=Sampling(1.0, g, n=2)
     )  # fmt: skip
     shares = model.shares_prompt
     _use(model, False)

@@ -8,6 +8,7 @@ values are computed, stored and read once; keys are written in place; finished c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,31 @@ class Completion(NamedTuple):
     )
 
 
+class Sampling(NamedTuple):
+    """How answers are drawn: temperature 0 is greedy; above it a generator is required, and top_p < 1 draws from the
+    smallest set of tokens whose probability reaches it. n answers to each prompt."""
+
+    temperature: float = 0.0
+    generator: torch.Generator | None = None
+    n: int = 1
+    top_p: float = 1.0
+
+    def check(self) -> None:
+        """ValueError if this cannot be drawn, or not be repeated."""
+        if self.n < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                "n is at least 1, temperature at least 0 and top_p lies in (0, 1], got "
+                f"{self.n}, {self.temperature} and {self.top_p}"
+            )
+        if self.temperature == 0 and self.n > 1:
+            raise ValueError(f"greedy decoding gives {self.n} equal answers; ask for one, or for a temperature above 0")
+        if self.temperature > 0 and self.generator is None:
+            raise ValueError("sampling at a temperature above 0 needs a torch.Generator, so that it can be repeated")
+
+
+GREEDY = Sampling()
+
+
 def left_pad(rows: Sequence[Sequence[int]], device="cpu") -> tuple[Tensor, Tensor]:
     """(ids (B, L), mask (B, L)); real tokens at the right, mask 0 on padding (which is id 0, whatever that means)."""
     length = max(map(len, rows))
@@ -53,41 +79,32 @@ def generate(
     max_new_tokens: int,
     stop_ids: Sequence[int],
     batch: int,
-    n: int = 1,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    generator: torch.Generator | None = None,
+    sampling: Sampling = GREEDY,
     steer: Callable[[Tensor], Tensor] | None = None,
     watch: torch.nn.Module | None = None,
     track: Callable = lambda it, desc: it,
 ) -> list[Completion]:
-    """n completions per prompt, in the order of the prompts, those of one prompt together: len(prompts) * n of them.
+    """sampling.n completions per prompt, in the order of the prompts, those of one prompt together.
 
     steer: what is added to the logits (m, V) of final hidden states (m, D); log-probs are then those of the steered
     model.
     watch: a block whose output is kept for every token, so that nobody runs the text again; an answer's last token was
     never read: 0.
 
-    temperature 0 is greedy; above it `generator` is required, and top_p < 1 draws from the smallest set of tokens whose
-    probability reaches it. `batch` counts prompts. Prompts of similar length share a batch; the batch plan depends on
-    the prompts alone, so the same call gives the same text; another `batch` may round differently (see
-    `flipping.noise_floor`).
+    `batch` counts prompts. Prompts of similar length share a batch; the batch plan depends on the prompts alone, so the
+    same call gives the same text; another `batch` may round differently (see `flipping.noise_floor`).
     """
-    if max_new_tokens < 1 or batch < 1 or n < 1:
-        raise ValueError(f"max_new_tokens, batch and n must be at least 1, got {max_new_tokens}, {batch} and {n}")
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(f"temperature is at least 0 and top_p lies in (0, 1], got {temperature} and {top_p}")
-    if temperature == 0 and n > 1:
-        raise ValueError(f"greedy decoding gives {n} equal answers; ask for one, or for a temperature above 0")
-    if temperature > 0 and generator is None:
-        raise ValueError("sampling at a temperature above 0 needs a torch.Generator, so that the run can be repeated")
+    n = sampling.n
+    if max_new_tokens < 1 or batch < 1:
+        raise ValueError(f"max_new_tokens and batch must be at least 1, got {max_new_tokens} and {batch}")
+    sampling.check()
     if watch is not None and not attention.shares_prompt(model):
         raise ValueError(f"{attention.name_of(model)} cannot share a prompt, so that no block of it can be watched")
     check_rows(model, prompts, new_tokens=max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     plan = [order[i : i + batch] for i in range(0, len(order), batch)]
     out: list[Completion | None] = [None] * (len(prompts) * n)
-    draw_ = lambda logits: draw(logits, temperature, generator, top_p=top_p)  # noqa: E731
+    draw_ = partial(draw, temperature=sampling.temperature, generator=sampling.generator, top_p=sampling.top_p)
     seen: list[Tensor] = []
     hook = (
         None

@@ -22,7 +22,7 @@ from lib.engine import checkpoint
 from lib.engine.head import head_of
 from lib.engine.logprobs import hidden_states, token_logprobs
 from lib.engine.packing import Row, bins, pack_rows
-from lib.engine.training import Latent, Stepper, schedule
+from lib.engine.training import AdamW, Latent, Stepper, schedule
 from lib.harness import seeding
 from lib.harness.progress import track
 
@@ -177,9 +177,7 @@ def run(
             path = journal / f"{at} {phase.name.replace('/', '-')} {digest[:16]}.safetensors"
         if stepper is None or phase.optimizer == "restart":
             # its own schedule is off: the phase sets the rate
-            stepper = Stepper(latent, lr=phase.lr, warmup=0, clip=how.clip)
-            for group in stepper.optimizer.param_groups:
-                group["betas"] = how.betas
+            stepper = Stepper(latent, AdamW(phase.lr, warmup=0, clip=how.clip, betas=how.betas))
         if path and path.exists():
             done, state = checkpoint.load(path)
             stepper.restore(state) if carried else latent.restore(state["latents"])
@@ -232,11 +230,11 @@ def _tune(
         sizes = [len(p) + len(a) for p, a in rows]
         groups = bins(sizes, capacity) if capacity else [[i] for i in sorted(range(len(rows)), key=sizes.__getitem__)]
         sequences, tokens = [[rows[i] for i in g] for g in groups], sum(len(a) for _, a in rows)
-        stepper.lr = phase.lr * schedule(step, warmup, horizon, floor=0.0)
+        stepper.how = stepper.how._replace(lr=phase.lr * schedule(step, warmup, horizon, floor=0.0))
         # the stepper divides by the number of sequences; we want the number of tokens
         part = lambda which, s=sequences, n=tokens: (loss([s[i] for i in which]) * (len(s) / n), {})  # noqa: E731
         row = stepper.step(range(len(sequences)), part, micro=micro, desc=phase.name)
-        curve.append({**row, "step": step + 1, "rate": stepper.lr, "tokens": tokens, "replayed": replayed})
+        curve.append({**row, "step": step + 1, "rate": stepper.how.lr, "tokens": tokens, "replayed": replayed})
         if phase.keep != "last" and ((step + 1) % phase.every == 0 or step + 1 == phase.steps):
             curve[-1]["score"] = value = float(phase.score())
             if not math.isfinite(value):

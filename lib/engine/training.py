@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -193,12 +193,22 @@ def check_gradients(named: Iterable[tuple[str, Tensor]], where: str) -> Tensor:
     return norm
 
 
-class Stepper:
-    """AdamW (no weight decay) on latents, one step at a time; `state` and `restore` continue a run in its middle."""
+class AdamW(NamedTuple):
+    """How latents are stepped, without weight decay: peak rate, steps of warm-up, largest norm of the gradient."""
 
-    def __init__(self, latent: Latent, *, lr: float, warmup: int, clip: float, horizon: int | None = None):
-        self.latent, self.lr, self.warmup, self.clip, self.horizon, self.done = latent, lr, warmup, clip, horizon, 0
-        self.optimizer = torch.optim.AdamW(latent.parameters, lr=lr, weight_decay=0.0, fused=True)
+    lr: float
+    warmup: int
+    clip: float
+    horizon: int | None = None  # where a cosine ends (`schedule`); None: constant after the warm-up
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class Stepper:
+    """AdamW on latents, one step at a time; `state` and `restore` continue a run in its middle."""
+
+    def __init__(self, latent: Latent, how: AdamW):
+        self.latent, self.how, self.done = latent, how, 0
+        self.optimizer = torch.optim.AdamW(latent.parameters, lr=how.lr, betas=how.betas, weight_decay=0.0, fused=True)
 
     def step(
         self,
@@ -227,9 +237,9 @@ class Stepper:
         except FloatingPointError:
             self.optimizer.zero_grad(set_to_none=True)  # the latents are as they were, and so is what comes next
             raise
-        norm = nn.utils.clip_grad_norm_(self.latent.parameters, self.clip)
+        norm = nn.utils.clip_grad_norm_(self.latent.parameters, self.how.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * schedule(self.done, self.warmup, self.horizon)
+            group["lr"] = self.how.lr * schedule(self.done, self.how.warmup, self.how.horizon)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.latent.sync()
@@ -251,53 +261,57 @@ class Stepper:
         self.done = state["done"]
 
 
+class Validation(NamedTuple):
+    """What is watched while training: `measure()` at step 0, every so many steps and at the end."""
+
+    measure: Callable[[], dict[str, float]]
+    every: int = 0  # 0: at step 0 alone, and where the training stops early
+    select: str | None = None  # the latents with this value's smallest are kept; None: the last
+
+
 def fit(
     latent: Latent,
     batches: Iterator[Sequence[int]],
     loss: Callable[[Sequence[int]], tuple[Tensor, dict[str, float]]],
+    how: AdamW,
     *,
     steps: int,
-    lr: float,
-    warmup: int,
-    clip: float,
     micro: int,
-    validate: Callable[[], dict[str, float]] | None = None,
-    every: int = 0,
-    select: str | None = None,
+    validation: Validation | None = None,
     stop: Callable[[list[dict]], bool] | None = None,
     desc: str = "train",
 ) -> list[dict]:
-    """Train the latents with AdamW (no weight decay) and return the curve: one dict a step.
+    """Train the latents and return the curve: one dict a step.
 
     `loss(indices)` gives the *summed* loss over those examples and logged sums; `fit` divides once by the batch size,
-    so micro-batching cannot change the result. With `validate` and `select`, the latents with the smallest selected
-    value (step 0 included) are kept: no arm can end worse than it began on the validation prompts. `stop(curve)` ends
-    early.
+    so micro-batching cannot change the result. With `validation.select` no arm can end worse than it began on the
+    validation prompts, since step 0 counts. `stop(curve)` ends early.
     """
-    if steps < 0 or lr <= 0 or micro < 1:
-        raise ValueError(f"steps >= 0, lr > 0 and micro >= 1 are needed, got {steps}, {lr} and {micro}")
-    stepper = Stepper(latent, lr=lr, warmup=warmup, clip=clip)
+    if steps < 0 or how.lr <= 0 or micro < 1:
+        raise ValueError(f"steps >= 0, lr > 0 and micro >= 1 are needed, got {steps}, {how.lr} and {micro}")
+    stepper = Stepper(latent, how)
     curve: list[dict] = []
     best: tuple[float, list[Tensor]] | None = None
+    watched, every, select = validation or (None, 0, None)
 
     def check(step: int) -> dict[str, float]:
         nonlocal best
-        values = {f"validation {k}": v for k, v in validate().items()}
+        values = {f"validation {k}": v for k, v in watched().items()}
         if select is not None and (best is None or values[f"validation {select}"] < best[0]):
             best = (values[f"validation {select}"], latent.snapshot())
         return values
 
-    if validate:
+    if watched:
         curve.append({"step": 0, **check(0)})
     start = time.perf_counter()
     for step in track(range(steps), desc):
         row = stepper.step(next(batches), loss, micro=micro, desc=desc)
         row["seconds"] = time.perf_counter() - start
-        if validate and every and ((step + 1) % every == 0 or step + 1 == steps):
+        if watched and every and ((step + 1) % every == 0 or step + 1 == steps):
             row |= check(step + 1)
         curve.append(row)
         if stop and stop(curve):
-            if validate and "validation " + str(select) not in row:
+            if watched and "validation " + str(select) not in row:
                 row |= check(step + 1)
             break
     if best is not None:

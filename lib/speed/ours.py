@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from lib.engine import models, objectives, training
-from lib.engine.generation import generate
+from lib.engine.generation import GREEDY, Sampling, generate
 from lib.losses import dpo
 from lib.quantization import block_linears, rtn
 from lib.scoring.likelihood import completion_logprobs
@@ -43,10 +43,8 @@ def steps(model, tokenizer, spec: dict) -> dict:
         latent,
         feed,
         objective,
+        training.AdamW(spec.get("lr", LR), warmup=1, clip=1.0),
         steps=steps_,
-        lr=spec.get("lr", LR),
-        warmup=1,
-        clip=1.0,
         micro=spec["micro"],
         desc="steps",
     )
@@ -77,8 +75,8 @@ def samples(model, tokenizer, spec: dict) -> dict:
     """Seconds and new tokens of `candidates` samples of each prompt, or of one greedy answer (task greedy)."""
     prompts, stop = text_prompts(tokenizer, spec["prompts"]), models.stop_ids(model, tokenizer)
     g = torch.Generator(device=spec["device"]).manual_seed(0)
-    sampling = {} if spec["task"] == "greedy" else dict(n=spec["candidates"], temperature=1.0, generator=g)
-    ask = partial(generate, model, prompts, stop_ids=stop, batch=spec["batch"], **sampling)
+    sampling = GREEDY if spec["task"] == "greedy" else Sampling(1.0, g, n=spec["candidates"])
+    ask = partial(generate, model, prompts, stop_ids=stop, batch=spec["batch"], sampling=sampling)
     gate, units, length = Gate(spec), [], 0.0
     for k in range(spec["repeats"] + 1):
         gate.enter()

@@ -277,14 +277,16 @@ class Continuing:
     def _replies(self, requests: Sequence[Request]) -> list[str | None]:
         import torch
 
-        from lib.engine.generation import generate
+        from lib.engine.generation import Sampling, generate
 
         names = " ".join(f"{r.ask} {r.id}" for r in requests)
         generator = torch.Generator(device=self.model.device).manual_seed(
             int.from_bytes(hashlib.sha256(f"{self.seed} {names}".encode()).digest()[:7], "big")
         )
         ids = [plain(self.tokenizer, listing(r)) for r in requests]
-        done = generate(self.model, ids, stop_ids=self.stop, batch=self.batch, generator=generator, **self.settings)
+        sampling = Sampling(self.settings["temperature"], generator, top_p=self.settings["top_p"])
+        length = self.settings["max_new_tokens"]
+        done = generate(self.model, ids, max_new_tokens=length, stop_ids=self.stop, batch=self.batch, sampling=sampling)
         texts = [self.tokenizer.decode(c.tokens, skip_special_tokens=True) for c in done]
         return [self._read(r, text).strip() or None for r, text in zip(requests, texts)]
 

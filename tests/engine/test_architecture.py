@@ -35,8 +35,7 @@ def looked_at(kind):
         model,
         PROMPTS,
         max_new_tokens=4,
-        temperature=1.0,
-        generator=torch.Generator().manual_seed(0),
+        sampling=generation.Sampling(1.0, torch.Generator().manual_seed(0)),
         stop_ids=(),
         batch=2,
     )

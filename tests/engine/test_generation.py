@@ -6,8 +6,9 @@ from lib.engine import generation, models
 PROMPTS = [[5, 6, 7], [9], [1, 2, 3, 4, 5, 6, 7, 8], [100, 101]]
 
 
-def run(model, prompts=PROMPTS, n=12, batch=4, stop=(257,), n_candidates=1, **kw):
-    return generation.generate(model, prompts, max_new_tokens=n, stop_ids=stop, batch=batch, n=n_candidates, **kw)
+def run(model, prompts=PROMPTS, n=12, batch=4, stop=(257,), n_candidates=1, temperature=0.0, generator=None, top_p=1.0):
+    sampling = generation.Sampling(temperature, generator, n=n_candidates, top_p=top_p)
+    return generation.generate(model, prompts, max_new_tokens=n, stop_ids=stop, batch=batch, sampling=sampling)
 
 
 def test_greedy_equals_transformers(tiny_model):

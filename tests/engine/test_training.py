@@ -27,7 +27,7 @@ def loss_of(m):
 
 def fit(latent, m, *, micro=4, steps=5, lr=0.05, clip=1e9, seed=0, **kw):
     batches = training.epochs(12, 4, torch.Generator().manual_seed(seed))
-    return training.fit(latent, batches, loss_of(m), steps=steps, lr=lr, warmup=2, clip=clip, micro=micro, **kw)
+    return training.fit(latent, batches, loss_of(m), training.AdamW(lr, 2, clip), steps=steps, micro=micro, **kw)
 
 
 def test_dense_training_is_adamw_by_hand():
@@ -144,7 +144,7 @@ def test_the_best_checkpoint_is_kept():
         seen.append(m.weight.clone())
         return {"kl": next(values)}
 
-    curve = fit(latent, m, steps=3, validate=validate, every=1, select="kl")
+    curve = fit(latent, m, steps=3, validation=training.Validation(validate, every=1, select="kl"))
     assert [r["validation kl"] for r in curve] == [5, 3, 4, 6]
     assert torch.equal(m.weight, seen[1]) and not torch.equal(seen[1], seen[3])
 
@@ -198,7 +198,7 @@ def test_bad_input():
         fit(latent, m, lr=0)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         training.fit(latent, training.epochs(12, 4, torch.Generator()), lambda i: (m(X[list(i)]).sum() * torch.nan, {}),
-                     steps=1, lr=1.0, warmup=1, clip=1.0, micro=4, desc="arm")  # fmt: skip
+                     training.AdamW(1.0, 1, 1.0), steps=1, micro=4, desc="arm")  # fmt: skip
 
 
 def test_a_cosine_falls_to_a_tenth_at_its_horizon():
@@ -236,7 +236,7 @@ class Broken(torch.autograd.Function):
 def test_a_gradient_that_is_not_finite_stops_the_step_by_name(make, value):
     a, b = linear(), linear()
     latent = training.Latent({"layer a": a, "layer b": b}, make)
-    stepper = training.Stepper(latent, lr=0.1, warmup=1, clip=1.0)
+    stepper = training.Stepper(latent, training.AdamW(0.1, 1, 1.0))
 
     def loss(bad):
         return lambda i: ((a(X[i]) + (Broken.apply(b(X[i]), value) if bad else b(X[i])) - Y[i]).square().sum(), {})
@@ -257,7 +257,7 @@ def test_a_step_that_failed_leaves_no_gradient_for_the_next():
     for fails in (False, True):
         m = linear()
         stepper = training.Stepper(
-            training.Latent({"w": m}, partial(training.Full, quantizer=None)), lr=0.1, warmup=1, clip=1.0
+            training.Latent({"w": m}, partial(training.Full, quantizer=None)), training.AdamW(0.1, 1, 1.0)
         )
         half = lambda i, m=m: (loss_of(m)(i)[0] * (float("nan") if 2 in i else 1), {})  # noqa: E731
         if fails:
@@ -272,10 +272,10 @@ def test_fit_stops_too_and_huge_gradients_are_clipped():
     m = linear()
     latent = training.Latent({"w": m}, partial(training.Full, quantizer=None))
     batches = training.epochs(12, 4, torch.Generator().manual_seed(0))
-    how = dict(steps=2, lr=0.1, warmup=1, clip=1.0, micro=4, desc="orpo")
+    how, more = training.AdamW(0.1, 1, 1.0), dict(steps=2, micro=4, desc="orpo")
     with pytest.raises(FloatingPointError, match="orpo, step 1: the gradient of w is not finite"):
-        training.fit(latent, batches, lambda i: (Broken.apply(m(X[i]), float("nan")).sum(), {}), **how)
-    curve = training.fit(latent, batches, lambda i: (m(X[i]).sum() * 1e12, {}), **how)
+        training.fit(latent, batches, lambda i: (Broken.apply(m(X[i]), float("nan")).sum(), {}), how, **more)
+    curve = training.fit(latent, batches, lambda i: (m(X[i]).sum() * 1e12, {}), how, **more)
     assert curve[-1]["gradient norm"] > 1e11 and torch.isfinite(m.weight).all()
 
 

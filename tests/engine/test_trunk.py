@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib.engine import logprobs, training, trunk
-from lib.engine.generation import generate, recorded
+from lib.engine.generation import Sampling, generate, recorded
 from lib.quantization import block_linears
 from lib.quantization.blocks import decoder_blocks
 from tests.engine.test_logprobs import ROWS, gpt_neox
@@ -35,7 +35,7 @@ def test_what_is_recorded_while_sampling_is_what_a_second_pass_gives(tiny_model,
     low, top = trunk.split(model, blocks)
     prompts = [[5, 6, 7], [8, 9], [3, 4, 5, 6, 7]]
     done = generate(
-        model, prompts, n=3, temperature=2.0, generator=torch.Generator().manual_seed(0), max_new_tokens=6,
+        model, prompts, sampling=Sampling(2.0, torch.Generator().manual_seed(0), n=3), max_new_tokens=6,
         stop_ids=range(0, model.config.vocab_size, 4),
         batch=2, watch=trunk.end(model, blocks),
     )  # fmt: skip
@@ -68,7 +68,7 @@ def test_training_the_top_trains_the_whole(tiny_model):
 
     latent = training.Latent(block_linears(top), partial(training.Full, quantizer=None))
     curve = training.fit(
-        latent, training.epochs(3, 3, torch.Generator()), loss, steps=5, lr=1e-3, warmup=1, clip=1.0, micro=2
+        latent, training.epochs(3, 3, torch.Generator()), loss, training.AdamW(1e-3, 1, 1.0), steps=5, micro=2
     )
     assert curve[-1]["loss"] < curve[0]["loss"]
     assert not torch.allclose(tiny_model(torch.tensor([[5, 6, 7, 8]])).logits, before)

@@ -17,7 +17,7 @@ from torch import Tensor
 from lib import constraint
 from lib.constraint.nado import Nado, expected_success
 from lib.engine import training, trunk
-from lib.engine.generation import Completion, generate, recorded
+from lib.engine.generation import Completion, Sampling, generate, recorded
 from lib.harness import seeding
 from lib.harness.progress import track
 from lib.scoring.toxicity import checked
@@ -57,9 +57,7 @@ def collect(world: World, name: str, *, n: int, prompts: int, mixed: int = 0) ->
     done = generate(
         world.model,
         asked,
-        n=n,
-        temperature=1 / world.cfg.tau,
-        generator=g,
+        sampling=Sampling(1 / world.cfg.tau, g, n=n),
         max_new_tokens=world.cfg.tokens,
         stop_ids=world.stop,
         batch=world.cfg.generation_batch,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib import scoring
 from lib.constraint.nado import Nado
-from lib.engine.generation import generate
+from lib.engine.generation import Sampling, generate
 from lib.engine.logprobs import mean_logprob, token_logprobs
 from lib.harness import seeding
 from lib.scoring.metrics import distinct_n
@@ -45,10 +45,7 @@ def written(world: World, prompts: Sequence[str], *, name: str, steer: Steer | N
     done = generate(
         world.model,
         [token_ids(world, p) for p in prompts],
-        n=cfg.samples,
-        temperature=1.0,
-        top_p=cfg.top_p,
-        generator=g,
+        sampling=Sampling(1.0, g, n=cfg.samples, top_p=cfg.top_p),
         max_new_tokens=cfg.tokens,
         stop_ids=world.stop,
         batch=cfg.generation_batch,

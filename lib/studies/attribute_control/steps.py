@@ -23,7 +23,7 @@ from lib.studies.attribute_control.world import Oracle, World
 def new_stepper(world: World, steps: int) -> training.Stepper:
     """A fresh optimizer on the model as it is."""
     latent = training.Latent(world.linears, partial(training.Full, quantizer=None))
-    return training.Stepper(latent, lr=world.cfg.lr, warmup=world.cfg.warmup, clip=world.cfg.clip, horizon=steps)
+    return training.Stepper(latent, training.AdamW(world.cfg.lr, world.cfg.warmup, world.cfg.clip, horizon=steps))
 
 
 def batches_of(world: World, keep: Sequence[int]) -> list[list[int]]:

@@ -9,7 +9,7 @@ import torch
 
 from lib.engine.packing import Row
 from lib.engine.phases import BETAS
-from lib.engine.training import Stepper
+from lib.engine.training import AdamW, Stepper
 from lib.harness.progress import track
 from lib.losses.dpo import dpo
 from lib.studies.lab.student import Student
@@ -43,9 +43,8 @@ def tune(
         for at in (shown[k : k + how.micro] for k in range(0, len(shown), how.micro)):
             for side, rows in zip(ref, (chosen, rejected)):
                 side[at] = student.logp([rows[i] for i in at])
-    stepper, curve = Stepper(student.latent, lr=how.lr, warmup=how.warmup, clip=how.clip), []
-    for group in stepper.optimizer.param_groups:
-        group["betas"] = BETAS  # as in the phases it is compared with
+    rule = AdamW(how.lr, how.warmup, how.clip, betas=BETAS)  # BETAS as in the phases it is compared with
+    stepper, curve = Stepper(student.latent, rule), []
 
     def loss(which: Sequence[int]) -> tuple[torch.Tensor, dict[str, float]]:
         at = list(which)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lib.data import Comparison, Prompt, encode
-from lib.engine.generation import generate
+from lib.engine.generation import Sampling, generate
 from lib.engine.models import end_of_turn, fingerprint
 from lib.harness.cache import cached
 from lib.scoring import oracles
@@ -53,7 +53,7 @@ class Choice(NamedTuple):
     gap: float
 
 
-class Sampling(NamedTuple):
+class Draws(NamedTuple):
     """How answers are drawn: `each` at every temperature."""
 
     temperatures: Sequence[float]
@@ -63,7 +63,7 @@ class Sampling(NamedTuple):
     batch: int
 
 
-def sample(model, tokenizer, prompts: Sequence[Prompt], ids: Ids, how: Sampling, *, seed: int) -> Candidates:
+def sample(model, tokenizer, prompts: Sequence[Prompt], ids: Ids, how: Draws, *, seed: int) -> Candidates:
     """Answers to each prompt, drawn once per (weights, prompts, settings) and kept in data/cache."""
     settings = dict(max_new_tokens=how.max_new_tokens, stop_ids=list(how.stop_ids), batch=how.batch)
     key = {
@@ -83,7 +83,7 @@ def sample(model, tokenizer, prompts: Sequence[Prompt], ids: Ids, how: Sampling,
         out: list[list[list[int]]] = [[] for _ in ids]
         for k, t in enumerate(how.temperatures):
             generator = torch.Generator(device=model.device).manual_seed(seed * 1009 + k)
-            done = generate(model, ids, n=how.each, temperature=t, generator=generator, **settings)
+            done = generate(model, ids, sampling=Sampling(t, generator, n=how.each), **settings)
             for i, c in enumerate(done):
                 out[i // how.each].append(c.tokens)
         return out

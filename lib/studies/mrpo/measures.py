@@ -13,7 +13,7 @@ from torch import Tensor
 from lib import scoring
 from lib.data import Comparison, Prompt, encode
 from lib.engine import trunk
-from lib.engine.generation import Completion, generate, recorded
+from lib.engine.generation import Completion, Sampling, generate, recorded
 from lib.engine.models import end_of_turn
 from lib.harness import seeding
 from lib.losses import references
@@ -126,8 +126,7 @@ def _answers(world: World, arm: str, t: Task) -> list[Completion]:
     done = generate(
         world.model,
         world.splits["test"].part(t.category).ids,
-        temperature=1.0,
-        generator=seeding.torch_generator(world.cfg.seed, "evaluation samples"),
+        sampling=Sampling(1.0, seeding.torch_generator(world.cfg.seed, "evaluation samples")),
         max_new_tokens=world.cfg.tokens,
         stop_ids=world.stop,
         batch=world.cfg.generation_batch,

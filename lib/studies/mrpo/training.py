@@ -64,10 +64,8 @@ def fit(
         training.Latent(world.linears, _trainable(cfg)),
         training.epochs(len(picks), min(cfg.batch, len(picks)), order, lengths=lengths),
         objective,
+        training.AdamW(lr, cfg.warmup, cfg.clip),
         steps=steps,
-        lr=lr,
-        warmup=cfg.warmup,
-        clip=cfg.clip,
         micro=cfg.batch,
         desc=desc,
     )

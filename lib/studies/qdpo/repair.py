@@ -61,14 +61,12 @@ def train(
             latent,
             training.epochs(n, min(cfg.batch, n), seeding.torch_generator(cfg.seed, "order"), lengths=lengths),
             objective,
+            training.AdamW(lr, cfg.warmup, cfg.clip),
             steps=cfg.steps,
-            lr=lr,
-            warmup=cfg.warmup,
-            clip=cfg.clip,
             micro=cfg.micro,
-            validate=lambda: study.validation.validation(study.student),
-            every=cfg.validate_every,
-            select="kl",
+            validation=training.Validation(
+                lambda: study.validation.validation(study.student), every=cfg.validate_every, select="kl"
+            ),
             stop=None if target is None else lambda curve: _reached(curve, target),
             desc=arm,
         )

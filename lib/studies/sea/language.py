@@ -16,7 +16,7 @@ from lib.bandit.methods import METHODS, rounds
 from lib.bandit.online import Agent, Candidates, play
 from lib.data import Prompt, encode
 from lib.engine import training, trunk
-from lib.engine.generation import generate, recorded
+from lib.engine.generation import GREEDY, Completion, Sampling, generate, recorded
 from lib.engine.head import head_of
 from lib.engine.logprobs import check_finite, sum_logprob, token_logprobs
 from lib.harness import seeding
@@ -28,120 +28,138 @@ from lib.scoring.oracles import Oracle, Reward, is_free
 Ids = Sequence[Sequence[int]]
 
 
-class Dialogue:
-    """Prompts answered by a language model; (prompt, answer) texts are rewarded by `rewards`, the first of which the
-    oracle uses.
+class Bench(NamedTuple):
+    """What every method is given alike: a language model of which the last blocks learn, prompts, and what rewards
+    (prompt, answer) texts. One pass through the frozen blocks serves features, start log-probs and the step."""
 
-    Only the last blocks learn, so that one pass through the frozen blocks serves features, start log-probs and the
-    step. Features are the frozen start model's mean hidden state over the answer, standardised by the first round's.
+    cfg: object
+    model: torch.nn.Module
+    tokenizer: object
+    stop: list[int]
+    train: list[str]
+    held_out: list[str]
+    ids: Ids  # of train
+    held_out_ids: Ids
+    rewards: dict[str, Reward]  # the oracle uses the first
+    top: torch.nn.Module  # the blocks that learn, and the head
+    below: torch.nn.Module  # the last block that does not
+    linears: dict[str, torch.nn.Linear]
+    start: dict[str, Tensor]  # their weights before any method
+    dim: int
+
+
+def bench(
+    cfg,
+    model,
+    tokenizer,
+    train: Sequence[Prompt],
+    held_out: Sequence[Prompt],
+    *,
+    rewards: dict[str, Reward],
+    stop_ids: Sequence[int],
+) -> Bench:
+    """The model divided below its last `cfg.blocks`, and the prompts encoded."""
+    top = trunk.split(model, cfg.blocks)[1]
+    linears = block_linears(top)
+    return Bench(
+        cfg, model, tokenizer, list(stop_ids), [p.text for p in train], [p.text for p in held_out],
+        encode(tokenizer, train), encode(tokenizer, held_out), rewards, top, trunk.end(model, cfg.blocks),
+        linears, {n: m.weight.detach().clone() for n, m in linears.items()}, model.config.hidden_size,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def as_start(b: Bench) -> None:
+    """Put the start's weights where the policy's are."""
+    for n, m in b.linears.items():
+        m.weight.copy_(b.start[n])
+
+
+def sampled(b: Bench, ids: Ids, sampling: Sampling) -> list[list[Completion]]:
+    """Completions of the weights as they are, grouped by prompt."""
+    n, done = sampling.n, generate(
+        b.model, ids, max_new_tokens=b.cfg.tokens, stop_ids=b.stop, batch=b.cfg.generation_batch, sampling=sampling,
+        watch=b.below,
+    )  # fmt: skip
+    return [done[i * n : (i + 1) * n] for i in range(len(ids))]
+
+
+@torch.inference_mode()
+def looked_at(b: Bench, ids: Ids, done: Sequence[Sequence[Completion]]) -> tuple[list, Tensor, Tensor]:
+    """(trunk states, mean hidden states (B, N, D) over each answer, log-probs (B, N)) of sampled answers (B, N) under
+    the weights as they are."""
+    rows, pieces = [(p, [c.tokens for c in row]) for p, row in zip(ids, done)], [recorded(row) for row in done]
+    head, means, log_probs = head_of(b.top), [], []
+    for i in range(0, len(rows), b.cfg.eval_batch):
+        some = slice(i, i + b.cfg.eval_batch)
+        packed, hidden = trunk.top_states(b.top, rows[some], pieces[some])
+        tokens = token_logprobs(hidden, head, packed.target)
+        log_probs.append(sum_logprob(tokens, packed.branch, packed.branches).cpu())
+        sums = torch.zeros(packed.branches, b.dim).index_add_(0, packed.branch.cpu(), hidden.float().cpu())
+        means.append(sums / packed.branch.cpu().bincount(minlength=packed.branches)[:, None])
+    shape = (len(rows), len(rows[0][1]))
+    return pieces, torch.cat(means).view(*shape, -1), torch.cat(log_probs).view(shape)
+
+
+def text(b: Bench, answer: Sequence[int]) -> str:
+    return b.tokenizer.decode(list(answer), skip_special_tokens=True)
+
+
+class Dialogue:
+    """The policy of one method on a bench: its weights, its optimizer, its order of prompts.
+
+    Features are the start model's mean hidden states over an answer, standardised by the first round's.
     """
 
-    def __init__(
-        self,
-        cfg,
-        model,
-        tokenizer,
-        prompts: Sequence[Prompt],
-        held_out: Sequence[Prompt],
-        *,
-        rewards: dict[str, Reward],
-        stop_ids: Sequence[int],
-        generator,
-    ):
-        self.cfg, self.model, self.tokenizer, self.stop, self.generator = (
-            cfg,
-            model,
-            tokenizer,
-            list(stop_ids),
-            generator,
-        )
-        self.asked, self.asked_held_out = [p.text for p in prompts], [p.text for p in held_out]
-        self.ids, self.held_out, self.rewards = encode(tokenizer, prompts), encode(tokenizer, held_out), rewards
-        self.top, self.below = trunk.split(model, cfg.blocks)[1], trunk.end(model, cfg.blocks)
-        self.head = head_of(self.top)
-        self.linears = block_linears(self.top)
-        self.start = {n: m.weight.detach().clone() for n, m in self.linears.items()}
-        self.dim, self.worlds = model.config.hidden_size, 1
-        self.reset()
+    def __init__(self, bench: Bench, generator: torch.Generator):
+        self.bench, self.dim, self.worlds = bench, bench.dim, 1
+        self.reset(generator, lr=bench.cfg.lr)
 
-    def reset(
-        self, generator: torch.Generator | None = None, *, lr: float | None = None, horizon: int | None = None
-    ) -> None:
-        """The policy is the start model again, the prompts' order that of `generator`; the rate (None: the setting's)
-        falls over `horizon` steps."""
-        self.generator = generator or self.generator
+    def reset(self, generator: torch.Generator, *, lr: float, horizon: int | None = None) -> None:
+        """The policy is the start model again, the prompts' order that of `generator`; the rate falls over `horizon`
+        steps."""
+        self.generator, cfg = generator, self.bench.cfg
         self.standard: tuple[Tensor, Tensor] | None = None  # mean and deviation of the first round's features
-        self._as_start()
-        self.latent = training.Latent(self.linears, partial(training.Full, quantizer=None))
-        self.stepper = training.Stepper(
-            self.latent, lr=lr or self.cfg.lr, warmup=self.cfg.warmup, clip=self.cfg.clip, horizon=horizon
-        )
+        as_start(self.bench)
+        self.latent = training.Latent(self.bench.linears, partial(training.Full, quantizer=None))
+        self.stepper = training.Stepper(self.latent, training.AdamW(lr, cfg.warmup, cfg.clip, horizon=horizon))
         self.order: list[int] = []
-
-    @torch.no_grad()
-    def _as_start(self) -> None:
-        for n, m in self.linears.items():
-            m.weight.copy_(self.start[n])
 
     def draw(self, n: int) -> list[int]:
         """The next n prompts, each once an epoch."""
         while len(self.order) < n:
             where = self.generator.device
-            self.order += torch.randperm(len(self.ids), generator=self.generator, device=where).tolist()
+            self.order += torch.randperm(len(self.bench.ids), generator=self.generator, device=where).tolist()
         out, self.order = self.order[:n], self.order[n:]
         return out
 
-    def _sample(self, ids: Ids, source: str, **how):
+    def _sample(self, ids: Ids, source: str, sampling: Sampling = GREEDY) -> list[list[Completion]]:
         """Completions, grouped by prompt, of the policy or the start."""
         if source == "start":
-            self._as_start()
-        done = generate(
-            self.model,
-            ids,
-            max_new_tokens=self.cfg.tokens,
-            stop_ids=self.stop,
-            batch=self.cfg.generation_batch,
-            watch=self.below,
-            **how,
-        )
+            as_start(self.bench)
+        done = sampled(self.bench, ids, sampling)
         self.latent.sync()
-        n = len(done) // len(ids)
-        return [done[i * n : (i + 1) * n] for i in range(len(ids))]
+        return done
 
-    @torch.inference_mode()
     def _look(self, ids: Ids, done) -> tuple[list, Tensor, Tensor]:
-        """(trunk states, features (B, N, D), start's log-probs (B, N)) of sampled answers (B, N) under the start
-        model."""
-        rows, pieces = [(p, [c.tokens for c in row]) for p, row in zip(ids, done)], [recorded(row) for row in done]
-        features, log_probs = [], []
-        self._as_start()
-        for i in range(0, len(rows), self.cfg.eval_batch):
-            packed, hidden = trunk.top_states(
-                self.top, rows[i : i + self.cfg.eval_batch], pieces[i : i + self.cfg.eval_batch]
-            )
-            tokens = token_logprobs(hidden, self.head, packed.target)
-            log_probs.append(sum_logprob(tokens, packed.branch, packed.branches).cpu())
-            sums = torch.zeros(packed.branches, self.dim).index_add_(0, packed.branch.cpu(), hidden.float().cpu())
-            features.append(sums / packed.branch.cpu().bincount(minlength=packed.branches)[:, None])
+        """(trunk states, features (B, N, D), start's log-probs (B, N)) of sampled answers (B, N)."""
+        as_start(self.bench)
+        pieces, means, log_probs = looked_at(self.bench, ids, done)
         self.latent.sync()
-        shape = (len(rows), len(rows[0][1]))
-        x = torch.cat(features).view(*shape, -1)
         if self.standard is None:
-            flat = x.flatten(0, 1)
+            flat = means.flatten(0, 1)
             self.standard = (flat.mean(0), flat.std(0).clamp(min=1e-6))
-        return pieces, (x - self.standard[0]) / self.standard[1] / self.dim**0.5, torch.cat(log_probs).view(shape)
+        return pieces, (means - self.standard[0]) / self.standard[1] / self.dim**0.5, log_probs
 
     def propose(self, prompts: list[int], n: int, source: str) -> Candidates:
         """n answers a prompt from the policy or the start; "both": one of each, the policy's first. The start's have no
         policy log-prob."""
-        ids = [self.ids[p] for p in prompts]
-        how = dict(temperature=self.cfg.temperature, generator=self.generator)
+        ids = [self.bench.ids[p] for p in prompts]
+        how = Sampling(self.bench.cfg.temperature, self.generator, n=1 if source == "both" else n)
         if source == "both":
-            done = [
-                a + b for a, b in zip(self._sample(ids, "policy", n=1, **how), self._sample(ids, "start", n=1, **how))
-            ]
+            done = [a + b for a, b in zip(self._sample(ids, "policy", how), self._sample(ids, "start", how))]
         else:
-            done = self._sample(ids, source, n=n, **how)
+            done = self._sample(ids, source, how)
         answers = [[tuple(c.tokens) for c in row] for row in done]
         pieces, features, start = self._look(ids, done)
         own = torch.tensor([[sum(c.logprobs) if source == "policy" else float("nan") for c in row] for row in done])
@@ -149,22 +167,21 @@ class Dialogue:
 
     def texts(self, c: Candidates, which: Tensor) -> list[tuple[str, str]]:
         """(prompt, one candidate's answer) of each prompt: what the oracle reads."""
-        return [(self.asked[p], self.text(row[i])) for p, row, i in zip(c.prompts, c.answers, which.tolist())]
-
-    def text(self, answer: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(answer), skip_special_tokens=True)
+        b = self.bench
+        return [(b.train[p], text(b, row[i])) for p, row, i in zip(c.prompts, c.answers, which.tolist())]
 
     def step(self, c: Candidates, duels: Tensor, mask: Tensor, loss: Callable, bonus: tuple[float, int] | None) -> dict:
         """One optimizer step on the round's pairs, the chosen answer first; a masked pair counts in the mean's size."""
+        b, head = self.bench, head_of(self.bench.top)
 
         def objective(indices):
             pairs = [(c.prompts[i], *duels[i].tolist(), i) for i in indices]
             packed, hidden = trunk.top_states(
-                self.top,
-                [(self.ids[p], [c.answers[i][w], c.answers[i][l]]) for p, w, l, i in pairs],
+                b.top,
+                [(b.ids[p], [c.answers[i][w], c.answers[i][l]]) for p, w, l, i in pairs],
                 [[c.held[i][0], c.held[i][1 + w], c.held[i][1 + l]] for _, w, l, i in pairs],
             )
-            tokens = token_logprobs(hidden, self.head, packed.target)
+            tokens = token_logprobs(hidden, head, packed.target)
             policy = check_finite(sum_logprob(tokens, packed.branch, packed.branches).view(-1, 2), indices)
             reference = c.start[indices].gather(1, duels[indices]).to(policy.device)
             lengths = torch.tensor(
@@ -178,7 +195,7 @@ class Dialogue:
                 total = total + weight * policy[(duels[indices] == which).to(policy.device)].sum()
             return total, {"margin": ((policy[:, 0] - policy[:, 1]) - (reference[:, 0] - reference[:, 1])).sum().item()}
 
-        row = self.stepper.step(list(range(len(duels))), objective, micro=self.cfg.micro)
+        row = self.stepper.step(list(range(len(duels))), objective, micro=b.cfg.micro)
         return {k: row[k] for k in ("loss", "margin", "gradient norm")}
 
     def evaluate(
@@ -190,28 +207,28 @@ class Dialogue:
         A reward that is not free is not asked.
         Draws of the heads' best of N come from a generator of their own: looking does not change the run.
         """
+        b = self.bench
         if not hasattr(self, "reference"):
-            self.greedy = [row[0].tokens for row in self._sample(self.held_out, "start")]
-            self.reference = [self.text(a) for a in self.greedy]
+            self.greedy = [row[0].tokens for row in self._sample(b.held_out_ids, "start")]
+            self.reference = [text(b, a) for a in self.greedy]
         if pick is None:  # the start and a policy without a step answer alike
             answers = (
                 self.greedy
                 if source == "start" or not self.stepper.done
-                else [row[0].tokens for row in self._sample(self.held_out, source)]
+                else [row[0].tokens for row in self._sample(b.held_out_ids, source)]
             )
         else:
             own = torch.Generator(device=self.generator.device).manual_seed(0)
-            done = self._sample(
-                self.held_out, source, n=n or self.cfg.best_of, temperature=self.cfg.temperature, generator=own
-            )
-            _, features, _ = self._look(self.held_out, done)
+            how = Sampling(b.cfg.temperature, own, n=n or b.cfg.best_of)
+            done = self._sample(b.held_out_ids, source, how)
+            _, features, _ = self._look(b.held_out_ids, done)
             answers = [row[i].tokens for row, i in zip(done, pick(features).tolist())]
-        texts, out = [self.text(a) for a in answers], {}
+        texts, out = [text(b, a) for a in answers], {}
         self.shown = texts  # the latest, for a reader
-        for name, reward in self.rewards.items():
+        for name, reward in b.rewards.items():
             if not is_free(reward):  # looking would be billed and counted nowhere
                 continue
-            mine, start = (reward(list(zip(self.asked_held_out, t))) for t in (texts, self.reference))
+            mine, start = (reward(list(zip(b.held_out, t))) for t in (texts, self.reference))
             same = torch.tensor([a == b for a, b in zip(texts, self.reference)], device=mine.device)
             out[f"win rate, {name}"] = oracles.wins(torch.where(same, start, mine), start)
             out[f"reward, {name}"] = mine.double()
@@ -249,7 +266,7 @@ def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = No
     """One method in the language world, from the start; keep: see `online.play`."""
     g, method = partial(seeding.torch_generator, cfg.seed), METHODS[arm]
     world.reset(g("world", cfg.device), lr=lr, horizon=rounds(method, cfg, cfg.budget))
-    oracle = Oracle(world.rewards["oracle"], labels=cfg.labels, flip=cfg.flip, generator=g("language oracle"))
+    oracle = Oracle(world.bench.rewards["oracle"], labels=cfg.labels, flip=cfg.flip, generator=g("language oracle"))
     agent = Agent(world, method, oracle, cfg, generator=g("language agent"))
     rows, over, last = play(agent, budget=cfg.budget, every=cfg.every, desc=f"{arm}, rate {lr:g}", keep=keep)
     took = {"oracle queries": oracle.queries, "policy steps": world.stepper.done}

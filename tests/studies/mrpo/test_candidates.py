@@ -24,7 +24,7 @@ def test_choices_follow_the_oracle():
 def test_samples_are_drawn_once(sandbox, tiny_model, byte_tokenizer, monkeypatch):
     prompts = data.load_prompts(paths.DATA / "prompts.jsonl", "train")[:4]
     ids = data.encode(byte_tokenizer, prompts)
-    how = candidates.Sampling([0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4)
+    how = candidates.Draws([0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4)
     c = candidates.sample(tiny_model, byte_tokenizer, prompts, ids, how, seed=0)
     monkeypatch.setattr(candidates, "generate", lambda *a, **k: 1 / 0)
     again = candidates.sample(tiny_model, byte_tokenizer, c.prompts, c.ids, how, seed=0)

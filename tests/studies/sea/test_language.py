@@ -13,7 +13,7 @@ from lib.harness import paths
 from lib.scoring import oracles
 from lib.scoring.likelihood import completion_logprobs
 from lib.scoring.oracles import Oracle
-from lib.studies.sea.language import Dialogue
+from lib.studies.sea.language import Dialogue, as_start, bench
 
 CFG = SimpleNamespace(
     loss="dpo", beta=0.1, heads=4, hidden=8, heads_lr=1e-2, buffer=500, batch=4, candidates=3, oversample=2, burn_in=1,
@@ -30,18 +30,10 @@ def make(tiny_model, byte_tokenizer):
     prompts = data.load_prompts(paths.DATA / "prompts.jsonl", "train")[:9]
     start = {k: v.clone() for k, v in tiny_model.state_dict().items()}
 
-    def world():
+    def world(rewards=REWARDS):
         tiny_model.load_state_dict(start)
-        return Dialogue(
-            CFG,
-            tiny_model,
-            byte_tokenizer,
-            prompts[:6],
-            prompts[6:],
-            rewards=REWARDS,
-            stop_ids=[257],
-            generator=generator(0),
-        )
+        parts = prompts[:6], prompts[6:]
+        return Dialogue(bench(CFG, tiny_model, byte_tokenizer, *parts, rewards=rewards, stop_ids=[257]), generator(0))
 
     return world
 
@@ -49,7 +41,7 @@ def make(tiny_model, byte_tokenizer):
 def test_what_is_proposed(make, tiny_model):
     w = make()
     c = w.propose(w.draw(4), 3, "policy")
-    want = completion_logprobs(tiny_model, [w.ids[p] for p in c.prompts], *zip(*c.answers), batch=2)
+    want = completion_logprobs(tiny_model, [w.bench.ids[p] for p in c.prompts], *zip(*c.answers), batch=2)
     assert torch.allclose(c.start, want, atol=1e-4) and torch.allclose(
         c.log_probs, want, atol=1e-4
     )  # the policy is still the start
@@ -77,7 +69,7 @@ def test_features_are_the_frozen_start_s_and_the_policy_s_log_probs_move(make, t
     for _ in range(3):
         last = w.step(c, duels, torch.ones(4), policy_loss("dpo", beta=0.1), None)
     assert last["loss"] < first["loss"] and last["margin"] > 0
-    rows = [(w.ids[p], row) for p, row in zip(c.prompts, c.answers)]
+    rows = [(w.bench.ids[p], row) for p, row in zip(c.prompts, c.answers)]
     pieces = trunk.states(
         trunk.split(tiny_model, CFG.blocks)[0], rows, batch=2
     )  # what was kept while sampling is what a second pass gives
@@ -86,7 +78,7 @@ def test_features_are_the_frozen_start_s_and_the_policy_s_log_probs_move(make, t
             torch.allclose(a[:n], b[:n], atol=1e-5)
             for a, b, n in zip(mine, again, [len(mine[0]), *(len(x) - 1 for x in mine[1:])])
         )
-    w._as_start()
+    as_start(w.bench)
     start = completion_logprobs(tiny_model, [p for p, _ in rows], *zip(*[a for _, a in rows]), batch=2)
     w.latent.sync()
     assert torch.allclose(start, c.start, atol=1e-4)
@@ -157,8 +149,7 @@ def test_prompts_are_drawn_where_the_generator_lives(make, monkeypatch):
 
 
 def test_a_reward_that_is_not_free_is_not_asked_for_win_rates(make):
-    w = make()
     paid = lambda rows: pytest.fail("a call that nobody counts")  # noqa: E731
-    w.rewards = {"oracle": paid, "held-out oracle": REWARDS["varied"]}
+    w = make({"oracle": paid, "held-out oracle": REWARDS["varied"]})
     scores = w.evaluate(None, "start")
     assert "win rate, held-out oracle" in scores and not any(k.endswith(", oracle") for k in scores)
