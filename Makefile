@@ -18,12 +18,13 @@ ifneq ($(shell test -x $(PY) && cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help reproduce test check results bench lab clean
+.PHONY: help reproduce test variants check results bench lab clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make reproduce   run the papers and print the claims   PAPER=all|qdpo|... PRESET=smoke|small|paper SEEDS="0 1 2" FORCE=1'
 	@echo 'make test        all tests, on the CPU, offline after the install'
+	@echo 'make variants    the formula tests once more under several instruction sets and numbers of threads'
 	@echo 'make lab         JupyterLab in notebooks/'
 	@echo 'make results     rebuild the index, tables and figures from results/runs/'
 	@echo 'make bench       time and memory beside other libraries   PRESET=smoke|small|paper'
@@ -34,7 +35,15 @@ reproduce: $(STAMP)
 	@$(VENV)/bin/plumbline reproduce --paper '$(PAPER)' --preset '$(PRESET)' --seeds '$(SEEDS)' $(if $(SAFE_FORCE),--force)
 
 test: $(STAMP)
-	@HF_HUB_OFFLINE=1 $(PY) -m pytest
+	@HF_HUB_OFFLINE=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal
+
+# torch and oneDNN choose kernels by the processor: the formulas must hold with each choice and number of threads
+variants: export HF_HUB_OFFLINE = 1
+variants: $(STAMP)
+	@set -e; for v in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2; do \
+	  echo "formulas under $$v, one thread"; env $$v $(PY) -m pytest -m formula -n 2; \
+	done; \
+	echo 'formulas with two threads'; OMP_NUM_THREADS=2 $(PY) -m pytest -m formula
 
 check: $(STAMP)
 	@$(PY) -m ruff check .

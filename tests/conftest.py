@@ -18,11 +18,18 @@ os.environ.pop("PLUMBLINE_NO_CACHE", None)
 
 import random  # noqa: E402
 import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 ON_REQUEST = ("gpu", "network")
+FORMULAS = (  # numbers of formulas and of the engine: they get the mark `formula` and run under every instruction set
+    "bandit/", "constraint/", "losses/", "quantization/", "test_stats", "scoring/test_metrics", "scoring/test_flipping",
+    "scoring/test_likelihood", "scoring/test_diversity", "engine/test_attention", "engine/test_generation",
+    "engine/test_head", "engine/test_logprobs", "engine/test_merging", "engine/test_mixing", "engine/test_objectives",
+    "engine/test_training", "engine/test_trunk",
+)  # fmt: skip
 
 
 def pytest_configure(config):
@@ -30,7 +37,11 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same numbers on every machine, kernels of notebooks included
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).as_posix().startswith(FORMULAS):
+            item.add_marker("formula")
     left_out = [
         item
         for item in items

@@ -98,6 +98,20 @@ def closest(log_p: Tensor, fine: Tensor, *, delta: float) -> Tensor:
     return log_p + torch.where(fine.bool(), delta / r, bad).log()
 
 
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step down the loss; FloatingPointError where it has no finite gradient."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    tables = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    bad = [i for i, g in enumerate(tables) if not torch.isfinite(g).all()]
+    if bad:
+        raise FloatingPointError(
+            f"the exact world's loss is {loss.item():g} and its gradient of table {bad[0]} is not finite; no step was "
+            "taken"
+        )
+    optimizer.step()
+
+
 def train(
     w: World,
     *,
@@ -142,9 +156,7 @@ def train(
             loss = loss + lam * sum(
                 (m * constraint_kl(t, x, direction=direction)).sum() for m, t, x in zip(mass, tables, w_log)
             )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        _step(optimizer, loss)
         fade.step()
     return [t.detach() for t in logits]
 
@@ -197,9 +209,7 @@ def learned(
             loss = loss + weight * constraint.consistency(
                 tuple(x[at_one + 1] for x in expected), tuple(x[at_one] for x in picked)
             )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        _step(optimizer, loss)
     r = [x.detach().sigmoid().flatten() for x in z]
     return [(tables[0].exp() * r[0]).sum().view(1), *r]
 
@@ -247,9 +257,7 @@ def amortised(w: World, *, floor: float, steps: int = 1500, lr: float = 0.05) ->
         log_token = torch.stack([raw[i][at[i], w.tokens[:, i]] for i in range(length)], 1)
         log_stop = torch.stack([*(raw[i][at[i], 0] for i in range(length)), torch.zeros(n, dtype=raw[0].dtype)], 1)
         loss = constraint.subtrajectory_balance(log_reward.masked_fill(~mask, 0.0), log_token, log_stop, mask)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        _step(optimizer, loss)
         fade.step()
     return [t.detach() for t in logits]
 

@@ -32,6 +32,11 @@ def words(text: str) -> list[str]:
     return _split(text, "")
 
 
+def count(text: str) -> int:
+    """Words of a text as an editor counts them, between spaces; where a script sets none, each character is one."""
+    return len(text.split() if text.isascii() else words(text))
+
+
 def tokens(text: str) -> list[str]:
     """`words` and, between them, each mark on its own: digits and operators count, unlike in most vectorizers."""
     return _split(text, "_", marks=True)

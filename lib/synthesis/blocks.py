@@ -92,13 +92,17 @@ class Generate(NamedTuple):
         return found and {"question": found[1], "answer": found[2]}
 
 
+# "1. " and "1) ", or the full-width marks of Chinese and Japanese lists, which no space follows
+NUMBER = re.compile(r"\s{0,3}(\d{1,3})(?:[.)](?:\s+|$)|[．、）]\s*)")
+
+
 def parse_list(text: str, n: int) -> list[str | None]:
     """Items 1 to n of a numbered list, None where an item is missing or empty; what is before the first or has a number
     above n is left out."""
     items: dict[int, list[str]] = {}
     at = 0
     for line in text.splitlines():
-        number = re.match(r"\s{0,3}(\d{1,3})[.)](?:\s+|$)", line)
+        number = NUMBER.match(line)
         if number and at < int(number[1]) <= at + 2:  # a gap of one is a lost item; other numbers belong to the text
             at = int(number[1])
             items[at] = [line[number.end() :]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 
+from lib.data import text
 from lib.taxonomy import checkers
 from lib.taxonomy.tree import Leaf
 
@@ -61,8 +62,14 @@ def form(question: str, context: str = "") -> str | None:
 
 def supported(leaf: Leaf, question: str, answer: str) -> bool:
     """Whether the leaf's documents (for a sentence with a blank), facts or seeds bear out the answer."""
-    flat = lambda text: " ".join(text.split()).casefold().rstrip(".")  # noqa: E731
-    says = lambda text: re.search(rf"(?<!\w){re.escape(flat(text))}(?!\w)", flat(answer)) is not None  # noqa: E731
+    flat = lambda x: " ".join(x.split()).casefold().rstrip(".")  # noqa: E731
+
+    def says(what: str) -> bool:
+        if what.isascii() and answer.isascii():
+            return re.search(rf"(?<!\w){re.escape(flat(what))}(?!\w)", flat(answer)) is not None
+        inside, sought = text.words(answer), text.words(what)  # there may be no space around it
+        return any(inside[i : i + len(sought)] == sought for i in range(len(inside) - len(sought) + 1))
+
     blank = BLANK.search(question)
     if blank:
         before, after = (re.escape(part) for part in blank.groups())
@@ -96,12 +103,12 @@ def pair_score(leaf: Leaf | None, row: dict) -> float:
     if UNSAFE in question + answer:
         return 1.0
     if leaf is not None and leaf.kind == "knowledge":
-        return 1.0 if not supported(leaf, question, answer) else 2.0 + (len(answer.split()) >= 2 * EXPLAINED)
+        return 1.0 if not supported(leaf, question, answer) else 2.0 + (text.count(answer) >= 2 * EXPLAINED)
     name = leaf.checker if leaf is not None and leaf.checker else form(question, context)
     shortest = bare(name, question, context) if name else None
     if shortest is None or not checkers.passes(name, question, context, answer):
         return 1.0
-    return 2.0 + (len(answer.split()) >= len(shortest.split()) + EXPLAINED)
+    return 2.0 + (text.count(answer) >= text.count(shortest) + EXPLAINED)
 
 
 def valid(row: dict) -> bool:

@@ -149,3 +149,13 @@ def test_bad_input(small):
         tabular.world(vocabulary=4, length=2, share=1.0, seed=0)
     with pytest.raises(ValueError, match="over is one of answers, corpus, own, given 'all'"):
         tabular.train(small, lam=1.0, direction="forward", delta=1.0, over="all")
+
+
+def test_a_gradient_that_is_not_finite_stops_the_step():
+    table = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.Adam([table], lr=0.1)
+    tabular._step(optimizer, (table - 1).square().sum())
+    before = table.detach().clone()
+    with pytest.raises(FloatingPointError, match="gradient of table 0 is not finite; no step"):
+        tabular._step(optimizer, (table * torch.nan).sum())
+    assert torch.equal(table, before) and (before != 0).all()

@@ -5,6 +5,7 @@ import unicodedata
 import pytest
 
 from lib import data
+from lib.data import text
 from lib.data.text import similarity, words
 from lib.harness import paths
 
@@ -29,7 +30,7 @@ def test_english_words_are_those_of_before():
 
 
 @pytest.mark.parametrize(
-    "text, want",
+    "given, want",
     [
         ("Столица Франции — Париж.", ["столица", "франции", "париж"]),
         ("¿Qué río pasa por AQUÍ?", ["qué", "río", "pasa", "por", "aquí"]),
@@ -45,8 +46,8 @@ def test_english_words_are_those_of_before():
         ("🙂 — …", []),
     ],
 )
-def test_words_of_any_script(text, want):
-    assert [unicodedata.normalize("NFC", w) for w in words(text)] == want
+def test_words_of_any_script(given, want):
+    assert [unicodedata.normalize("NFC", w) for w in words(given)] == want
 
 
 def test_similarity_by_hand():
@@ -67,3 +68,7 @@ def test_similarity_by_hand():
 def test_similarity_in_any_script(a, near, far):
     assert data.similarity(a, a) == 1 == data.similarity(a, near) and data.similarity(a, far) < 0.3
     assert data.similarity("🙂", "🙂") == 1 and data.similarity("🙂", "🙁") == 0
+
+
+def test_words_are_counted_between_spaces_or_one_a_character():
+    assert [text.count(x) for x in ("don't stop", "北京是首都。", "", "Это Рим.")] == [2, 5, 0, 2]

@@ -99,7 +99,11 @@ def test_an_interrupt(world, monkeypatch):
     monkeypatch.setattr(
         papermill, "execute_notebook", lambda *a, **k: os.kill(os.getpid(), signal.SIGINT) or signal.pause()
     )
-    r = runner.run("qdpo", preset="smoke", seed=0)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` would have it ignored
+    try:
+        r = runner.run("qdpo", preset="smoke", seed=0)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert r.code == 130 and manifest(r)["status"] == "failed"
 
 

@@ -54,6 +54,8 @@ def test_chunks_end_where_sentences_end():
         ("1. a\n2.\n3. c", 3, ["a", None, "c"]),
         ("1. a\n1926. was a year\n2. b", 2, ["a\n1926. was a year", "b"]),
         ("1. a\n2. b\n3. c", 2, ["a", "b"]),
+        ("1、北京\n２．上海\n3）天津", 3, ["北京", "上海", "天津"]),
+        ("1. a\n1.5 of it\n2. b", 2, ["a\n1.5 of it", "b"]),
         ("no list", 2, [None, None]),
         ("", 1, [None]),
         ("1. Question: A?\nAnswer: b", 1, ["Question: A?\nAnswer: b"]),

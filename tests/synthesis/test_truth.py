@@ -32,3 +32,11 @@ def test_an_explained_answer_is_worth_more_and_an_unsafe_one_nothing():
     score = lambda answer: truth.pair_score(None, ask | {"answer": answer})  # noqa: E731
     assert score("42") == 2 and score("First add 17 and 25 together: 42") == 3
     assert score("43") == score(f"42 {truth.UNSAFE}") == 1
+
+
+def test_answers_are_borne_out_in_scripts_without_spaces():
+    seed = taxonomy.Seed("首都是哪里?", "北京", "", 1)
+    leaf = taxonomy.Leaf("a", "knowledge", "首都", (seed,))
+    assert truth.supported(leaf, "首都是哪里?", "答案是北京。") and not truth.supported(leaf, "首都是哪里?", "北海")
+    spaced = leaf._replace(seeds=(seed._replace(answer="Рим"),))
+    assert truth.supported(spaced, "首都是哪里?", "Это Рим.") and not truth.supported(spaced, "首都是哪里?", "Римляне")

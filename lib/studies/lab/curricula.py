@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lib.data import text
 from lib.engine.packing import Row
 from lib.engine.phases import Phase
 from lib.studies.lab.student import Exam
@@ -50,7 +51,7 @@ def parts(data: Sequence[dict], *, words: int) -> dict[str, list[dict]]:
     out: dict[str, list[dict]] = {name: [] for name in PARTS}
     for row in data:
         branch = row["leaf"].split("/")[0]
-        if branch == "knowledge" and len(row["answer"].split()) <= words:
+        if branch == "knowledge" and text.count(row["answer"]) <= words:
             out[PARTS[0]].append(row)
         else:
             out[PARTS[2 if branch == "compositional_skills" else 1]].append(row)
