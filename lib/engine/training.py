@@ -1,8 +1,9 @@
 """One loop for everything that is trained: bf16 compute weights that are a function of float32 latent parameters.
 
 The model holds plain compute weights, and every forward runs on them at full speed. Once per optimizer step each weight
-is computed anew from its latents (`Q(W)` with straight-through gradient, `Q(W + s B A)`, or just a cast), and the
-gradients gathered on the compute weights over all micro-batches are passed back to the latents in one go.
+is computed anew from its latents (`Q(W)` with straight-through gradient, `Q(W + s B A)`, or just a cast). The gradient
+of a full latent is gathered on its compute weight over all micro-batches and passed back in one go; that of an adapter
+is formed as the two thin products it is, and never as a matrix of the weight's size.
 """
 
 from __future__ import annotations
@@ -38,13 +39,11 @@ class Full:
 
 class LoRA:
     """Q(W + (alpha / r) B A): the adapter sits before the quantizer, W stays frozen. B starts at 0, A as in arXiv
-    2106.09685."""
+    2106.09685. An adapter beside a weight that is not quantized again is `lib.engine.adapters`."""
 
-    def __init__(
-        self, weight: Tensor, quantizer: Quantizer | None, *, rank: int, alpha: float, generator: torch.Generator
-    ):
+    def __init__(self, weight: Tensor, quantizer: Quantizer, *, rank: int, alpha: float, generator: torch.Generator):
         self.quantizer, self.scale = quantizer, alpha / rank
-        self.base = weight.detach().float().clone() if quantizer else dithered(weight)
+        self.base = weight.detach().clone()
         out_features, in_features = weight.shape
         bound = 1 / math.sqrt(in_features)  # kaiming_uniform(a=sqrt(5)), what peft uses
         # drawn where the generator lives, so that the adapter begins alike on every device
@@ -54,8 +53,31 @@ class LoRA:
 
     def weight(self) -> Tensor:
         b, a = self.parameters
-        w = self.base + self.scale * (b @ a)
+        w = self.base.float() + self.scale * (b @ a)
         return straight_through(w, self.quantizer) if self.quantizer else w
+
+    def forward(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """`linear` of x, its weight being this latent's; the gradient goes to B and A."""
+        return _ThinGradient.apply(x, linear.weight, linear.bias, *self.parameters, self.scale)
+
+
+class _ThinGradient(torch.autograd.Function):
+    """y = W x + c for W = Q(W_0 + s B A), straight through Q: with G = dy^T x, dB = s G A^T = s dy^T (x A^T) and
+    dA = s B^T G = s (dy B)^T x, without G."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, b, a, scale):
+        ctx.save_for_backward(x, weight, b, a)
+        ctx.scale = scale
+        return torch.nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, b, a = ctx.saved_tensors
+        rows, wide = x.flatten(0, -2), grad.flatten(0, -2)
+        db = (wide.T @ (rows @ a.T.to(x.dtype))).float() * ctx.scale
+        da = ((wide @ b.to(x.dtype)).T @ rows).float() * ctx.scale
+        return grad @ weight, None, None, db, da, None
 
 
 @torch.no_grad()
@@ -106,17 +128,12 @@ class Latent:
         self.gradients[name] = g.float() if self.gradients[name] is None else self.gradients[name].add_(g)
 
     def backward(self) -> None:
-        """From the gathered gradients to the latents: the identity for Full (straight-through), the chain rule for
-        LoRA."""
+        """From the gathered gradients to the full latents; adapters have theirs already."""
         for name, latent in self.latents.items():
             g, self.gradients[name] = self.gradients[name], None
-            if g is None:
-                continue
-            if isinstance(latent, Full):  # the straight-through gradient, without a second Q(W)
+            if g is not None:  # the straight-through gradient, without a second Q(W)
                 (p,) = latent.parameters
                 p.grad = g
-            else:
-                latent.weight().backward(g)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """The latents with the names of the weights they make."""
@@ -137,7 +154,13 @@ class Latent:
         latents."""
         hooks = []
         self.gradients = dict.fromkeys(self.linears)  # what a step that failed had gathered
+        for p in self.parameters:
+            p.grad = None
         for name, m in self.linears.items():
+            latent = self.latents[name]
+            if isinstance(latent, LoRA):
+                m.forward = partial(latent.forward, m)
+                continue
             m.weight.requires_grad_(True)
             hooks.append(m.weight.register_post_accumulate_grad_hook(partial(self._gather, name)))
         try:
@@ -147,6 +170,7 @@ class Latent:
                 hook.remove()
             for m in self.linears.values():
                 m.weight.requires_grad_(False)
+                m.__dict__.pop("forward", None)
 
 
 def schedule(step: int, warmup: int, horizon: int | None = None, floor: float = 0.1) -> float:

@@ -107,21 +107,30 @@ def test_lora_before_the_quantizer():
     )
 
 
-def test_lora_without_a_quantizer_is_pefts():
-    from peft import LoraConfig, inject_adapter_in_model
-
-    net = nn.Sequential(linear())
-    inject_adapter_in_model(LoraConfig(r=2, lora_alpha=4, target_modules=["0"], lora_dropout=0.0), net)
-    m = linear()
-    make = partial(training.LoRA, quantizer=None, rank=2, alpha=4.0, generator=torch.Generator().manual_seed(0))
-    latent = training.Latent({"a": m}, make)
+def test_an_adapter_never_forms_a_gradient_of_its_weights_size():
+    """Neither the compute weight nor anything of its shape is handed a gradient; sums over micro-batches are those of
+    one batch."""
+    m = nn.Linear(64, 48, bias=False)
+    make = partial(training.LoRA, quantizer=Q, rank=2, alpha=4.0, generator=torch.Generator().manual_seed(0))
+    latent, x = training.Latent({"a": m}, make), torch.randn(6, 5, 64)
     with torch.no_grad():
-        b, a = latent.parameters
-        b.normal_()
-        net[0].lora_A["default"].weight.copy_(a)
-        net[0].lora_B["default"].weight.copy_(b)
+        latent.parameters[0].normal_()
     latent.sync()
-    assert torch.allclose(net(X), m(X), atol=1e-5)
+    whole = []
+    for parts in ((slice(None),), (slice(0, 2), slice(2, 6))):
+        sizes = []
+        with latent.training():
+            for part in parts:
+                saved = lambda t: sizes.append(t.numel()) or t  # noqa: E731
+                with torch.autograd.graph.saved_tensors_hooks(saved, lambda t: t):
+                    m(x[part]).square().sum().backward()
+            latent.backward()
+        assert m.weight.grad is None and not m.weight.requires_grad and "forward" not in m.__dict__
+        whole.append([p.grad.clone() for p in latent.parameters])
+    for a, b in zip(*whole):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+    with latent.training():
+        assert all(p.grad is None for p in latent.parameters)  # what a step that failed had gathered
 
 
 def test_micro_batches_do_not_change_the_result():
@@ -230,7 +239,7 @@ class Broken(torch.autograd.Function):
     [
         partial(training.Full, quantizer=None),
         partial(training.Full, quantizer=Q),
-        partial(training.LoRA, quantizer=None, rank=2, alpha=4, generator=torch.Generator().manual_seed(0)),
+        partial(training.LoRA, quantizer=Q, rank=2, alpha=4, generator=torch.Generator().manual_seed(0)),
     ],
 )
 def test_a_gradient_that_is_not_finite_stops_the_step_by_name(make, value):
@@ -287,13 +296,13 @@ def test_latents_lie_where_their_weights_do(quantizer):
     with FakeTensorMode(), torch.no_grad():
         weight = torch.empty(6, 8, device="cuda")
         adapter = dict(rank=2, alpha=4.0, generator=torch.Generator().manual_seed(0))
-        for latent in (training.LoRA(weight, quantizer, **adapter), training.Full(weight, quantizer)):
+        for latent in (training.LoRA(weight, Q, **adapter), training.Full(weight, quantizer)):
             assert {p.device.type for p in latent.parameters} == {"cuda"} == {latent.weight().device.type}
 
 
 def test_an_adapter_begins_alike_wherever_it_lies_and_batches_are_drawn_where_the_generator_is(monkeypatch):
     g = lambda: torch.Generator().manual_seed(0)  # noqa: E731
-    a = training.LoRA(torch.zeros(6, 8), None, rank=2, alpha=4.0, generator=g()).parameters[1]
+    a = training.LoRA(torch.zeros(6, 8), Q, rank=2, alpha=4.0, generator=g()).parameters[1]
     assert torch.equal(a, torch.empty(2, 8).uniform_(-(8**-0.5), 8**-0.5, generator=g()))
     real, asked = torch.randperm, []
     monkeypatch.setattr(torch, "randperm", lambda *x, device=None, **k: asked.append(device) or real(*x, **k))

@@ -61,7 +61,7 @@ def fit(
     lengths = [len(rows[c.row][0]) + len(rows[c.row][1][c.chosen]) + len(rows[c.row][1][c.rejected]) for c in picks]
     order = seeding.torch_generator(cfg.seed, "order")
     return training.fit(
-        training.Latent(world.linears, _trainable(cfg)),
+        training.Latent(world.linears, partial(training.Full, quantizer=None)),
         training.epochs(len(picks), min(cfg.batch, len(picks)), order, lengths=lengths),
         objective,
         training.AdamW(lr, cfg.warmup, cfg.clip),
@@ -69,14 +69,6 @@ def fit(
         micro=cfg.batch,
         desc=desc,
     )
-
-
-def _trainable(cfg) -> Callable:
-    """What stands for a layer's weight while it trains: itself, or an adapter of the setting's rank."""
-    if not cfg.rank:
-        return partial(training.Full, quantizer=None)
-    adapter = seeding.torch_generator(cfg.seed, "adapter")
-    return partial(training.LoRA, rank=cfg.rank, alpha=cfg.alpha, generator=adapter, quantizer=None)
 
 
 def steps(world: World, n: int) -> int:

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lib.engine import trunk
+from lib.engine import adapters, trunk
 from lib.engine.head import Head, head_of
-from lib.quantization import block_linears
+from lib.harness import seeding
+from lib.quantization.blocks import block_linears, decoder_blocks
 from lib.studies.mrpo.candidates import Candidates
 
 Weights = dict[str, Tensor]
@@ -33,7 +34,7 @@ class World(NamedTuple):
     stop: list[int]  # token ids that end an answer
     top: Any  # the model's last blocks as a model of their own
     head: Head
-    linears: dict[str, nn.Linear]  # what trains
+    linears: dict[str, nn.Linear]  # what trains, layers of the last blocks or the adapters beside them
     pieces: dict[str, list]  # by split: what the frozen blocks make of every candidate
     tokens: dict[str, Tensor]  # by split: lengths (N, n) of the candidates
     weights: dict[str, Weights]  # by reference
@@ -45,8 +46,13 @@ class World(NamedTuple):
 def build(cfg, run, model, tokenizer, splits: dict[str, Candidates], *, stop_ids: Sequence[int]) -> World:
     """The world at its start: the frozen blocks read every candidate once. ValueError if no layer bears the name that
     `targets` asks for."""
+    names = targets(model, cfg)
+    if cfg.rank:
+        g = seeding.torch_generator(cfg.seed, "adapter")
+        linears = adapters.add(model, names, rank=cfg.rank, alpha=cfg.alpha, generator=g)
+    else:
+        linears = {n: model.get_submodule(n) for n in names}
     lower, top = trunk.split(model, cfg.blocks)
-    linears = trained(top, cfg)
     pieces = {name: trunk.states(lower, c.rows(), batch=cfg.eval_batch) for name, c in splits.items()}
     return World(
         cfg=cfg,
@@ -67,15 +73,16 @@ def build(cfg, run, model, tokenizer, splits: dict[str, Candidates], *, stop_ids
     )
 
 
-def trained(top, cfg) -> dict[str, nn.Linear]:
+def targets(model, cfg) -> list[str]:
     """The linear layers of the last blocks that `targets` names."""
-    there = block_linears(top)
-    names = {n: n.rpartition(".")[2] for n in there}
-    found = {n: m for n, m in there.items() if cfg.targets == "all" or names[n] in cfg.items_of("targets")}
+    adapters.remove(model)
+    last = list(decoder_blocks(model))[-cfg.blocks :]
+    there = {n: n.rpartition(".")[2] for n in block_linears(model) if n.startswith(tuple(f"{b}." for b in last))}
+    found = [n for n, own in there.items() if cfg.targets == "all" or own in cfg.items_of("targets")]
     if not found:
         raise ValueError(
             f"no linear layer of the last {cfg.blocks} blocks is called {cfg.targets}; there are "
-            f"{sorted(set(names.values()))}"
+            f"{sorted(set(there.values()))}"
         )
     return found
 
