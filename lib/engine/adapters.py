@@ -17,8 +17,8 @@ NAME = "default"  # peft's name of the adapter: one at a time
 
 
 def add(model, names: Sequence[str], *, rank: int, alpha: float, generator: torch.Generator) -> dict[str, nn.Linear]:
-    """Put an adapter beside each of the linear layers `names` of `model`, in place, and return the adapters' own linears
-    by name (two a layer), in the dtype of the model's activations. A second call starts the adapters anew.
+    """Put an adapter beside each of the linear layers `names` of `model`, in place, and return the adapters' own
+    linears by name (two a layer), in the dtype of the model's activations. A second call starts the adapters anew.
 
     B is 0 and A uniform in +-1 / sqrt(in), as peft's, but drawn where `generator` lives, so that they begin alike on
     every device. ValueError for a name that is no linear layer of the model, or a rank below 1.

@@ -63,9 +63,7 @@ def test_training_moves_adapters_alone_and_only_they_have_gradients(tiny_model):
         tokens = logprobs.token_logprobs(logprobs.hidden_states(model, packed), model.lm_head.weight, packed.target)
         return -tokens.sum(), {}
 
-    curve = training.fit(
-        latent, training.epochs(4, 4, g()), loss, training.AdamW(1e-2, 1, 1.0), steps=5, micro=2
-    )
+    curve = training.fit(latent, training.epochs(4, 4, g()), loss, training.AdamW(1e-2, 1, 1.0), steps=5, micro=2)
     assert curve[-1]["loss"] < curve[0]["loss"]
     now = {n.replace(".base_layer", ""): p for n, p in model.named_parameters() if "lora_" not in n}
     assert now.keys() == base.keys() and all(torch.equal(p, base[n]) and p.grad is None for n, p in now.items())
@@ -82,9 +80,7 @@ def test_peft_reads_back_the_same_logits(tiny_model, dtype, tmp_path):
     moved(adapters.add(model, names(model), rank=2, alpha=4, generator=g()))
     adapters.save(model, tmp_path / "a", base="some/base")
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
-    back = PeftModel.from_pretrained(
-        copy.deepcopy(tiny_model).to(dtype), tmp_path / "a", autocast_adapter_dtype=False
-    )
+    back = PeftModel.from_pretrained(copy.deepcopy(tiny_model).to(dtype), tmp_path / "a", autocast_adapter_dtype=False)
     torch.testing.assert_close(back(IDS).logits, model(IDS).logits)
     assert not torch.allclose(back(IDS).logits, tiny_model.to(dtype)(IDS).logits, atol=1e-2)
     with pytest.raises(ValueError, match="has no adapters to save"):

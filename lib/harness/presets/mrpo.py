@@ -111,6 +111,8 @@ SETTINGS = {
         allowed=(1, 1000)),
     "batch": Setting(smoke=4, small=8, paper=8, published=8, source=CODE, help="pairs a step (effective "
         "batch)", allowed=(1, 4096)),
+    "micro": Setting(smoke=2, small=8, paper=2, published=2, source=CODE + "; cannot change the result",
+        help="pairs a forward, where weights do not move from step to step", allowed=(1, 4096)),
     "warmup": Setting(smoke=1, small=2, paper=0, published=0, source=CODE, help="steps of linear warm-up",
         allowed=(0, 10000)),
     "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=1.0, source="Trainer default", help="gradient norm is "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lib.studies.mrpo import measures, scores
-from lib.studies.mrpo.arms import ARMS, Spec, loss, reference
+from lib.studies.mrpo.arms import ARMS, MOVING, Spec, loss, reference
 from lib.studies.mrpo.candidates import gather
 from lib.studies.mrpo.tasks import Task
 from lib.studies.mrpo.training import Teacher, chosen_states, fit, steps
@@ -39,6 +39,7 @@ def _train(world: World, spec: Spec, label: str, names: Sequence[str], t: Task, 
         start=names[0],
         desc=f"{t.name}: {label}",
         teacher=teacher,
+        whole=spec.weights in MOVING,  # they look at the batch before
     )
 
 

@@ -37,8 +37,12 @@ def fit(
     start: str = "base",
     desc: str,
     teacher: Teacher | None = None,
+    whole: bool = False,
 ) -> list[dict]:
-    """Train the top from the stored weights `start` on preferences of split "train"; returns the curve."""
+    """Train the top from the stored weights `start` on preferences of split "train"; returns the curve.
+
+    whole: the loss is of a whole batch, so that it may not be taken in parts of `micro` pairs.
+    """
     cfg, rows, pieces = world.cfg, world.splits["train"].rows(), world.pieces["train"]
 
     def objective(indices):
@@ -66,7 +70,7 @@ def fit(
         objective,
         training.AdamW(lr, cfg.warmup, cfg.clip),
         steps=steps,
-        micro=cfg.batch,
+        micro=cfg.batch if whole else cfg.micro,
         desc=desc,
     )
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lib import losses
+from lib.harness import presets
 from lib.studies.mrpo import scores, training
 from lib.studies.mrpo.world import load, snapshot
 
@@ -30,3 +31,20 @@ def test_references_are_kept_and_the_model_put_back(world, tiny_model, picks):
     assert torch.equal(logits(), start) and [len(s) for s in states] == [
         len(world.splits["train"].answers[c.row][c.chosen]) for c in chosen
     ]
+
+
+def test_micro_batches_change_no_arm_and_a_loss_of_whole_batches_gets_them(world, picks):
+    chosen, ends, sizes = picks(8), {}, {}
+    for micro, whole in ((1, False), (4, False), (1, True)):
+        cfg, seen = presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0, "MICRO": micro}), []
+
+        def loss(w, l, i, seen=seen):
+            seen.append(len(i))
+            return losses.dpo(w, l, torch.full_like(w, -9.0), torch.full_like(l, -9.0), beta=0.1)
+
+        training.fit(world._replace(cfg=cfg), chosen, loss, lr=1e-3, steps=3, desc="x", whole=whole)
+        ends[micro, whole], sizes[micro, whole] = snapshot(world.linears), seen
+    assert sizes[1, False] == [1] * 12 and sizes[4, False] == sizes[1, True] == [4] * 3
+    for other in ((4, False), (1, True)):
+        for name, w in ends[1, False].items():
+            torch.testing.assert_close(w, ends[other][name], rtol=1e-4, atol=1e-6)
