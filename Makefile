@@ -35,7 +35,7 @@ reproduce: $(STAMP)
 	@$(VENV)/bin/plumbline reproduce --paper '$(PAPER)' --preset '$(PRESET)' --seeds '$(SEEDS)' $(if $(SAFE_FORCE),--force)
 
 test: $(STAMP)
-	@HF_HUB_OFFLINE=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal
+	@HF_HUB_OFFLINE=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 # torch and oneDNN choose kernels by the processor: the formulas must hold with each choice and number of threads
 variants: export HF_HUB_OFFLINE = 1

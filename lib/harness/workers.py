@@ -118,6 +118,8 @@ def _work(pipe, job: Callable[[], Any], run, stage: str, processes: int) -> None
     """In the fork: what the job returns, what it recorded and how it failed, through the pipe."""
     import torch
 
+    # what stops a fork; a run begun with `nohup ... &` has inherited that it be ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(
         max(1, torch.get_num_threads() // processes)
     )  # also keeps the fork away from its parent's thread pool

@@ -55,6 +55,7 @@ def test_known_transforms_windows_and_old_attention(kind):
         assert looked_at(kind) == "accepted"
 
 
+@pytest.mark.slow
 def test_every_architecture_that_can_be_built_tiny():
     found = {}
     for kind in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):

@@ -1,5 +1,6 @@
 """The real notebooks: form, and a headless run of each at smoke; and the tool that checks them."""
 
+import functools
 import json
 
 import nbformat
@@ -28,31 +29,36 @@ def test_every_parameter_is_read_by_the_settings(paper):
 
 @pytest.fixture(scope="module")
 def smoke_runs(tmp_path_factory):
-    """One run through the runner, its arms one after another, one through plain papermill, two arms at a time, of every
-    paper."""
-    folder = tmp_path_factory.mktemp("smoke")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PLUMBLINE_RESULTS", str(folder / "results"))
-        patch.setenv("PLUMBLINE_CACHE", str(folder / "cache"))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        for paper in PAPERS:
+    """The runs of a paper, made when first asked for: one through the runner, its arms one after another, one through
+    plain papermill, two arms at a time."""
+
+    @functools.cache
+    def runs_of(paper):
+        folder, book = tmp_path_factory.mktemp(paper), notebooks.find(paper)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PLUMBLINE_RESULTS", str(folder / "results"))
+            patch.setenv("PLUMBLINE_CACHE", str(folder / "cache"))
+            patch.setenv("OMP_NUM_THREADS", "1")
             patch.setenv("PLUMBLINE_PROCESSES", "1")
             assert runner.run(paper, preset="smoke", seed=0).code == 0
             patch.setenv("PLUMBLINE_PROCESSES", "2")
-            book = notebooks.find(paper)
+            given = {"PRESET": "smoke", "SEED": 0}
             papermill.execute_notebook(
-                str(book),
-                str(folder / f"{paper}.ipynb"),
-                {"PRESET": "smoke", "SEED": 0},
-                progress_bar=False,
-                cwd=str(book.parent),
+                str(book), str(folder / "out.ipynb"), given, progress_bar=False, cwd=str(book.parent)
             )
-        return {p: results.load_runs(p) for p in PAPERS}
+            return results.load_runs(paper)
+
+    return runs_of
 
 
-@pytest.mark.parametrize("paper", PAPERS)
+def of_smoke(paper):
+    """Tests of one paper's smoke runs go to one worker, the long ones first."""
+    return [pytest.mark.slow, pytest.mark.xdist_group(f"smoke {paper}")]
+
+
+@pytest.mark.parametrize("paper", [pytest.param(p, marks=of_smoke(p)) for p in PAPERS])
 def test_runner_and_plain_papermill_agree_and_repeat(smoke_runs, paper):
-    a, b = smoke_runs[paper]
+    a, b = smoke_runs(paper)
     assert a.manifest["status"] == b.manifest["status"] == "done" and a.dir != b.dir
     x, y = (r.metrics().drop(columns="run_id") for r in (a, b))
     x, y = (
@@ -63,8 +69,10 @@ def test_runner_and_plain_papermill_agree_and_repeat(smoke_runs, paper):
     assert (a.dir / "notebook.ipynb").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("smoke qdpo")
 def test_what_a_smoke_run_of_qdpo_records(smoke_runs):
-    run = smoke_runs["qdpo"][0]
+    run = smoke_runs("qdpo")[0]
     m = run.metrics()
     arms = set(run.manifest["settings"]["arms"].split(","))
     assert arms <= set(m.arm), "every arm is measured"
@@ -81,8 +89,10 @@ def test_what_a_smoke_run_of_qdpo_records(smoke_runs):
     assert run.manifest["model"]["sha256"] and run.manifest["data"][0]["rows"] == 480
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("smoke mrpo")
 def test_what_a_smoke_run_of_mrpo_records(smoke_runs):
-    run = smoke_runs["mrpo"][0]
+    run = smoke_runs("mrpo")[0]
     m = run.metrics()
     scarce = m[m.dataset == "held-out plain"]
     assert set(run.manifest["settings"]["arms"].split(",")) <= set(scarce.arm) and "mrpo, mis-scored" in set(scarce.arm)
@@ -95,8 +105,10 @@ def test_what_a_smoke_run_of_mrpo_records(smoke_runs):
     assert (run.items().metric == "true reward").any() and run.manifest["model"]["sha256"]
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("smoke attribute_control")
 def test_what_a_smoke_run_of_attribute_control_records(smoke_runs):
-    run = smoke_runs["attribute_control"][0]
+    run = smoke_runs("attribute_control")[0]
     m, items = run.metrics(), run.items()
     arms = {a for a in run.manifest["settings"]["arms"].split(",")}
     assert arms <= set(items[items.dataset == "written forum"].arm) and arms - {"base", "nado-base"} <= set(
@@ -109,8 +121,10 @@ def test_what_a_smoke_run_of_attribute_control_records(smoke_runs):
     assert exact["forward", "bad mass at 1"] < exact["forward", "bad mass at 0"]
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("smoke lab")
 def test_what_a_smoke_run_of_lab_records(smoke_runs):
-    run = smoke_runs["lab"][0]
+    run = smoke_runs("lab")[0]
     m, items = run.metrics(), run.items()
     arms = set(run.manifest["settings"]["arms"].split(","))
     assert (
@@ -143,6 +157,7 @@ def test_what_a_smoke_run_of_lab_records(smoke_runs):
     }
 
 
+@pytest.mark.slow
 def test_the_timings_run(sandbox, monkeypatch):
     """95_speed at smoke: every comparison is made, in child processes; what they say means nothing at this size."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -285,6 +300,7 @@ FEW = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paper", FEW)
 def test_the_paper_preset_on_miniatures_of_its_models(sandbox, miniatures, monkeypatch, paper):
     """Its settings as they are, but for models, device and sizes."""

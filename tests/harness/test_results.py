@@ -106,6 +106,7 @@ def test_published_numbers_must_be_seen(sandbox):
         results.published("x")
 
 
+@pytest.mark.slow
 def test_the_committed_pages_are_what_the_committed_runs_give():
     assert index.check() == []
 

@@ -1,6 +1,7 @@
 """Pieces of a run side by side: order, what they record, how they fail."""
 
 import os
+import signal
 import time
 from functools import partial
 from types import SimpleNamespace
@@ -126,17 +127,23 @@ def test_what_cannot_be_sent_is_an_error(two):
         list(workers.each({"bad": lambda: lambda: 0, "fine": int}, desc="arms"))
 
 
-def test_stopping_stops_the_forks(two, tmp_path):
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])  # SIG_IGN: nohup ... &
+def test_stopping_stops_the_forks(two, tmp_path, handler):
     def long():
         try:
             time.sleep(60)
         finally:
             (tmp_path / f"{os.getpid()}").touch()
 
-    begun, runs = time.monotonic(), workers.each({"quick": int, "long": long}, desc="arms")
-    assert next(runs) == ("quick", 0)
-    time.sleep(0.3)
-    runs.close()
+    begun, before = time.monotonic(), signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, handler)
+    try:
+        runs = workers.each({"quick": int, "long": long}, desc="arms")
+        assert next(runs) == ("quick", 0)
+        time.sleep(0.3)
+        runs.close()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - begun < 20 and len(list(tmp_path.iterdir())) == 1
 
 

@@ -186,6 +186,7 @@ def test_questions_in_other_files(tmp_path):
             tasks.load_task(write(tmp_path, "", config))
 
 
+@pytest.mark.slow
 def test_tasks_of_lm_eval_by_name_and_shots(tiny_model, byte_tokenizer, task, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\n".join(json.dumps(r) for r in task["rows"][:12]))

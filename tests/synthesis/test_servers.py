@@ -112,6 +112,7 @@ def test_an_address_that_is_none_is_refused():
         servers.Chat("localhost:1", "m", seed=0)
 
 
+@pytest.mark.slow
 def test_the_client_asks_transformers_serve(tmp_path, tiny_model, byte_tokenizer):
     """The server that ships with transformers, as a process of its own, with a model from a folder."""
     for package in ("uvicorn", "fastapi", "openai"):
