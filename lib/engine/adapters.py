@@ -35,17 +35,17 @@ def add(model, names: Sequence[str], *, rank: int, alpha: float, generator: torc
     if remove(model):
         modules = dict(model.named_modules())
     dtype = model.dtype if model.dtype.is_floating_point else torch.get_default_dtype()
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(names)), model, adapter_name=NAME)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(names))
+    inject_adapter_in_model(config, model, adapter_name=NAME, low_cpu_mem_usage=True)  # without weights
     model.requires_grad_(False)
     modules = dict(model.named_modules())
     for name in names:
         layer = modules[name]
-        a, b = layer.lora_A[NAME].to(dtype), layer.lora_B[NAME].to(dtype)
+        a, b, where = layer.lora_A[NAME], layer.lora_B[NAME], layer.get_base_layer().weight.device
         bound = 1 / math.sqrt(a.in_features)
         start = torch.empty(a.weight.shape, device=generator.device).uniform_(-bound, bound, generator=generator)
-        with torch.no_grad():
-            a.weight.copy_(start)
-            b.weight.zero_()
+        a.weight = nn.Parameter(start.to(where, dtype), requires_grad=False)
+        b.weight = nn.Parameter(torch.zeros(b.weight.shape, device=where, dtype=dtype), requires_grad=False)
     return linears(model)
 
 

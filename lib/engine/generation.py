@@ -221,7 +221,7 @@ def _batch_apart(model, prompts, n, max_new_tokens, stop, draw_, steer) -> list[
 def _batch(model, prompts, n, max_new_tokens, stop, draw_, steer, seen: list[Tensor]) -> list[list[Completion]]:
     device, head = model.device, _logits(model, steer)
     lengths = torch.tensor([len(p) for p in prompts])
-    width = int(lengths.max())
+    width = max(map(len, prompts))
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     for i, p in enumerate(prompts):
         ids[i, : len(p)] = torch.as_tensor(p)

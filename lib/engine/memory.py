@@ -7,15 +7,25 @@ at once. So whatever the engine does is counted, a new code path included; what 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lib.data import Pair
+from lib.engine import attention, generation, objectives, training, trunk
+from lib.engine.head import head_of
+from lib.engine.logprobs import hidden_states, pack, token_logprobs
+from lib.losses import dpo
+
 ANY = 1  # what a tensor without numbers says where one is asked for: true, and a token that ends an answer
+
+ASKED = (torch.ops.aten._local_scalar_dense, torch.ops.aten.item, torch.ops.aten.is_nonzero)
 
 
 class Meter(TorchDispatchMode):
@@ -27,7 +37,7 @@ class Meter(TorchDispatchMode):
         self._alive: dict[int, int] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func.overloadpacket in ASKED:
             return ANY
         out = func(*args, **(kwargs or {}))
         for x in tree_leaves(out):
@@ -53,15 +63,23 @@ def shapes() -> Iterator[Meter]:
     """with shapes() as meter: tensors made inside have shapes and no numbers; the meter says what they would take."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(allow_non_fake_inputs=True), Meter() as meter:
+    with (
+        mock.patch.object(Tensor, "tolist", lambda x: _list(x.shape)),
+        # a module that is moved swaps its weights, which torch refuses while its fake tensors know each other
+        mock.patch.object(torch.utils.weakref, "getweakrefs", lambda x: []),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        Meter() as meter,
+    ):
         yield meter
+
+
+def _list(shape: Sequence[int]):
+    return [_list(shape[1:]) for _ in range(shape[0])] if len(shape) else ANY
 
 
 def model_of(config, dtype: torch.dtype):
     """A causal language model of this config as `models.load` would give it, without weights; inside `shapes`."""
     from transformers import AutoModelForCausalLM
-
-    from lib.engine import attention
 
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # cast afterwards, both would be counted
@@ -82,3 +100,47 @@ def peaks(work: Callable[[], Iterator[str]]) -> dict[str, int]:
             out[stage] = max(meter.peak, out.get(stage, 0))
             meter.peak = meter.now
     return out
+
+
+# ---- pieces of work at given sizes: a prompt of `prompt` tokens, answers of `answer`
+
+
+def preference_steps(model, latent, *, micro: int, prompt: int, answer: int, checkpoint: bool = False) -> None:
+    """Two optimizer steps on `micro` pairs: from the second on Adam's moments are there before the forward is."""
+    pairs = [Pair("pair", [ANY] * prompt, [ANY] * answer, [ANY] * answer, 0)] * micro
+    ref = torch.zeros(micro)
+    objective = objectives.preference(model, pairs, partial(dpo, beta=0.1), ref_w=ref, ref_l=ref)
+    stepper = training.Stepper(latent, training.AdamW(1e-6, 1, 1.0))
+    with training.checkpointed(model, on=checkpoint):
+        for _ in range(2):
+            stepper.step(range(micro), objective, micro=micro)
+
+
+def top_steps(top, latent, *, micro: int, prompt: int, answer: int, answers: int = 2) -> None:
+    """Two optimizer steps of a model's last blocks (`trunk.split`) on `micro` prompts with `answers` answers each."""
+    rows = [([ANY] * prompt, [[ANY] * answer] * answers)] * micro
+    width, head = top.config.get_text_config(decoder=True).hidden_size, head_of(top)
+
+    def objective(indices):
+        pieces = [[torch.zeros(n, width, dtype=top.dtype) for n in (prompt, *[answer] * answers)] for _ in indices]
+        packed, hidden = trunk.top_states(top, rows, pieces)
+        return token_logprobs(hidden, head, packed.target).sum(), {}
+
+    stepper = training.Stepper(latent, training.AdamW(1e-6, 1, 1.0))
+    for _ in range(2):
+        stepper.step(range(micro), objective, micro=micro)
+
+
+def answers(model, *, batch: int, prompt: int, new_tokens: int, n: int = 1) -> None:
+    """The first token of n answers to each of `batch` prompts, with room for all that may come."""
+    how = generation.Sampling(1.0, torch.Generator(), n=n) if n > 1 else generation.GREEDY
+    generation.generate(
+        model, [[ANY] * prompt] * batch, max_new_tokens=new_tokens, stop_ids=[ANY], batch=batch, sampling=how
+    )
+
+
+@torch.inference_mode()
+def scores(model, *, batch: int, prompt: int, answer: int, answers: int = 2) -> None:
+    """Log-probs of `answers` answers to each of `batch` prompts."""
+    packed = pack([([ANY] * prompt, [[ANY] * answer] * answers)] * batch)
+    token_logprobs(hidden_states(model, packed), head_of(model), packed.target)

@@ -27,7 +27,7 @@ def test_every_parameter_is_read_by_the_settings(paper):
     runner.validate(paper, "paper", 0, {})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def smoke_runs(tmp_path_factory):
     """The runs of a paper, made when first asked for: one through the runner, its arms one after another, one through
     plain papermill, two arms at a time."""
