@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 from unittest import mock
 
 import torch
@@ -28,34 +29,57 @@ ANY = 1  # what a tensor without numbers says where one is asked for: true, and 
 ASKED = (torch.ops.aten._local_scalar_dense, torch.ops.aten.item, torch.ops.aten.is_nonzero)
 
 
+class Bytes(NamedTuple):
+    """What is alive at once: on the device that computes, and on the host, which are one where that is the CPU."""
+
+    device: int = 0
+    host: int = 0
+
+
 class Meter(TorchDispatchMode):
-    """Counts the bytes of all storages that are alive: `now`, and the most so far, `peak`."""
+    """Counts the bytes of all storages that are alive: `now`, and the most so far of each kind, `peak`.
+
+    On the host are what `Tensor.cpu` gives inside `shapes` and whatever is made of such tensors alone.
+    """
 
     def __init__(self):
         super().__init__()
-        self.now = self.peak = 0
-        self._alive: dict[int, int] = {}
+        self.now = self.peak = Bytes()
+        self._alive: dict[int, Bytes] = {}  # by storage
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.overloadpacket in ASKED:
             return ANY
         out = func(*args, **(kwargs or {}))
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        host = bool(given) and all(self._on_host(x) for x in given)
         for x in tree_leaves(out):
             if isinstance(x, Tensor):
-                self._count(x.untyped_storage())
+                self._count(x.untyped_storage(), host)
         return out
 
-    def _count(self, storage) -> None:
+    def to_host(self, x: Tensor) -> Tensor:
+        """A copy on the host."""
+        x = x.clone()
+        self._gone(x.untyped_storage()._cdata)
+        self._count(x.untyped_storage(), True)
+        return x
+
+    def _on_host(self, x: Tensor) -> bool:
+        return self._alive.get(x.untyped_storage()._cdata, Bytes()).host > 0
+
+    def _count(self, storage, host: bool) -> None:
         key = storage._cdata
         if key in self._alive:
             return
-        self._alive[key] = storage.nbytes()
-        self.now += self._alive[key]
-        self.peak = max(self.peak, self.now)
+        size = storage.nbytes()
+        self._alive[key] = Bytes(0, size) if host else Bytes(size, 0)
+        self.now = Bytes(*(a + b for a, b in zip(self.now, self._alive[key])))
+        self.peak = Bytes(*map(max, self.peak, self.now))
         weakref.finalize(storage, self._gone, key)
 
     def _gone(self, key: int) -> None:
-        self.now -= self._alive.pop(key, 0)
+        self.now = Bytes(*(a - b for a, b in zip(self.now, self._alive.pop(key, Bytes()))))
 
 
 @contextmanager
@@ -63,12 +87,14 @@ def shapes() -> Iterator[Meter]:
     """with shapes() as meter: tensors made inside have shapes and no numbers; the meter says what they would take."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    meter = Meter()
     with (
         mock.patch.object(Tensor, "tolist", lambda x: _list(x.shape)),
+        mock.patch.object(Tensor, "cpu", lambda x: meter.to_host(x)),
         # a module that is moved swaps its weights, which torch refuses while its fake tensors know each other
         mock.patch.object(torch.utils.weakref, "getweakrefs", lambda x: []),
         FakeTensorMode(allow_non_fake_inputs=True),
-        Meter() as meter,
+        meter,
     ):
         yield meter
 
@@ -92,13 +118,15 @@ def model_of(config, dtype: torch.dtype):
     return model
 
 
-def peaks(work: Callable[[], Iterator[str]]) -> dict[str, int]:
+def peaks(work: Callable[[], Iterator[str]]) -> dict[str, Bytes]:
     """Bytes at the height of each stage of `work`, a generator that names a stage once it is over."""
     out = {}
     with shapes() as meter:
         for stage in work():
-            out[stage] = max(meter.peak, out.get(stage, 0))
-            meter.peak = meter.now
+            out[stage] = meter.peak
+            meter.peak = (
+                Bytes()
+            )  # what a stage begins with shows at its first tensor; it may give something back before
     return out
 
 
@@ -122,7 +150,10 @@ def top_steps(top, latent, *, micro: int, prompt: int, answer: int, answers: int
     width, head = top.config.get_text_config(decoder=True).hidden_size, head_of(top)
 
     def objective(indices):
-        pieces = [[torch.zeros(n, width, dtype=top.dtype) for n in (prompt, *[answer] * answers)] for _ in indices]
+        pieces = [
+            [torch.zeros(n, width, dtype=top.dtype, device=top.device) for n in (prompt, *[answer] * answers)]
+            for _ in indices
+        ]
         packed, hidden = trunk.top_states(top, rows, pieces)
         return token_logprobs(hidden, head, packed.target).sum(), {}
 

@@ -34,7 +34,7 @@ class Full:
     """
 
     def __init__(self, weight: Tensor, quantizer: Quantizer | None, *, host: bool = False):
-        self.quantizer, self.device = quantizer, weight.device
+        self.quantizer, self.device, self.host = quantizer, weight.device, host
         master = weight.detach().float().clone() if quantizer else dithered(weight)
         self.parameters = [nn.Parameter(master.cpu() if host else master)]
 
@@ -131,7 +131,7 @@ class Latent:
         """Move a micro-batch's gradient into its float32 sum as soon as it is there: bf16 sums would lose the small
         ones."""
         g, weight.grad = weight.grad, None
-        g = g.to(self.latents[name].parameters[0].device)
+        g = g.cpu() if self.latents[name].host else g
         self.gradients[name] = g.float() if self.gradients[name] is None else self.gradients[name].add_(g)
 
     def backward(self) -> None:
@@ -147,7 +147,8 @@ class Latent:
         return ((name, p) for name, latent in self.latents.items() for p in latent.parameters)
 
     def snapshot(self) -> list[Tensor]:
-        return [p.detach().clone() for p in self.parameters]
+        """Copies of the latents in the computer's memory."""
+        return [p.detach().clone().cpu() for p in self.parameters]
 
     @torch.no_grad()
     def restore(self, snapshot: list[Tensor]) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from lib.harness import index, notebooks, paths, presets, results, runner
+from lib.harness import fits, index, notebooks, paths, presets, results, runner
 
 app = typer.Typer(
     add_completion=False,
@@ -27,7 +27,7 @@ app.add_typer(books, name="notebooks")
 curriculum = typer.Typer(no_args_is_help=True, help="Check a taxonomy of qna.yaml files.")
 app.add_typer(curriculum, name="taxonomy")
 SHOWN = 20  # problems of a taxonomy
-NEED_GB = {"smoke": 1, "small": 6, "paper": 64}
+NEED_GB = {"smoke": 1, "small": 6}  # the largest process of the cited runs, rounded up
 
 
 def one_sentence(command):
@@ -101,6 +101,39 @@ def run(
     """Run one paper's notebook once."""
     given = overrides(paper, map(assignment, set_ or []))
     raise typer.Exit(runner.run(paper, preset=preset, seed=seed, overrides=given, force=force).code)
+
+
+@app.command("fits")
+@one_sentence
+def fits_(
+    paper: str,
+    preset: Annotated[str, typer.Option(help="smoke, small or paper")] = "paper",
+    memory: Annotated[float | None, typer.Option(help="GB of the device; what there is here if not given")] = None,
+    host: Annotated[float | None, typer.Option(help="GB of the computer; what there is here if not given")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, repeatable")] = None,
+    write: Annotated[bool, typer.Option(help="keep it in results/tables/memory.csv")] = False,
+) -> None:
+    """Say what every stage takes of memory, before anything is loaded; exit code 1 if it does not fit."""
+    which = notebooks.papers() if paper == "all" else [paper]
+    found, bad = {}, False
+    for name in which:
+        cfg = presets.resolve(name, {"PRESET": preset, "SEED": 0} | upper(overrides(name, map(assignment, set_ or []))))
+        typer.echo(f"{name}, preset {preset}: {cfg['model']}, {cfg['dtype']} on {cfg['device']}")
+        found[name] = fits.footprint(name, {"PRESET": preset, "SEED": 0} | upper(dict(cfg)))
+        for s in found[name]:
+            there = f", {s.host:.1f} GB on the host" if s.host else ""
+            typer.echo(f"  {s.device:6.1f} GB  {s.name}{there}")
+        room = fits.there_is(cfg["device"]) if memory is None else memory
+        no = fits.objection(found[name], dict(cfg), memory=room, host=fits.there_is("cpu") if host is None else host)
+        typer.echo(f"  does not fit: {no}" if no else f"  fits {room:.0f} GB")
+        bad |= bool(no)
+    if write:
+        typer.echo(fits.write(preset, found).relative_to(paths.ROOT))
+    raise typer.Exit(bad)
+
+
+def upper(given: dict) -> dict:
+    return {k.upper(): v for k, v in given.items()}
 
 
 @app.command()
@@ -202,10 +235,11 @@ def doctor() -> None:
     embedded = (paths.CACHE / "models" / "smollm2-135m-instruct" / "plumbline.json").exists()
     typer.echo(f"embedded model: {'in data/cache' if embedded else 'not fetched yet (93 MB, once)'}")
     for preset, need in NEED_GB.items():
-        fits = video >= need if preset == "paper" else memory >= need
-        typer.echo(
-            f"preset {preset}: {'fits' if fits else f'needs {need} GB' + (' on a GPU' if preset == 'paper' else '')}"
-        )
+        typer.echo(f"preset {preset}: {'fits' if memory >= need else f'needs {need} GB'}")
+    for paper, (need, host) in fits.known("paper").items():
+        there = f" and {host:.0f} GB of memory" if host else ""
+        enough = video >= need and memory >= host
+        typer.echo(f"preset paper of {paper}: {'fits' if enough else f'needs {need:.0f} GB on a GPU{there}'}")
     raise typer.Exit(bad)
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.harness import claims, index, notebooks, paths, presets, results, runs
+from lib.harness import claims, fits, index, notebooks, paths, presets, results, runs
 from lib.harness.progress import duration
 
 TIME_LIMIT = {"smoke": 900, "small": 3 * 3600, "paper": None}  # seconds a run
@@ -88,6 +88,8 @@ def run(
     if not force and (done := finished(cfg)):
         _say(f"{paper} {preset} seed {seed}: already done in {done.dir.name} (FORCE=1 or --force runs it again)")
         return RunResult(done.dir, OK, "already done")
+    if preset == "paper" and (unknown := fits.check(paper, cfg)):
+        _say(f"{paper}: {unknown}; running without that check")
     folder = runs.new_run_dir(paper, preset, seed)
     runs.reserve(folder, cfg, path.stem)
     limit = timeout or TIME_LIMIT[preset]

@@ -24,24 +24,28 @@ def full(model, **how):
     return training.Latent(block_linears(model), partial(training.Full, quantizer=None, **how))
 
 
+def device(work):
+    return {stage: peak.device for stage, peak in memory.peaks(work).items()}
+
+
 def test_the_meter_counts_what_is_alive():
     with memory.shapes() as meter:
         a = torch.empty(1000)
         b = a.view(10, 100)  # no storage of its own
-        assert meter.now == meter.peak == 4000
+        assert meter.now == meter.peak == (4000, 0)
         c = a + 1
-        assert meter.now == 8000
+        assert meter.now.device == 8000
         del a, c
-        assert meter.now == 4000 and meter.peak == 8000  # b holds a's
+        assert meter.now.device == 4000 and meter.peak.device == 8000  # b holds a's
         del b
-        assert meter.now == 0
+        assert meter.now == (0, 0)
 
 
 def test_seven_billion_weights_take_two_bytes_each_and_none_of_this_machine():
     with memory.shapes() as meter:
         model = memory.model_of(known.config_of("lmsys/vicuna-7b-v1.5"), torch.bfloat16)
         count = sum(p.numel() for p in model.parameters())
-        assert count == 6738415616 and meter.now == pytest.approx(2 * count, rel=1e-5)
+        assert count == 6738415616 and meter.now.device == pytest.approx(2 * count, rel=1e-5)
 
 
 def test_a_full_step_takes_sixteen_bytes_a_weight_and_an_adapter_hardly_any():
@@ -52,10 +56,12 @@ def test_a_full_step_takes_sixteen_bytes_a_weight_and_an_adapter_hardly_any():
         yield "full"
         names = list(block_linears(model))
         made = adapters.add(model, names, rank=2, alpha=4, generator=torch.Generator().manual_seed(0))
-        memory.preference_steps(model, training.Latent(made, partial(training.Full, quantizer=None)), micro=1, prompt=4, answer=4)  # noqa: E501
+        memory.preference_steps(
+            model, training.Latent(made, partial(training.Full, quantizer=None)), micro=1, prompt=4, answer=4
+        )  # noqa: E501
         yield "adapters"
 
-    got, weights = memory.peaks(work), 4 * (4 * 256**2 + 3 * 3 * 256**2)
+    got, weights = device(work), 4 * (4 * 256**2 + 3 * 3 * 256**2)
     assert got["full"] - got["load"] == pytest.approx(16 * weights, rel=0.05)
     assert got["adapters"] - got["load"] < 2 * weights  # no gradient of a weight's size
 
@@ -67,7 +73,7 @@ def test_checkpointing_keeps_one_block_at_a_time_and_changes_no_gradient(tiny_mo
         memory.preference_steps(model, full(model), micro=4, prompt=100, answer=100, checkpoint=on)
         yield "steps"
 
-    plain, saved = (memory.peaks(partial(work, on)) for on in (False, True))
+    plain, saved = (device(partial(work, on)) for on in (False, True))
     state = 20 * 8 * 13 * 64**2
     assert saved["steps"] - state < 0.5 * (plain["steps"] - state)
     ids, grads = torch.tensor([[5, 6, 7, 8]]), []
@@ -88,6 +94,22 @@ def test_latents_on_the_host_leave_the_accelerator_the_compute_weights():
         weight = torch.empty(6, 8, device="cuda", dtype=torch.bfloat16)
         latent = training.Full(weight, lambda w: w * 1, host=True)
         assert latent.parameters[0].device.type == "cpu" and latent.weight().device.type == "cuda"
+
+
+def test_the_host_takes_what_the_accelerator_is_spared():
+    def work(host):
+        model = memory.model_of(small(256, 4), torch.bfloat16)
+        yield "load"
+        latent = full(model, host=host)
+        kept = latent.snapshot()
+        memory.preference_steps(model, latent, micro=1, prompt=4, answer=4)
+        yield "steps"
+        del kept
+
+    weights = 4 * (4 * 256**2 + 3 * 3 * 256**2)
+    here, there = (memory.peaks(partial(work, host))["steps"] for host in (False, True))
+    assert there.host == pytest.approx(20 * weights, rel=0.05)  # masters, gradients, two moments, a snapshot
+    assert here.device - there.device > 14 * weights and here.host == pytest.approx(4 * weights, rel=0.05)
 
 
 WORK = """
@@ -122,7 +144,7 @@ def test_the_forecast_is_within_15_percent_of_what_a_process_takes(sizes, tmp_pa
         memory.preference_steps(model, full(model), micro=4, prompt=64, answer=64)
         yield "steps"
 
-    forecast = memory.peaks(work)["steps"]
+    forecast = device(work)["steps"]
     (tmp_path / "tests_memory.py").write_bytes((ROOT / "tests/engine/test_memory.py").read_bytes())
     env = {"PATH": "", "PYTHONPATH": f"{ROOT}:{tmp_path}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     env |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -142,6 +164,6 @@ def test_answers_and_scores_are_counted():
         memory.scores(model, batch=4, prompt=50, answer=50)
         yield "scores"
 
-    got = memory.peaks(work)
+    got = device(work)
     cache = 2 * 2 * 4 * (50 + 3 * 200) * 64 * 4  # keys and values, layers, rows, slots, width, bytes
     assert got["answers"] - got["load"] == pytest.approx(cache, rel=0.3) and got["scores"] > got["load"]

@@ -100,6 +100,10 @@ SETTINGS = {
         "(effective batch)", allowed=(1, 4096)),
     "micro": Setting(smoke=4, small=8, paper=4, published=None, source="ours; cannot change the "
         "result", help="rows a forward", allowed=(1, 4096)),
+    "host": Setting(smoke=False, small=False, paper=True, published=None, source="ours; cannot change the result",
+        help="whether float32 weights, gradients and moments stay in the computer's memory, off the accelerator"),
+    "checkpoint": Setting(smoke=False, small=False, paper=True, published=None, source="ours; cannot change the "
+        "result", help="whether blocks are computed again in the backward pass in place of being kept"),
     "warmup": Setting(smoke=1, small=3, paper=10, published=None, source=OURS, help="steps of linear warm-up",
         allowed=(0, 10000)),
     "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=None, source=OURS, help="gradient norm is clipped "

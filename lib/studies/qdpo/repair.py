@@ -57,19 +57,20 @@ def train(
         latent.sync()
         before = _codes(study, latent)
         study.run.metric("arms", "weights", arm, "bits per weight", _size(before.values()))
-        study.curves[arm] = training.fit(
-            latent,
-            training.epochs(n, min(cfg.batch, n), seeding.torch_generator(cfg.seed, "order"), lengths=lengths),
-            objective,
-            training.AdamW(lr, cfg.warmup, cfg.clip),
-            steps=cfg.steps,
-            micro=cfg.micro,
-            validation=training.Validation(
-                lambda: study.validation.validation(study.student), every=cfg.validate_every, select="kl"
-            ),
-            stop=None if target is None else lambda curve: _reached(curve, target),
-            desc=arm,
-        )
+        with training.checkpointed(study.student, on=cfg.checkpoint):
+            study.curves[arm] = training.fit(
+                latent,
+                training.epochs(n, min(cfg.batch, n), seeding.torch_generator(cfg.seed, "order"), lengths=lengths),
+                objective,
+                training.AdamW(lr, cfg.warmup, cfg.clip),
+                steps=cfg.steps,
+                micro=cfg.micro,
+                validation=training.Validation(
+                    lambda: study.validation.validation(study.student), every=cfg.validate_every, select="kl"
+                ),
+                stop=None if target is None else lambda curve: _reached(curve, target),
+                desc=arm,
+            )
         _record(study, arm, lr=lr, changed=_changed(before, _codes(study, latent)))
         measure(study, arm, study.student)
     return latent
@@ -78,7 +79,7 @@ def train(
 def _latent(study: Study, *, lora: bool) -> Callable:
     """What stands behind a quantized weight while it trains: the weight itself, or an adapter before the quantizer."""
     if not lora:
-        return partial(training.Full, quantizer=study.quantizer)
+        return partial(training.Full, quantizer=study.quantizer, host=study.cfg.host)
     generator = seeding.torch_generator(study.cfg.seed, "lora")
     adapter = dict(rank=study.cfg.lora_rank, alpha=study.cfg.lora_alpha, generator=generator)
     return partial(training.LoRA, quantizer=study.quantizer, **adapter)
@@ -103,7 +104,8 @@ def _size(stored: Collection) -> float:
 
 
 def _codes(study: Study, latent) -> dict:
-    return {name: rtn.quantize(_plain(x), **study.format) for name, x in latent.latents.items()}
+    """On the computer's side: with 7B weights they would take 7 GB of the accelerator."""
+    return {name: rtn.quantize(_plain(x).cpu(), **study.format) for name, x in latent.latents.items()}
 
 
 def _changed(before: dict, after: dict) -> float:

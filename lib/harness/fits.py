@@ -1,0 +1,137 @@
+"""Whether a run will fit this machine, before anything of it is loaded.
+
+What it takes is reckoned by `lib.studies.footprints` in a process of its own, on shapes alone; here it is compared with
+what there is, and said in one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.harness import paths
+
+GB = 2**30
+SLACK = 1.1  # what kernels and the allocator take beside the tensors that are counted
+LEVERS = {  # by words of a stage's name: settings that make it smaller
+    "generation_batch": ("answers", "candidates", "samples"),
+    "eval_batch": ("scores", "rewards"),
+    "micro": ("training", "steps"),
+    "pack": ("training",),
+    "blocks": ("training", "latents"),
+    "host": ("training: weights",),
+    "checkpoint": ("training",),
+    "arms": ("AWQ",),
+}
+
+
+class Stage(NamedTuple):
+    """A stage's height in GB: on the device that computes, and on the host where that is another."""
+
+    name: str
+    device: float
+    host: float
+
+
+def footprint(paper: str, settings: dict) -> list[Stage]:
+    """What each stage of a paper's study takes with these settings (PRESET, SEED, overrides in capitals).
+
+    ValueError with the reason where it cannot be told: a paper without a study, a model of unknown shape.
+    """
+    environment = os.environ | {
+        "CUDA_VISIBLE_DEVICES": "",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONWARNINGS": "ignore",
+    }
+    command = [sys.executable, "-m", "lib.studies.footprints", paper, json.dumps(settings)]
+    done = subprocess.run(command, cwd=paths.ROOT, env=environment, capture_output=True, text=True)
+    said = [line for line in done.stdout.splitlines() if line.startswith("#footprint ")]
+    if not said:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(f"what {paper} takes of memory cannot be told: {last}")
+    stages = json.loads(said[0].split(" ", 1)[1])
+    return [Stage(name, SLACK * device / GB, SLACK * host / GB) for name, (device, host) in stages.items()]
+
+
+def there_is(device: str) -> float:
+    """GB of the device: of the first GPU, or of the machine; 0 for a GPU that is not there."""
+    if device == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / GB if torch.cuda.is_available() else 0.0
+
+
+def objection(stages: list[Stage], settings: dict, *, memory: float, host: float) -> str | None:
+    """One sentence with what is too large, by how much, and which settings would help; None where all fits."""
+    apart = settings["device"] != "cpu"
+    worst = max(stages, key=lambda s: s.device + (0 if apart else s.host))
+    need = worst.device + (0 if apart else worst.host)
+    if need > memory:
+        return (
+            f"{worst.name!r} takes {need:.1f} GB of the {memory:.1f} GB of {settings['device']}: "
+            f"{_advice(worst.name, settings)}"
+        )
+    worst = max(stages, key=lambda s: s.host)
+    if apart and worst.host > host:
+        return (
+            f"{worst.name!r} takes {worst.host:.1f} GB of the {host:.1f} GB of the computer's memory: "
+            f"{_advice(worst.name, settings)}"
+        )
+    return None
+
+
+def _advice(stage: str, settings: dict) -> str:
+    help_ = [n for n, words in LEVERS.items() if n in settings and any(w in stage for w in words)]
+    on = {"host", "checkpoint"}
+    asked = [f"{n.upper()}=True" if n in on else f"a smaller {n.upper()}" for n in help_ if settings[n] is not True]
+    asked = [a.replace("a smaller ARMS", "ARMS without awq and gptq") for a in asked]
+    return f"try {', '.join(asked)} or another MODEL" if asked else "try another MODEL"
+
+
+def check(paper: str, cfg) -> str | None:
+    """Raise ValueError where a run at these settings cannot fit here; a sentence where that cannot be told."""
+    if cfg["device"] == "cuda" and not there_is("cuda"):
+        raise ValueError(f"{paper} asks for the device cuda, and torch finds none here; DEVICE=cpu runs without")
+    try:
+        stages = footprint(paper, {"PRESET": cfg.preset, "SEED": 0} | {k.upper(): v for k, v in dict(cfg).items()})
+    except ValueError as error:
+        return str(error)
+    no = objection(stages, dict(cfg), memory=there_is(cfg["device"]), host=there_is("cpu"))
+    if no:
+        raise ValueError(f"{paper} does not fit: {no}")
+    return None
+
+
+def _table() -> Path:
+    return paths.RESULTS / "tables" / "memory.csv"
+
+
+def write(preset: str, found: dict[str, list[Stage]]) -> Path:
+    """Keep the stages of these papers in results/tables/memory.csv, in place of what it had of them."""
+    import pandas as pd
+
+    columns = ["paper", "preset", "stage", "device GB", "host GB"]
+    rows = [(p, preset, s.name, round(s.device, 1), round(s.host, 1)) for p, stages in found.items() for s in stages]
+    table, path = pd.DataFrame(rows, columns=columns), _table()
+    if path.exists():
+        before = pd.read_csv(path)
+        table = pd.concat([before[~(before.paper.isin(found) & (before.preset == preset))], table])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False)
+    return path
+
+
+def known(preset: str) -> dict[str, tuple[float, float]]:
+    """(device, host) GB of each paper at this preset, from the table; empty where there is none."""
+    import pandas as pd
+
+    if not _table().exists():
+        return {}
+    table = pd.read_csv(_table())
+    heights = table[table.preset == preset].groupby("paper", sort=False)[["device GB", "host GB"]].max()
+    return {paper: (row["device GB"], row["host GB"]) for paper, row in heights.iterrows()}

@@ -1,0 +1,73 @@
+"""Whether a run fits: stages against what there is, one sentence, and the runner that asks before it begins."""
+
+import pytest
+from typer.testing import CliRunner
+
+from lib.harness import cli, fits, paths, runner
+
+STAGES = [fits.Stage("load", 10, 0), fits.Stage("training: weights", 20, 50), fits.Stage("answers", 30, 0)]
+SETTINGS = {"device": "cuda", "micro": 4, "host": False, "checkpoint": True, "generation_batch": 32}
+
+
+@pytest.mark.parametrize("memory, host, words", [
+    (31, 51, None),
+    (29, 51, "^'answers' takes 30.0 GB of the 29.0 GB of cuda: try a smaller GENERATION_BATCH or another MODEL$"),
+    (31, 49, "^'training: weights' takes 50.0 GB of the 49.0 GB of the computer's memory: try .* MICRO, HOST=True"),
+])  # fmt: skip
+def test_what_is_too_large_is_named_with_what_would_help(memory, host, words):
+    import re
+
+    said = fits.objection(STAGES, SETTINGS, memory=memory, host=host)
+    assert said is None if words is None else re.search(words, said)
+
+
+def test_on_the_cpu_the_host_is_the_device():
+    cpu = SETTINGS | {"device": "cpu"}
+    assert "takes 70.0 GB of the 69.0 GB of cpu" in fits.objection(STAGES, cpu, memory=69, host=69)
+    assert fits.objection(STAGES, cpu, memory=71, host=71) is None
+
+
+def test_a_real_footprint_and_one_that_cannot_be_told():
+    stages = fits.footprint("sea", {"PRESET": "smoke", "SEED": 0})
+    assert len(stages) >= 3 and all(0 < s.device < 0.1 for s in stages)
+    with pytest.raises(
+        ValueError, match="^what sea takes of memory cannot be told: .*shape of 'a/b' is not known here"
+    ):
+        fits.footprint("sea", {"PRESET": "smoke", "SEED": 0, "MODEL": "a/b"})
+
+
+def test_the_runner_refuses_before_it_begins(sandbox, monkeypatch):
+    monkeypatch.setattr(fits, "footprint", lambda *a: STAGES)
+    monkeypatch.setattr(fits, "there_is", lambda device: {"cuda": 29.0, "cpu": 100.0}[device])
+    with pytest.raises(ValueError, match="^qdpo does not fit: 'answers' takes 30.0 GB of the 29.0 GB of cuda: try"):
+        runner.run("qdpo", preset="paper", seed=0)
+    monkeypatch.setattr(fits, "there_is", lambda device: {"cuda": 0.0, "cpu": 100.0}[device])
+    with pytest.raises(ValueError, match="asks for the device cuda, and torch finds none here"):
+        runner.run("qdpo", preset="paper", seed=0)
+    assert not list(paths.RUNS.iterdir())
+
+
+def test_the_command_says_every_stage_and_keeps_the_table(sandbox, monkeypatch):
+    monkeypatch.setattr(fits, "footprint", lambda *a: STAGES)
+    call = lambda *a: CliRunner().invoke(cli.app, ["fits", "sea", *a])  # noqa: E731
+    good = call("--memory", "80", "--host", "64")
+    assert good.exit_code == 0 and "30.0 GB  answers" in good.output and "fits 80 GB" in good.output
+    bad = call("--memory", "16", "--host", "64")
+    assert bad.exit_code == 1 and "does not fit: 'answers' takes 30.0 GB of the 16.0 GB of cuda" in bad.output
+    assert fits.known("paper") == {}
+    fits.write("paper", {"sea": STAGES, "lab": STAGES[:1]})
+    fits.write("paper", {"lab": STAGES[:2]})
+    assert fits.known("paper") == {"sea": (30.0, 50.0), "lab": (20.0, 50.0)}
+    assert call("--set", "BATSCH=3").exit_code == 2
+
+
+def test_the_committed_table_is_what_the_settings_give():
+    """Of one paper, which takes seconds; `plumbline fits all --write` makes all."""
+    import pandas as pd
+
+    table = pd.read_csv(paths.ROOT / "results/tables/memory.csv")
+    sea = table[(table.paper == "sea") & (table.preset == "paper")]
+    now = fits.footprint("sea", {"PRESET": "paper", "SEED": 0})
+    assert list(sea.stage) == [s.name for s in now]
+    assert sea["device GB"].tolist() == pytest.approx([s.device for s in now], abs=0.2)
+    assert set(table.paper) == {"qdpo", "lab", "attribute_control", "mrpo", "sea"}
