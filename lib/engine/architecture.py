@@ -57,7 +57,8 @@ def _shares(model) -> bool:
         raise ValueError(f"{name} is no plain language model (its configuration has no vocabulary of its own)")
     head_of(model)
     weights = sum(p.numel() for p in model.parameters())
-    if model.dtype in (torch.float16, torch.bfloat16) and weights <= SMALL:
+    kept = getattr(model, "hf_quantizer", None) is not None  # in few bits, and so only ever what it is
+    if model.dtype in (torch.float16, torch.bfloat16) and weights <= SMALL and not kept:
         model = copy.deepcopy(model).float()
     limit = TOLERANCE.get(model.dtype, COARSE)
     training, trouble = model.training, ""

@@ -26,25 +26,45 @@ from lib.harness import assets, paths, progress
 TINY, EMBEDDED, GEMMA = "tiny-random", "embedded", "gemma3-270m"
 
 
-def load(spec: str, *, dtype: torch.dtype, device: str = "cpu", template: str | None = None):
+def _stored(dtype: torch.dtype, device: str, **how) -> dict:
+    from transformers import BitsAndBytesConfig
+
+    return {"quantization_config": BitsAndBytesConfig(**how), "device_map": {"": device}}
+
+
+STORES = {
+    "nf4": lambda dtype, device: _stored(dtype, device, load_in_4bit=True, bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype),
+    "int8": lambda dtype, device: _stored(dtype, device, load_in_8bit=True),
+}  # fmt: skip
+
+
+def load(spec: str, *, dtype: torch.dtype, device: str = "cpu", template: str | None = None, store: str | None = None):
     """(model in eval mode, frozen, in `dtype`, compared with its own logits: `lib.engine.architecture`; tokenizer).
 
     template: a name of `lib.data.templates`, or a jinja file, for a tokenizer that has none or in place of its own.
+    store: nf4 or int8 keeps the blocks' weights so, by bitsandbytes, and computes in `dtype`: a base for adapters alone
+    (QLoRA, arXiv 2305.14314), since such weights cannot be trained or quantized again.
     FileNotFoundError for a folder without weights, ValueError for weights that are not this model's or not all of them,
     and for an architecture that cannot be scored right.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     templates.check(template)
+    if store not in (None, "none", *STORES):
+        raise ValueError(f"the frozen weights are kept as {', '.join(STORES)} or none of them, given {store!r}")
+    kept = STORES[store](dtype, device) if store in STORES else {}
     if spec == TINY:
+        if kept:
+            raise ValueError(f"{TINY} is made in memory and is too small to be kept as {store}; give a folder")
         model, tokenizer = tiny_random(), byte_tokenizer()
         model = model.to(dtype)
     else:
         folder = {EMBEDDED: embedded_folder, GEMMA: gemma_folder}.get(spec, lambda: checked_folder(spec))()
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = weights.whole(AutoModelForCausalLM, folder, spec=spec, dtype=dtype, use_safetensors=True)
+        model = weights.whole(AutoModelForCausalLM, folder, spec=spec, dtype=dtype, use_safetensors=True, **kept)
     templates.use(tokenizer, template)
-    model = model.to(device).eval().requires_grad_(False)
+    model = (model if kept else model.to(device)).eval().requires_grad_(False)
     return architecture.checked(model), tokenizer
 
 

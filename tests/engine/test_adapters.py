@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lib.engine import adapters, logprobs, training, trunk
-from lib.quantization import block_linears
+from lib.engine import adapters, logprobs, models, objectives, training, trunk
+from lib.quantization import apply_nf4, block_linears
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 g = lambda seed=0: torch.Generator().manual_seed(seed)  # noqa: E731
@@ -94,3 +94,36 @@ def test_bad_names_and_ranks(tiny_model):
         with pytest.raises(ValueError, match="linear layers of the model, given"):
             adapters.add(tiny_model, wrong, rank=1, alpha=1, generator=g())
     assert all(isinstance(m, nn.Linear) for m in block_linears(tiny_model).values())
+
+
+@pytest.mark.parametrize("store, size, noise", [("nf4", 0.35, 0.02), ("int8", 0.6, 0.08)])
+def test_adapters_on_a_base_kept_in_few_bits(tiny_model, byte_tokenizer, tmp_path, store, size, noise):
+    """QLoRA: the base says what its rounded weights say and takes less, the adapters learn in bfloat16, and nothing
+    else moves."""
+    tiny_model.save_pretrained(tmp_path / "m")
+    byte_tokenizer.save_pretrained(tmp_path / "m")
+    how = dict(dtype=torch.bfloat16)
+    plain, kept = models.load(str(tmp_path / "m"), **how)[0], models.load(str(tmp_path / "m"), **how, store=store)[0]
+    of_blocks = lambda m: sum(p.numel() * p.element_size() for n, p in m.named_parameters() if "_proj" in n)  # noqa: E731
+    assert of_blocks(kept) < size * of_blocks(plain)
+    if store == "nf4":
+        apply_nf4(plain, double_quant=True)
+    a, b = plain(IDS).logits.float(), kept(IDS).logits.float()
+    assert (a - b).square().mean().sqrt() < noise * a.std()
+    before = {n: p.clone() for n, p in kept.named_parameters()}
+    made = adapters.add(kept, names(kept), rank=2, alpha=4, generator=g())
+    assert {m.weight.dtype for m in made.values()} == {torch.bfloat16}
+    assert torch.equal(kept(IDS).logits.float(), b)
+    latent = training.Latent(made, lambda w: training.Full(w, None))
+    objective = objectives.supervised(kept, [[5, 6]] * 4, [[7, 8, 9]] * 4)
+    curve = training.fit(latent, training.epochs(4, 4, g()), objective, training.AdamW(1e-2, 1, 1.0), steps=6, micro=4)
+    assert curve[-1]["loss"] < curve[0]["loss"]
+    now = {n.replace(".base_layer", ""): p for n, p in kept.named_parameters() if "lora_" not in n}
+    assert now.keys() == before.keys() and all(torch.equal(p, before[n]) for n, p in now.items())
+
+
+def test_a_store_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="kept as nf4, int8 or none of them, given 'int3'"):
+        models.load("tiny-random", dtype=torch.float32, store="int3")
+    with pytest.raises(ValueError, match="too small to be kept as nf4"):
+        models.load("tiny-random", dtype=torch.float32, store="nf4")

@@ -331,3 +331,9 @@ def test_arms_that_would_fail_after_all_training_are_refused_at_once(paper, give
 
 def test_qdpo_always_has_full_precision_and_round_to_nearest():
     assert presets.resolve("qdpo", {"PRESET": "smoke", "SEED": 0, "ARMS": "qdpo"}).arms == "fp,rtn,qdpo"
+
+
+def test_weights_in_few_bits_want_adapters():
+    with pytest.raises(ValueError, match="weights kept as nf4 cannot be trained themselves: set RANK"):
+        presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0, "STORE": "nf4"})
+    assert presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0, "STORE": "nf4", "RANK": 2}).store == "nf4"

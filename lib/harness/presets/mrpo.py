@@ -40,6 +40,9 @@ SETTINGS = {
         help="linear layers of those blocks that train: all, or their names", many=True),
     "rank": Setting(smoke=0, small=0, paper=8, published=8, source=CODE, help="LoRA rank; 0 trains the weights "
         "themselves", allowed=(0, 1024)),
+    "store": Setting(smoke="none", small="none", paper="none", published=None, source="ours; QLoRA where nf4",
+        help="how the frozen weights are kept beside adapters: none (as they are), nf4 or int8",
+        allowed=["none", "nf4", "int8"]),
     "alpha": Setting(smoke=16, small=16, paper=16, published=16, source=CODE, help="LoRA alpha", allowed=(1, 4096)),
     "n_train": Setting(smoke=16, small=160, paper=320, published=None, source=OURS, help="training prompts",
         allowed=(2, 100000)),
@@ -126,6 +129,10 @@ SETTINGS = {
 
 def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Every arm on the held-out pairs of every scarce set, the ablations on the first, three arms on the abundant."""
+    if given["store"] != "none" and not given["rank"]:
+        raise ValueError(
+            f"weights kept as {given['store']} cannot be trained themselves: set RANK for adapters beside them"
+        )
     people = [name for name in split(given.get("pairs", "none")) if name != "none"]
     scarce = [f"{name}, few" for name in people] or split(given["scarce"])
     abundant = f"{people[-1]}, many" if people else given["abundant"]
