@@ -129,7 +129,7 @@ SETTINGS = {
 
 def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Every arm on the held-out pairs of every scarce set, the ablations on the first, three arms on the abundant."""
-    if given["store"] != "none" and not given["rank"]:
+    if given.get("store", "none") != "none" and not given["rank"]:
         raise ValueError(
             f"weights kept as {given['store']} cannot be trained themselves: set RANK for adapters beside them"
         )
