@@ -160,6 +160,7 @@ def search(
     clip: bool = True,
     max_shrink: float = 0.5,
     tokens: int = 512,
+    device: torch.device | str | None = None,
     track: Callable[[Iterable, str], Iterable] = lambda it, desc: it,
 ) -> Search:
     """s* = argmin || Q(W diag(s)) diag(s)^-1 X - W X || of the parent's output, for every mapping of every block.
@@ -167,7 +168,7 @@ def search(
     Scales the model in place without changing its function (keep it in float32: the scales are lost in part in
     bfloat16) and rounds nothing. calibration: pairs (input_ids (B, T), attention_mask (B, T)); mean |x| and clip errors
     use all its tokens, the losses its first `tokens`, rounded up to chunks of 512. Blocks are fed by the unquantized
-    blocks before them.
+    blocks before them. device: where one block at a time works, for a model that is kept elsewhere.
     """
     if scaling not in SCALINGS:
         raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}")
@@ -179,39 +180,40 @@ def search(
     def quantizer(w):
         return fake_quant(w, bits=bits, group=group, symmetric=symmetric)
 
-    stream = BlockStream(model, calibration)
+    stream = BlockStream(model, calibration, device=device)
     for _, block in stream.blocks:
         mappings(block)
     chunks = range(min(len(stream.hidden), max(1, -(-tokens // ROWS))))
     total = sum(int(keep.sum()) for keep in stream.keep)
     found = Search([], {})
     for index in track(range(len(stream.blocks)), f"AWQ {bits} bits"):
-        name, block = stream.blocks[index]
-        layers = linears(block)
-        width = {layer: groups[f"{name}.{layer}"] for layer in layers}
-        rows = mappings(block)
-        calls = _calls(stream, index, {parent for *_, parent in rows}, chunks)
-        outputs, sums = stream.watch(index, lambda x: _moments(x, group if clip else 1))
-        for before, readers, parent in rows:
-            module = block.get_submodule(parent)
-            mine = [layers[reader] for reader in readers]
-            objective = _objective(module, calls[parent], [stream.keep[c] for c in chunks])
-            x_mean = sums[readers[0]][:, -1] / total
-            w_mean = _relative_magnitude(mine, width[readers[0]]).to(x_mean.dtype)
-            tries = candidates(x_mean, w_mean, scaling=scaling, grid=grid)
-            ratio, s, loss, unscaled = best_scale(mine, objective, tries, quantizer)
-            scale_(block.get_submodule(before), mine, s)
-            for reader in readers:  # the inputs are now x / s, and so are their moments
-                sums[reader] = _rescale(sums[reader], s)
-            found.choices.append(Choice(name, readers, ratio, loss, unscaled))
-        _check_unchanged(name, stream.forward(index, [0])[0], outputs[0])
-        for layer, module in layers.items() if clip else ():
-            if not layer.endswith(NOT_CLIPPED):
-                w = module.weight.to(sums[layer].dtype)
-                gram = sums[layer][:, :-1].reshape(-1, width[layer], width[layer])
-                found.limits[f"{name}.{layer}"] = best_limits(
-                    w, gram, bits=bits, group=group, symmetric=symmetric, grid=grid, max_shrink=max_shrink
-                )
+        name = stream.blocks[index][0]
+        with stream.at_work(index) as block:
+            layers = linears(block)
+            width = {layer: groups[f"{name}.{layer}"] for layer in layers}
+            rows = mappings(block)
+            calls = _calls(stream, index, {parent for *_, parent in rows}, chunks)
+            outputs, sums = stream.watch(index, lambda x: _moments(x, group if clip else 1))
+            for before, readers, parent in rows:
+                module = block.get_submodule(parent)
+                mine = [layers[reader] for reader in readers]
+                objective = _objective(module, calls[parent], [stream.keep[c] for c in chunks])
+                x_mean = sums[readers[0]][:, -1] / total
+                w_mean = _relative_magnitude(mine, width[readers[0]]).to(x_mean.dtype)
+                tries = candidates(x_mean, w_mean, scaling=scaling, grid=grid)
+                ratio, s, loss, unscaled = best_scale(mine, objective, tries, quantizer)
+                scale_(block.get_submodule(before), mine, s)
+                for reader in readers:  # the inputs are now x / s, and so are their moments
+                    sums[reader] = _rescale(sums[reader], s)
+                found.choices.append(Choice(name, readers, ratio, loss, unscaled))
+            _check_unchanged(name, stream.forward(index, [0])[0], outputs[0])
+            for layer, module in layers.items() if clip else ():
+                if not layer.endswith(NOT_CLIPPED):
+                    w = module.weight.to(sums[layer].dtype)
+                    gram = sums[layer][:, :-1].reshape(-1, width[layer], width[layer])
+                    found.limits[f"{name}.{layer}"] = best_limits(
+                        w, gram, bits=bits, group=group, symmetric=symmetric, grid=grid, max_shrink=max_shrink
+                    )
         stream.hidden = outputs
     return found
 
@@ -223,7 +225,8 @@ def clip_(model: nn.Module, limits: dict[str, Tensor]) -> None:
     for name, limit in limits.items():
         w = layers[name].weight
         groups = w.view(w.shape[0], limit.shape[1], -1)
-        groups.clamp_(-limit.unsqueeze(-1).to(w.dtype), limit.unsqueeze(-1).to(w.dtype))
+        most = limit.unsqueeze(-1).to(w)
+        groups.clamp_(-most, most)
 
 
 def transform(model: nn.Module, calibration: Iterable[tuple[Tensor, Tensor]], **settings) -> Search:

@@ -2,10 +2,12 @@
 block."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lib.quantization.format import check_format
 
@@ -103,18 +105,27 @@ class BlockStream:
     """Hidden states on their way through the blocks, one block at a time; the rest of the model is never held twice.
 
     calibration: pairs (input_ids (B, T), attention_mask (B, T)). `keep[c]` marks the real tokens of chunk c, (B*T,)
-    bool.
+    bool. device: where blocks work, one at a time, while the model stays where it is; None: there too.
     """
 
-    def __init__(self, model: nn.Module, calibration: Iterable[tuple[Tensor, Tensor]]):
+    def __init__(
+        self,
+        model: nn.Module,
+        calibration: Iterable[tuple[Tensor, Tensor]],
+        *,
+        device: torch.device | str | None = None,
+    ):
         self.blocks = list(decoder_blocks(model).items())
+        self.device = device
         self.hidden: list[Tensor] = []
         self.calls: list[list[tuple[tuple, dict]]] = []  # [chunk][block]: other arguments, which may differ by block
         self.keep: list[Tensor] = []
-        device = next(model.parameters()).device
+        home = next(model.parameters()).device
+        self.home, at_work = home, home if device is None else device
         training = model.training
         model.eval()
         hooks = [b.register_forward_pre_hook(self._record, with_kwargs=True) for _, b in self.blocks]
+        hooks += [b.register_forward_hook(self._back) for _, b in self.blocks]
         try:
             for ids, mask in calibration:
                 if ids.ndim != 2 or ids.shape != mask.shape:
@@ -127,9 +138,9 @@ class BlockStream:
                     if not kept.any():
                         continue
                     self.calls.append([])
-                    self.keep.append(kept.reshape(-1).bool().to(device))
+                    self.keep.append(kept.reshape(-1).bool().to(at_work))
                     try:
-                        model(input_ids=part.to(device), attention_mask=kept.to(device), use_cache=False)
+                        model(input_ids=part.to(home), attention_mask=kept.to(home), use_cache=False)
                     except _Stop:
                         pass
         finally:
@@ -139,7 +150,25 @@ class BlockStream:
         if not self.hidden:
             raise ValueError("calibration holds no tokens: give at least one pair (input_ids, attention_mask)")
 
+    @contextmanager
+    def at_work(self, index: int) -> Iterator[nn.Module]:
+        """Block `index` where blocks work."""
+        block = self.blocks[index][1]
+        if self.device is not None:
+            block.to(self.device)
+        try:
+            yield block
+        finally:
+            self._back(block)
+
+    def _back(self, block: nn.Module, *_) -> None:
+        if self.device is not None:
+            block.to(self.home)
+
     def _record(self, block: nn.Module, args: tuple, kwargs: dict):
+        if self.device is not None:
+            args, kwargs = tree_map(lambda x: x.to(self.device) if isinstance(x, Tensor) else x, (args, kwargs))
+        given = args, kwargs
         kwargs = dict(kwargs)
         hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
         if not self.calls[-1]:
@@ -147,6 +176,10 @@ class BlockStream:
         self.calls[-1].append((args, kwargs))
         if len(self.calls[-1]) == len(self.blocks):  # the last block and the head need not run
             raise _Stop
+        if self.device is not None:
+            block.to(self.device)
+            return given
+        return None
 
     def forward(self, index: int, chunks: Sequence[int] | None = None) -> list[Tensor]:
         """Outputs (B, T, hidden) of block `index` for the chunks named, or all, from the hidden states that now stand

@@ -1,6 +1,8 @@
 """What a quantized weight is: integer codes on a grid, one scale and zero-point for every group of input channels."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +30,11 @@ class Quantized:
         if self.zero is not None:
             codes.sub_(self.zero.unsqueeze(-1))
         return codes.mul_(self.scale.unsqueeze(-1)).view(self.codes.shape).to(dtype)
+
+    def to(self, device: torch.device | str) -> Quantized:
+        """The same, elsewhere."""
+        zero = None if self.zero is None else self.zero.to(device)
+        return replace(self, codes=self.codes.to(device), scale=self.scale.to(device), zero=zero)
 
     @property
     def bits_per_weight(self) -> float:

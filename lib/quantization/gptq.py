@@ -113,41 +113,44 @@ def apply_gptq(
     act_order: bool,
     block: int = 128,
     damp: float = 0.01,
+    device: torch.device | str | None = None,
     track: Callable[[Iterable, str], Iterable] = lambda it, desc: it,
 ) -> dict[str, Quantized]:
     """GPTQ on the decoder blocks in order, each calibrated on what the already quantized blocks before it put out.
 
     calibration: pairs (input_ids (B, T), attention_mask (B, T)), padding left out. The model then holds the dequantized
-    weights in its own dtype. Layers that read the same input share one Hessian.
+    weights in its own dtype. Layers that read the same input share one Hessian. device: where one block at a time
+    works, for a model that is kept elsewhere.
     """
     check_covered(model)
     for layer in block_linears(model).values():
         check_format(bits, group, layer.in_features)
-    stream = BlockStream(model, calibration)
+    stream = BlockStream(model, calibration, device=device)
     tokens = sum(int(keep.sum()) for keep in stream.keep)
     result = {}
     for index in track(range(len(stream.blocks)), f"GPTQ {bits} bits"):
-        name, module = stream.blocks[index]
-        layers = linears(module)
-        _, sums = stream.watch(index, lambda x: x.t() @ x)
-        together: dict[int, list[str]] = {}
-        for layer in layers:
-            together.setdefault(id(sums[layer]), []).append(layer)
-        for names in together.values():  # rows do not interact, so layers that share a Hessian go as one
-            stacked = quantize_layer(
-                torch.cat([layers[layer].weight for layer in names]),
-                sums[names[0]] * (2 / tokens),
-                bits=bits,
-                group=group,
-                symmetric=symmetric,
-                act_order=act_order,
-                block=block,
-                damp=damp,
-            )
-            for layer, part in zip(names, _split(stacked, [layers[layer].out_features for layer in names])):
-                result[f"{name}.{layer}"] = part
-                layers[layer].weight.copy_(part.dequantize(part.scale.dtype))
-        stream.hidden = stream.forward(index)
+        name = stream.blocks[index][0]
+        with stream.at_work(index) as module:
+            layers = linears(module)
+            _, sums = stream.watch(index, lambda x: x.t() @ x)
+            together: dict[int, list[str]] = {}
+            for layer in layers:
+                together.setdefault(id(sums[layer]), []).append(layer)
+            for names in together.values():  # rows do not interact, so layers that share a Hessian go as one
+                stacked = quantize_layer(
+                    torch.cat([layers[layer].weight for layer in names]),
+                    sums[names[0]] * (2 / tokens),
+                    bits=bits,
+                    group=group,
+                    symmetric=symmetric,
+                    act_order=act_order,
+                    block=block,
+                    damp=damp,
+                )
+                for layer, part in zip(names, _split(stacked, [layers[layer].out_features for layer in names])):
+                    result[f"{name}.{layer}"] = part.to(stream.home)
+                    layers[layer].weight.copy_(part.dequantize(part.scale.dtype))
+            stream.hidden = stream.forward(index)
     return {name: result[name] for name in block_linears(model)}
 
 

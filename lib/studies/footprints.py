@@ -23,8 +23,8 @@ PROMPT = 256
 
 
 def qdpo(cfg) -> Iterator[str]:
-    """Two models; a float32 copy for AWQ and GPTQ; all weights of the student in float32, with gradients, moments and a
-    snapshot of the best."""
+    """Two models; a float32 copy for AWQ and GPTQ (what they keep of the calibration is left out); all weights of the
+    student in float32, with gradients, moments and a snapshot of the best."""
     fp, student = model(cfg), model(cfg)
     yield "full precision and student"
     memory.answers(fp, batch=cfg.generation_batch, prompt=PROMPT, new_tokens=cfg.test_tokens)
@@ -32,9 +32,11 @@ def qdpo(cfg) -> Iterator[str]:
     memory.scores(student, batch=cfg.eval_batch, prompt=PROMPT, answer=cfg.test_tokens)
     yield "scores"
     if {"awq", "gptq"} & set(cfg.items_of("arms")):
-        copy = model(cfg).float()
-        yield "AWQ, GPTQ: a copy in float32"
-        del copy
+        rounded, wide = model(cfg), [p.float().cpu() for p in fp.parameters()]
+        blocks = list(decoder_blocks(fp).values())
+        at_work = [p.float() for p in blocks[0].parameters()]
+        yield "AWQ, GPTQ: a copy in float32 on the host, one block of it at work, then a third model"
+        del rounded, wide, at_work
     quantizer = partial(rtn.fake_quant, bits=cfg.bits, group=cfg.group, symmetric=cfg.symmetric)
     steps = partial(memory.preference_steps, student, micro=cfg.micro, prompt=PROMPT, answer=cfg.train_tokens,
         checkpoint=cfg.checkpoint)  # fmt: skip

@@ -52,6 +52,7 @@ def test_file_lies_where_its_name_says_and_is_plain_json():
 @pytest.mark.parametrize(
     "content",
     [b"", b"not gzip", gzip.compress(b"{half"), gzip.compress(b"[1]"), gzip.compress(b'{"value": [9]}'), None],
+    ids=["empty", "no gzip", "half", "a list", "no key", "gone"],  # its bytes hold the time: no name for a test
 )
 def test_damaged_file_is_computed_again(content):
     cache.cached("generation", KEY, lambda: list(range(1000)))

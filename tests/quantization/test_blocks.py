@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lib import quantization
-from lib.quantization.blocks import block_linears, check_covered
+from lib.quantization.blocks import block_linears, check_covered, decoder_blocks
 
 
 def tiny(kind, **settings):
@@ -82,3 +82,30 @@ def test_what_nobody_quantizes_is_let_be_and_a_bare_matrix_is_not():
     model.blocks[1].w = nn.Parameter(torch.ones(8, 8))
     with pytest.raises(ValueError, match=r"1 tensors of .* 33% of the blocks' weights: blocks.1.w \(8, 8\)\. Only"):
         check_covered(model)
+
+
+@pytest.mark.parametrize("apply", [quantization.apply_awq, partial(quantization.apply_gptq, act_order=True)])
+def test_one_block_at_a_time_is_away_and_numbers_stay(apply, monkeypatch):
+    """Here both places are the CPU: what is moved, when, and that it comes back."""
+    model = tiny("llama", num_hidden_layers=3)
+    ids = torch.randint(64, (4, 20), generator=torch.Generator().manual_seed(0))
+    calibration = [(ids, torch.ones_like(ids))]
+    form = dict(bits=3, group=16, symmetric=False, calibration=calibration)
+    plain, streamed = copy.deepcopy(model), copy.deepcopy(model)
+    want = apply(plain, **form)
+    blocks, away, real = list(decoder_blocks(streamed).values()), [], torch.nn.Module.to
+
+    def to(module, device):
+        if module in blocks and isinstance(device, str):  # the device asked for; home is a torch.device
+            assert away[-1:] in ([], [None], [blocks.index(module)]), "two blocks at work"
+            away.append(blocks.index(module))
+        elif module in blocks:
+            away.append(None)
+        return real(module, device)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    got = apply(streamed, device="cpu", **form)
+    assert {x for x in away if x is not None} == {0, 1, 2} and away[-1] is None
+    assert got.keys() == want.keys() and all(torch.equal(got[k].codes, want[k].codes) for k in want)
+    for a, b in zip(plain.parameters(), streamed.parameters()):
+        torch.testing.assert_close(a, b)

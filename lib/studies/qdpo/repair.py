@@ -23,10 +23,18 @@ def post_training(study: Study, arm: str, apply: Callable) -> None:
     """Quantize a copy of the full-precision model with `apply(model)` and measure it."""
     if arm in study.cfg.items_of("arms"):
         with study.run.stage(arm):
-            model = copy.deepcopy(study.fp).float()  # AWQ's scales would be lost in part in bfloat16
+            model = _wide(study.fp)
             stored = list(apply(model).values())
             study.run.metric("arms", "weights", arm, "bits per weight", _size(stored))
-            measure(study, arm, model.to(study.fp.dtype))
+            measure(study, arm, model.to(study.fp.dtype).to(study.fp.device))
+
+
+def _wide(model):
+    """A copy in float32, since AWQ's scales would be lost in part in bfloat16; in the host's memory, for it is twice
+    the size of the model on the accelerator."""
+    own = {id(p): torch.nn.Parameter(p.detach().float().cpu(), requires_grad=False) for p in model.parameters()}
+    own |= {id(b): b.detach().cpu().clone() for b in model.buffers()}
+    return copy.deepcopy(model, memo=own).float()  # what is in the memo is taken, not copied
 
 
 def train(
