@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -96,8 +97,9 @@ class _Child:
 
     def __init__(self, spec: dict):
         self.spec, self.errors = spec, tempfile.TemporaryFile("w+")
+        hub = spec["model"].count("/") == 1 and not Path(spec["model"]).exists()  # asked for, unless the caller says no
         environment = os.environ | {
-            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0") if hub else "1",
             "TQDM_DISABLE": "1",
             "TRANSFORMERS_VERBOSITY": "error",
             "PYTHONWARNINGS": "ignore",

@@ -1,5 +1,6 @@
 """The comparisons at toy size: both sides do the same work, and the table says what was measured."""
 
+import importlib
 import subprocess
 
 import pytest
@@ -142,3 +143,17 @@ def test_operations_of_scoring(tiny_model):
 def test_bytes_of_a_step_by_hand(tiny_model):
     trained = sum(p.numel() for n, p in tiny_model.named_parameters() if "proj" in n)
     assert limits.state_bytes(tiny_model) == 4 * sum(p.numel() for p in tiny_model.parameters()) + 16 * trained
+
+
+@pytest.mark.parametrize("model, caller, offline", [
+    ("lmsys/vicuna-7b-v1.5", None, "0"), ("lmsys/vicuna-7b-v1.5", "1", "1"), ("embedded", None, "1"),
+])  # fmt: skip
+def test_a_model_of_the_hub_may_be_asked_for(monkeypatch, model, caller, offline):
+    seen = {}
+    compare = importlib.import_module("lib.speed.compare")  # the package offers its function of that name
+    monkeypatch.setattr(compare.subprocess, "Popen", lambda *a, env, **k: seen.update(env))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    if caller is not None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", caller)
+    compare._Child({"model": model})
+    assert seen["HF_HUB_OFFLINE"] == offline

@@ -39,17 +39,17 @@ SETTINGS = {
         "or a JSON-lines file of prompt, text, domain (related or general)"),
     "share": Setting(smoke=0.5, small=0.5, paper=0.5, published=None, source=OURS, help="share of the composed "
         "related lines that have the attribute", allowed=(0.0, 1.0)),
-    "n_related": Setting(smoke=12, small=192, paper=5000, published="half of the corpus", source=BLOG,
-        help="composed related lines", allowed=(2, 10**6)),
-    "n_general": Setting(smoke=12, small=192, paper=5000, published="half of the corpus", source=BLOG,
-        help="general lines", allowed=(2, 10**6)),
-    "n_detection": Setting(smoke=12, small=96, paper=2000, published=None, source=OURS + "; the paper's third "
+    "n_related": Setting(smoke=12, small=192, paper=1000, published="half of the corpus",
+        source=BLOG + "; as many as the composed corpus gives, more with CORPUS", help="composed related lines", allowed=(2, 10**6)),
+    "n_general": Setting(smoke=12, small=192, paper=1000, published="half of the corpus",
+        source=BLOG + "; as many as the composed corpus gives, more with CORPUS", help="general lines", allowed=(2, 10**6)),
+    "n_detection": Setting(smoke=12, small=96, paper=400, published=None, source=OURS + "; the paper's third "
         "scenario, Jigsaw", help="lines that ask whether a related text has the attribute", allowed=(0, 10**6)),
-    "n_test": Setting(smoke=8, small=64, paper=1000, published=None, source=OURS, help="held-out lines of each kind",
+    "n_test": Setting(smoke=8, small=64, paper=200, published=None, source=OURS, help="held-out lines of each kind",
         allowed=(4, 10**6)),
-    "n_prompts": Setting(smoke=4, small=12, paper=1000, published=None, source=OURS, help="forum prompts that are "
+    "n_prompts": Setting(smoke=4, small=12, paper=24, published=None, source=OURS, help="forum prompts that are "
         "continued, and real ones", allowed=(2, 10**6)),
-    "n_neutral": Setting(smoke=2, small=6, paper=1000, published=None, source=OURS, help="prompts of general text "
+    "n_neutral": Setting(smoke=2, small=6, paper=200, published=None, source=OURS, help="prompts of general text "
         "that are continued", allowed=(1, 10**6)),
     "real_prompts": Setting(smoke="no", small="yes", paper="yes", published=None, source="arXiv 2009.11462",
         help="yes: also "

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from lib.harness import assets
+from lib.harness import assets, presets
 from lib.scoring import toxicity
 from lib.studies.attribute_control import forum
 
@@ -202,3 +202,14 @@ def test_a_line_that_is_none_is_named(tmp_path, line, message):
     path.write_text(json.dumps(FINE) + "\n\n" + line)  # a white line counts
     with pytest.raises(ValueError, match=message):
         forum.load_lines(path)
+
+
+def test_the_composed_corpus_gives_what_the_paper_preset_asks_for():
+    """It once asked for 6,000 paragraphs of 1,396 and for 1,000 prompts of 30, and could not run."""
+    cfg = presets.resolve("attribute_control", {"PRESET": "paper", "SEED": 0})
+    corpus = forum.compose(
+        related=cfg.n_related, general_lines=cfg.n_general, questions=cfg.n_detection, share=cfg.share, test=cfg.n_test,
+        prompts=cfg.n_prompts, seed=0,
+    )  # fmt: skip
+    assert len(corpus.train) == cfg.n_related + cfg.n_detection + cfg.n_general
+    assert len(corpus.prompts) == cfg.n_prompts and len(corpus.held_out["general"]) >= cfg.n_neutral
