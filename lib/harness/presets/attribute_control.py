@@ -40,9 +40,11 @@ SETTINGS = {
     "share": Setting(smoke=0.5, small=0.5, paper=0.5, published=None, source=OURS, help="share of the composed "
         "related lines that have the attribute", allowed=(0.0, 1.0)),
     "n_related": Setting(smoke=12, small=192, paper=1000, published="half of the corpus",
-        source=BLOG + "; as many as the composed corpus gives, more with CORPUS", help="composed related lines", allowed=(2, 10**6)),
+        source=BLOG + "; as many as the composed corpus gives, more with CORPUS",
+        help="composed related lines", allowed=(2, 10**6)),
     "n_general": Setting(smoke=12, small=192, paper=1000, published="half of the corpus",
-        source=BLOG + "; as many as the composed corpus gives, more with CORPUS", help="general lines", allowed=(2, 10**6)),
+        source=BLOG + "; as many as the composed corpus gives, more with CORPUS",
+        help="general lines", allowed=(2, 10**6)),
     "n_detection": Setting(smoke=12, small=96, paper=400, published=None, source=OURS + "; the paper's third "
         "scenario, Jigsaw", help="lines that ask whether a related text has the attribute", allowed=(0, 10**6)),
     "n_test": Setting(smoke=8, small=64, paper=200, published=None, source=OURS, help="held-out lines of each kind",

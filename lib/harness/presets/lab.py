@@ -121,9 +121,10 @@ SETTINGS = {
         allowed=(1, 1000)),
     "steps": Setting(repeats=True, smoke="3,3,3", small="28,24,24", paper="50,70,175", published="820, 419, 1003",
         source=PAPER + ", derived "
-        "for Labradorite: samples / 3840 x epochs, 5, 7 and 7; ours: as many epochs of 30 rows a leaf", help="steps of the three phases", many=True),
-    "batch": Setting(smoke=4, small=16, paper=16, published=3840, source=PAPER + ": of 1.4 million rows; ours has 30 a leaf", help="rows a step",
-        allowed=(1, 10**5)),
+        "for Labradorite: samples / 3840 x epochs, 5, 7 and 7; ours: as many epochs of 30 rows a leaf",
+        help="steps of the three phases", many=True),
+    "batch": Setting(smoke=4, small=16, paper=16, published=3840,
+        source=PAPER + ": of 1.4 million rows; ours has 30 a leaf", help="rows a step", allowed=(1, 10**5)),
     "lr": Setting(smoke=1e-3, small=1e-3, paper=2e-5, published="2e-5, 1e-6", source=PAPER + "; small: of 3e-4, "
         "1e-3, 3e-3 the best mean of stacked, phased and replay-all on other "
             "questions", help="learning rate of every arm, at its peak", allowed=(1e-9, 1.0)),
