@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lib.engine import sharding
 from lib.harness.progress import track
 from lib.quantization.blocks import decoder_blocks
 from lib.quantization.ste import straight_through
@@ -48,7 +49,7 @@ class LoRA:
     2106.09685. An adapter beside a weight that is not quantized again is `lib.engine.adapters`."""
 
     def __init__(self, weight: Tensor, quantizer: Quantizer, *, rank: int, alpha: float, generator: torch.Generator):
-        self.quantizer, self.scale = quantizer, alpha / rank
+        self.quantizer, self.scale, self.rows = quantizer, alpha / rank, None
         self.base = weight.detach().clone()
         out_features, in_features = weight.shape
         bound = 1 / math.sqrt(in_features)  # kaiming_uniform(a=sqrt(5)), what peft uses
@@ -59,8 +60,13 @@ class LoRA:
 
     def weight(self) -> Tensor:
         b, a = self.parameters
-        w = self.base.float() + self.scale * (b @ a)
+        w = self.base.float() + self.scale * ((b if self.rows is None else b[self.rows]) @ a)
         return straight_through(w, self.quantizer) if self.quantizer else w
+
+    def divided(self, weight: Tensor) -> None:
+        """W is one process's rows of `weight`; B and A are whole in each, and begin as they would in one."""
+        self.rows = sharding.rows(weight)
+        self.parameters[0] = nn.Parameter(self.parameters[0].new_zeros(len(weight), self.parameters[0].shape[1]))
 
     def forward(self, linear: nn.Linear, x: Tensor) -> Tensor:
         """`linear` of x, its weight being this latent's; the gradient goes to B and A."""
@@ -116,7 +122,11 @@ class Latent:
         self, linears: dict[str, nn.Linear], make: Callable[[Tensor], Any], sources: dict[str, Tensor] | None = None
     ):
         self.linears = linears
-        self.latents = {name: make((sources or {}).get(name, m.weight)) for name, m in linears.items()}
+        self.latents = {name: make(sharding.local((sources or {}).get(name, m.weight))) for name, m in linears.items()}
+        self.sharded = {name for name, m in linears.items() if hasattr(m.weight, "to_local")}
+        for name in self.sharded:
+            if isinstance(self.latents[name], LoRA):
+                self.latents[name].divided(linears[name].weight)
         self.parameters = [p for latent in self.latents.values() for p in latent.parameters]
         self.gradients = {name: None for name in linears}
         self.sync()
@@ -125,22 +135,44 @@ class Latent:
     def sync(self) -> None:
         """Compute weights from latents, once per step and not per micro-batch."""
         for name, m in self.linears.items():
-            m.weight.copy_(self.latents[name].weight())
+            sharding.local(m.weight).copy_(self.latents[name].weight())
 
     def _gather(self, name: str, weight: Tensor) -> None:
         """Move a micro-batch's gradient into its float32 sum as soon as it is there: bf16 sums would lose the small
         ones."""
-        g, weight.grad = weight.grad, None
+        g, weight.grad = sharding.local(weight.grad), None
         g = g.cpu() if self.latents[name].host else g
         self.gradients[name] = g.float() if self.gradients[name] is None else self.gradients[name].add_(g)
 
     def backward(self) -> None:
-        """From the gathered gradients to the full latents; adapters have theirs already."""
+        """From the gathered gradients to the full latents; adapters have theirs already. What every process holds
+        whole becomes the mean over them, as FSDP makes the rest."""
         for name, latent in self.latents.items():
             g, self.gradients[name] = self.gradients[name], None
             if g is not None:  # the straight-through gradient, without a second Q(W)
                 (p,) = latent.parameters
                 p.grad = g
+            for p in latent.parameters if sharding.ranks()[1] > 1 and not self.in_rows(name) else ():
+                p.grad = sharding.summed(p.grad) / sharding.ranks()[1]
+
+    def in_rows(self, name: str) -> bool:
+        """Whether this process has some rows of the latent and others the rest."""
+        return name in self.sharded and not isinstance(self.latents[name], LoRA)
+
+    def collect(self) -> None:
+        """After a micro-batch's backward: what FSDP has left on divided weights, whose hooks do not fire."""
+        for name in self.sharded:
+            weight = self.linears[name].weight
+            if weight.grad is not None:
+                self._gather(name, weight)
+
+    def norm(self, where: str) -> Tensor:
+        """`check_gradients` of all latents, over all processes."""
+        parts = {True: [], False: []}
+        for name, latent in self.latents.items():
+            parts[self.in_rows(name)] += [(name, p) for p in latent.parameters]
+        own, alike = (check_gradients(parts[k], where) if parts[k] else torch.zeros(()) for k in (True, False))
+        return (sharding.summed(own.square()) + alike.square()).sqrt() if self.sharded else alike
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """The latents with the names of the weights they make."""
@@ -149,6 +181,18 @@ class Latent:
     def snapshot(self) -> list[Tensor]:
         """Copies of the latents in the computer's memory."""
         return [p.detach().clone().cpu() for p in self.parameters]
+
+    @torch.no_grad()
+    def gathered(self) -> dict[str, Tensor]:
+        """The whole weights by name before any quantizer, on every process: what a checkpoint of one process holds."""
+        out = {}
+        for name, latent in self.latents.items():
+            quantizer, latent.quantizer = latent.quantizer, None
+            try:
+                out[name] = sharding.whole(latent.weight().detach(), self.linears[name].weight)
+            finally:
+                latent.quantizer = quantizer
+        return out
 
     @torch.no_grad()
     def restore(self, snapshot: list[Tensor]) -> None:
@@ -169,6 +213,8 @@ class Latent:
             if isinstance(latent, LoRA):
                 m.forward = partial(latent.forward, m)
                 continue
+            if name in self.sharded:
+                continue
             m.weight.requires_grad_(True)
             hooks.append(m.weight.register_post_accumulate_grad_hook(partial(self._gather, name)))
         try:
@@ -176,8 +222,8 @@ class Latent:
         finally:
             for hook in hooks:
                 hook.remove()
-            for m in self.linears.values():
-                m.weight.requires_grad_(False)
+            for name, m in self.linears.items():
+                m.weight.requires_grad_(name in self.sharded)
                 m.__dict__.pop("forward", None)
 
 
@@ -268,24 +314,27 @@ class Stepper:
     ) -> dict:
         """One optimizer step on the mean over `indices` of `loss`, which gives sums over a micro-batch; the logged
         means."""
+        own, size = sharding.share(indices), sharding.ranks()[1]
         sums: dict[str, float] = {}
         with self.latent.training():
-            for i in range(0, len(indices), micro):
-                total, logged = loss(indices[i : i + micro])
-                if not torch.isfinite(total):
+            for i in range(0, len(own), micro):
+                total, logged = loss(own[i : i + micro])
+                seen = sharding.summed(torch.tensor([total.item(), *logged.values()], dtype=torch.float64)).tolist()
+                if not math.isfinite(seen[0]):
                     raise FloatingPointError(
-                        f"{desc}: the loss is {total.item()} at step {self.done + 1}; lower the learning rate"
+                        f"{desc}: the loss is {seen[0]} at step {self.done + 1}; lower the learning rate"
                     )
-                (total / len(indices)).backward()
-                for k, v in {"loss": total.item(), **logged}.items():
+                (total * size / len(indices)).backward()  # the processes' gradients are averaged
+                self.latent.collect()
+                for k, v in zip(["loss", *logged], seen):
                     sums[k] = sums.get(k, 0.0) + v
             self.latent.backward()
         try:
-            check_gradients(self.latent.named_parameters(), f"{desc}, step {self.done + 1}")
+            norm = self.latent.norm(f"{desc}, step {self.done + 1}")
         except FloatingPointError:
             self.optimizer.zero_grad(set_to_none=True)  # the latents are as they were, and so is what comes next
             raise
-        norm = nn.utils.clip_grad_norm_(self.latent.parameters, self.how.clip)
+        nn.utils.clip_grads_with_norm_(self.latent.parameters, self.how.clip, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.how.lr * schedule(self.done, self.how.warmup, self.how.horizon)
         self.optimizer.step()

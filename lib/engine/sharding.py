@@ -1,0 +1,80 @@
+"""Several processes, one model: torch's FSDP2 around the blocks, and the few sums that training then needs.
+
+Each process holds its rows of every block's weights, latents and moments, gathers a block when it is used, and takes
+its part of every batch (`training.fit` does). Whatever else a process does, such as scoring, all do alike. In one
+process everything here is the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lib.quantization.blocks import block_linears, decoder_blocks
+
+
+def ranks() -> tuple[int, int]:
+    """(which process this is, how many there are)."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def shard(model: nn.Module, trained: Iterable[str]) -> nn.Module:
+    """Give every process its rows of the blocks' weights, in place. trained: names of the linears that will learn.
+
+    ValueError where rows do not divide among the processes. Call it before anything is trained or scored.
+    """
+    rank, size = ranks()
+    if size == 1:
+        return model
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    layers = block_linears(model)
+    if odd := [f"{n} ({m.out_features} rows)" for n, m in layers.items() if m.out_features % size]:
+        raise ValueError(f"{size} processes do not divide the rows of {', '.join(odd[:3])}")
+    for name in trained:
+        layers[name].weight.requires_grad_(True)  # gathered weights are what they were at the first use
+    mesh = init_device_mesh(model.device.type, (size,))
+    for block in decoder_blocks(model).values():
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    model.base_model(input_ids=ids, use_cache=False)  # gathered once outside of inference mode, they can have gradients
+    return model
+
+
+def local(p: Tensor) -> Tensor:
+    """This process's rows of a weight."""
+    return p.to_local() if hasattr(p, "to_local") else p
+
+
+def rows(p: Tensor) -> slice:
+    """Which rows of the whole weight those are."""
+    own = len(local(p))
+    return slice(0, own) if not hasattr(p, "to_local") else slice(ranks()[0] * own, (ranks()[0] + 1) * own)
+
+
+def share(indices: Sequence[int]) -> list[int]:
+    """This process's part of a batch. ValueError where it does not divide."""
+    rank, size = ranks()
+    if len(indices) % size:
+        raise ValueError(f"a batch of {len(indices)} does not divide among {size} processes")
+    return list(indices[rank::size])
+
+
+def summed(x: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if ranks()[1] > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def whole(x: Tensor, like: Tensor) -> Tensor:
+    """All rows of what each process has its rows of, as the weight `like` is divided; on every process."""
+    if not hasattr(like, "to_local"):
+        return x
+    parts = [torch.empty_like(x) for _ in range(ranks()[1])]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)

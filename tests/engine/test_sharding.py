@@ -1,0 +1,132 @@
+"""Two processes against one, on the CPU through gloo: losses, gradients, weights after steps, whole checkpoints."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lib.engine import sharding
+from lib.harness.paths import ROOT
+
+KINDS = ("dpo", "sft", "latent", "lora")
+WORK = """
+import os, sys
+from functools import partial
+import torch
+import torch.distributed as dist
+from lib import losses
+from lib.data import Pair
+from lib.engine import models, objectives, sharding, training
+from lib.quantization import block_linears, rtn
+
+kinds, out = sys.argv[1:3]
+torch.set_num_threads(1)
+if int(os.environ["WORLD_SIZE"]) > 1:
+    dist.init_process_group("gloo")
+if kinds == "killed" and sharding.ranks()[0] == 1:
+    os._exit(9)
+quantizer = partial(rtn.fake_quant, bits=4, group=16, symmetric=False)
+pairs = [Pair(str(i), [5, 6, i], [7, 8, 9 + i], [3, 4], 0) for i in range(8)]
+ref = torch.full((8,), -9.0)
+found = {}
+for kind in kinds.split(","):
+    model = models.load("tiny-random", dtype=torch.float32)[0]
+    sharding.shard(model, list(block_linears(model)))
+    adapter = dict(rank=2, alpha=4.0, generator=torch.Generator().manual_seed(0))
+    make = {
+        "lora": partial(training.LoRA, quantizer=quantizer, **adapter),
+        "latent": partial(training.Full, quantizer=quantizer),
+    }.get(kind, partial(training.Full, quantizer=None))
+    latent = training.Latent(block_linears(model), make)
+    if kind == "sft":
+        objective = objectives.supervised(model, [p.prompt for p in pairs], [p.chosen for p in pairs])
+    else:
+        objective = objectives.preference(model, pairs, partial(losses.dpo, beta=0.5), ref_w=ref, ref_l=ref)
+    batch = 3 if kind == "odd" else 4
+    stepper = training.Stepper(latent, training.AdamW(1e-3, 1, 0.5))
+    rows = []
+    for k in range(4):
+        if k == 2:
+            half = stepper.state()
+        rows.append(stepper.step(range(4 * (k % 2), 4 * (k % 2) + batch), objective, micro=1))
+    end = latent.gathered()
+    stepper.restore(half)
+    for k in (2, 3):
+        stepper.step(range(4 * (k % 2), 4 * (k % 2) + batch), objective, micro=1)
+    with torch.inference_mode():
+        logits = model(torch.tensor([[5, 6, 7, 8]])).logits.clone()
+    divided = sum(sharding.local(m.weight).numel() for m in block_linears(model).values())
+    found[kind] = {"rows": rows, "end": end, "again": latent.gathered(), "logits": logits, "divided": divided}
+if sharding.ranks()[0] == 0:
+    torch.save(found, out)
+if dist.is_initialized():
+    dist.destroy_process_group()
+"""
+
+
+def run(kind, processes, out, tmp_path):
+    """The processes' exit codes and last words."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    (tmp_path / "work.py").write_text(WORK)
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "work.py"), kind, str(out)],
+            env=env | {"MASTER_PORT": str(port), "RANK": str(k), "WORLD_SIZE": str(processes)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for k in range(processes)
+    ]
+    ends = [p.communicate(timeout=240)[1] for p in started]
+    return [p.returncode for p in started], ends
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """What one process found, and what two did."""
+    folder, got = tmp_path_factory.mktemp("both"), []
+    for processes in (1, 2):
+        codes, ends = run(",".join(KINDS), processes, folder / f"{processes}.pt", folder)
+        assert codes == [0] * processes, ends[0][-800:]
+        got.append(torch.load(folder / f"{processes}.pt"))
+    return got
+
+
+@pytest.mark.xdist_group("sharding")
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_do_as_one(both, kind):
+    one, two = (found[kind] for found in both)
+    assert two["divided"] * 2 == one["divided"]
+    for a, b in zip(one["rows"], two["rows"], strict=True):
+        assert a.keys() == b.keys()
+        for k in a:
+            assert a[k] == pytest.approx(b[k], rel=1e-5, abs=1e-6), k
+    assert one["end"].keys() == two["end"].keys()
+    for name, w in one["end"].items():
+        torch.testing.assert_close(two["end"][name], w, rtol=1e-5, atol=2e-6)
+        torch.testing.assert_close(two["again"][name], two["end"][name], rtol=0, atol=1e-7)  # resumed in its middle
+    torch.testing.assert_close(two["logits"], one["logits"], rtol=1e-4, atol=1e-4)
+    assert one["rows"][-1]["loss"] != one["rows"][0]["loss"]
+
+
+def test_a_batch_that_does_not_divide_is_refused_by_all(tmp_path):
+    codes, ends = run("odd", 2, tmp_path / "x", tmp_path)
+    assert all(codes) and all("a batch of 3 does not divide among 2 processes" in e for e in ends)
+
+
+def test_a_process_that_dies_ends_the_others(tmp_path):
+    codes, ends = run("killed", 2, tmp_path / "x", tmp_path)
+    assert codes[1] == 9 and codes[0] not in (0, None) and "Connection" in ends[0]
+
+
+def test_in_one_process_nothing_changes(tiny_model):
+    assert sharding.ranks() == (0, 1) and sharding.share([3, 1, 2]) == [3, 1, 2]
+    w = tiny_model.lm_head.weight
+    assert sharding.local(w) is w and sharding.rows(w) == slice(0, len(w)) and sharding.whole(w, w) is w
+    assert sharding.shard(tiny_model, []) is tiny_model and sharding.summed(torch.ones(2)).tolist() == [1, 1]
