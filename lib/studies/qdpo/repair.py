@@ -32,8 +32,11 @@ def post_training(study: Study, arm: str, apply: Callable) -> None:
 def _wide(model):
     """A copy in float32, since AWQ's scales would be lost in part in bfloat16; in the host's memory, for it is twice
     the size of the model on the accelerator."""
-    own = {id(p): torch.nn.Parameter(p.detach().float().cpu(), requires_grad=False) for p in model.parameters()}
-    own |= {id(b): b.detach().cpu().clone() for b in model.buffers()}
+    own = {
+        id(p): torch.nn.Parameter(p.detach().to("cpu", torch.float32, copy=True), requires_grad=False)
+        for p in model.parameters()
+    }
+    own |= {id(b): b.detach().to("cpu", copy=True) for b in model.buffers()}
     return copy.deepcopy(model, memo=own).float()  # what is in the memo is taken, not copied
 
 

@@ -109,3 +109,15 @@ def test_a_second_round_goes_on_where_the_first_ended(study, prompts):
     repair.train(study, "qdpo", kd, pairs, lr=1e-3, start=latent)
     assert study.curves["qdpo"][0]["validation kl"] == pytest.approx(ended, abs=1e-7)
     assert repair.train(study, "sft", kd, [], lr=1.0) is None
+
+
+def test_a_post_training_quantizer_leaves_full_precision_alone(study):
+    """In float32 on the CPU too, where the copy in float32 on the host could be the model itself."""
+    before = {n: p.clone() for n, p in study.fp.named_parameters()}
+    copy = repair._wide(study.fp)
+    assert all(torch.equal(p, before[n]) and p.dtype == torch.float32 for n, p in copy.named_parameters())
+    with torch.no_grad():
+        for p in copy.parameters():
+            p.add_(1.0)
+    assert all(torch.equal(p, before[n]) for n, p in study.fp.named_parameters())
+    assert not {id(b) for b in copy.buffers()} & {id(b) for b in study.fp.buffers()}
