@@ -98,6 +98,7 @@ def both(tmp_path_factory):
     return got
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("sharding")
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_do_as_one(both, kind):
@@ -115,11 +116,13 @@ def test_two_processes_do_as_one(both, kind):
     assert one["rows"][-1]["loss"] != one["rows"][0]["loss"]
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused_by_all(tmp_path):
     codes, ends = run("odd", 2, tmp_path / "x", tmp_path)
     assert all(codes) and all("a batch of 3 does not divide among 2 processes" in e for e in ends)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others(tmp_path):
     codes, ends = run("killed", 2, tmp_path / "x", tmp_path)
     assert codes[1] == 9 and codes[0] not in (0, None) and "Connection" in ends[0]
