@@ -7,6 +7,7 @@ be unchanged.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,16 @@ class Choice:
     ratio: float | None
     loss: float
     loss_unscaled: float
+
+
+class Effort(NamedTuple):
+    """What is tried."""
+
+    scaling: str = "activation"  # one of SCALINGS
+    grid: int = 20  # exponents of a scale, and shrinkages of a limit
+    clip: bool = True
+    max_shrink: float = 0.5  # the smallest limit tried, as a share taken off
+    tokens: int = 512  # of the calibration, for the losses
 
 
 @dataclass(frozen=True)
@@ -155,11 +166,7 @@ def search(
     bits: int,
     group: int | None,
     symmetric: bool,
-    scaling: str = "activation",
-    grid: int = 20,
-    clip: bool = True,
-    max_shrink: float = 0.5,
-    tokens: int = 512,
+    how: Effort = Effort(),  # noqa: B008  a tuple
     device: torch.device | str | None = None,
     track: Callable[[Iterable, str], Iterable] = lambda it, desc: it,
 ) -> Search:
@@ -170,6 +177,7 @@ def search(
     use all its tokens, the losses its first `tokens`, rounded up to chunks of 512. Blocks are fed by the unquantized
     blocks before them. device: where one block at a time works, for a model that is kept elsewhere.
     """
+    scaling, grid, clip, max_shrink, tokens = how
     if scaling not in SCALINGS:
         raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}")
     if grid < 1 or not 0 <= max_shrink < 1:

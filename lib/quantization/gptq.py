@@ -111,7 +111,6 @@ def apply_gptq(
     group: int | None,
     symmetric: bool,
     act_order: bool,
-    block: int = 128,
     damp: float = 0.01,
     device: torch.device | str | None = None,
     track: Callable[[Iterable, str], Iterable] = lambda it, desc: it,
@@ -144,7 +143,6 @@ def apply_gptq(
                     group=group,
                     symmetric=symmetric,
                     act_order=act_order,
-                    block=block,
                     damp=damp,
                 )
                 for layer, part in zip(names, _split(stacked, [layers[layer].out_features for layer in names])):

@@ -68,7 +68,7 @@ def test_scaling_leaves_the_function_alone(kind, scaling):
     model, cal = MODELS[kind]().double(), calibration()
     ids = torch.randint(0, 97, (2, 20))
     before, want = copy.deepcopy(model.state_dict()), model(ids).logits
-    found = awq.search(model, cal, scaling=scaling, **FORMAT)
+    found = awq.search(model, cal, how=awq.Effort(scaling=scaling), **FORMAT)
     torch.testing.assert_close(model(ids).logits, want, rtol=1e-8, atol=1e-8)
     scaled = [choice for choice in found.choices if choice.ratio not in (None, 0.0)]
     assert scaled and any(not torch.equal(v, before[k]) for k, v in model.state_dict().items() if "norm" in k)
@@ -120,7 +120,7 @@ def test_the_reported_losses_are_those_of_the_attention_output():
 
     want = output(model)
     scaled, plain = copy.deepcopy(model), copy.deepcopy(model)
-    choice = awq.search(scaled, [(ids, mask)], clip=False, **FORMAT).choices[0]
+    choice = awq.search(scaled, [(ids, mask)], how=awq.Effort(clip=False), **FORMAT).choices[0]
     for m in (plain, scaled):
         for name in choice.layers:
             layer = m.model.layers[0].get_submodule(name)
@@ -137,7 +137,7 @@ def test_no_scaling_when_there_is_nothing_to_gain():
         layer.weight.fill_(0.25)  # on the grid: rounding is exact
     for scaling in awq.SCALINGS:
         before = copy.deepcopy(model.state_dict())
-        found = awq.search(model, calibration(), scaling=scaling, **FORMAT)
+        found = awq.search(model, calibration(), how=awq.Effort(scaling=scaling), **FORMAT)
         assert all(choice.ratio is None and choice.loss_unscaled < 1e-9 for choice in found.choices)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -224,7 +224,7 @@ def test_queries_and_keys_are_not_clipped():
         for name, layer in block_linears(model).items():
             if name in limits:
                 assert limits[name].shape == (layer.out_features, layer.in_features // 16)
-    assert awq.search(llama(), calibration(), clip=False, **FORMAT).limits == {}
+    assert awq.search(llama(), calibration(), how=awq.Effort(clip=False), **FORMAT).limits == {}
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -281,9 +281,9 @@ def test_a_norm_that_is_not_a_product_is_found_out():
 
 def test_refusals_come_before_the_work():
     for wrong, say in (
-        ({"scaling": "both"}, "scaling must be one of activation, duo"),
-        ({"grid": 0}, "grid must be at least 1"),
-        ({"max_shrink": 1.0}, "max_shrink in"),
+        ({"how": awq.Effort(scaling="both")}, "scaling must be one of activation, duo"),
+        ({"how": awq.Effort(grid=0)}, "grid must be at least 1"),
+        ({"how": awq.Effort(max_shrink=1.0)}, "max_shrink in"),
         ({"group": 32}, "group 32 does not divide the 48"),
     ):
         with pytest.raises(ValueError, match=say):
