@@ -93,10 +93,15 @@ def _advice(stage: str, settings: dict) -> str:
     return f"try {', '.join(asked)} or another MODEL" if asked else "try another MODEL"
 
 
+def check_device(cfg) -> None:
+    """ValueError where the settings ask for a GPU and torch finds none."""
+    if "device" in cfg.as_dict() and cfg["device"] == "cuda" and not there_is("cuda"):
+        raise ValueError(f"{cfg.paper} asks for the device cuda, and torch finds none here; DEVICE=cpu runs without")
+
+
 def check(paper: str, cfg) -> str | None:
     """Raise ValueError where a run at these settings cannot fit here; a sentence where that cannot be told."""
-    if cfg["device"] == "cuda" and not there_is("cuda"):
-        raise ValueError(f"{paper} asks for the device cuda, and torch finds none here; DEVICE=cpu runs without")
+    check_device(cfg)
     try:
         stages = footprint(paper, {"PRESET": cfg.preset, "SEED": 0} | {k.upper(): v for k, v in dict(cfg).items()})
     except ValueError as error:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.harness import commit, machine, paths, results, rows
+from lib.harness import commit, fits, machine, paths, results, rows
 from lib.harness.progress import peak_memory
 
 NO_VALUE = float("nan")
@@ -48,6 +48,7 @@ def new_run_dir(paper: str, preset: str, seed: int) -> Path:
 def start(cfg, notebook: str) -> Run:
     """Begin a run: in the folder that the runner names (PLUMBLINE_RUN_DIR), else in a new one. Says in one line if
     the run will not be cited, and why; a run that was begun before and not finished is marked abandoned."""
+    fits.check_device(cfg)
     given = os.environ.get("PLUMBLINE_RUN_DIR", "").strip()
     folder = Path(given) if given else new_run_dir(cfg.paper, cfg.preset, cfg.seed)
     paths.check_writable(folder)

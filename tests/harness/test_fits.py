@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from lib.harness import cli, fits, paths, runner
+from lib.harness import cli, fits, paths, presets, results, runner
 
 STAGES = [fits.Stage("load", 10, 0), fits.Stage("training: weights", 20, 50), fits.Stage("answers", 30, 0)]
 SETTINGS = {"device": "cuda", "micro": 4, "host": False, "checkpoint": True, "generation_batch": 32}
@@ -44,6 +44,12 @@ def test_the_runner_refuses_before_it_begins(sandbox, monkeypatch):
     monkeypatch.setattr(fits, "there_is", lambda device: {"cuda": 0.0, "cpu": 100.0}[device])
     with pytest.raises(ValueError, match="asks for the device cuda, and torch finds none here"):
         runner.run("qdpo", preset="paper", seed=0)
+    for begin in (
+        lambda: runner.run("sea", preset="small", seed=0, overrides={"device": "cuda"}),
+        lambda: results.start(presets.resolve("sea", {"PRESET": "smoke", "SEED": 0, "DEVICE": "cuda"}), "50_sea"),
+    ):
+        with pytest.raises(ValueError, match="^sea asks for the device cuda, and torch finds none here; DEVICE=cpu"):
+            begin()
     assert not list(paths.RUNS.iterdir())
 
 
