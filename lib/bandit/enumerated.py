@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib.bandit.methods import METHODS
 from lib.bandit.online import Agent, Candidates, play
-from lib.engine.training import check_gradients
+from lib.engine.latents import check_gradients
 from lib.harness import seeding
 from lib.scoring.oracles import Oracle, free
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from lib import bandit
 from lib.bandit.methods import Method, check_shares, labelled_by_heads, policy_loss, prompts_of, rounds
 from lib.engine import checkpoint
-from lib.engine.training import check_gradients
+from lib.engine.latents import check_gradients
 from lib.harness.progress import announce, track
 from lib.scoring.oracles import Oracle
 

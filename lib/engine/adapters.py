@@ -1,7 +1,7 @@
 """LoRA beside frozen weights, by peft's own layers: only the adapters have gradients, masters and moments.
 
 y = W x + (alpha / r) B A x with W (out, in) as it is loaded (bf16, or NF4 and int8 of bitsandbytes: QLoRA), A (r, in)
-and B (out, r). arXiv 2106.09685, 2305.14314. An adapter that sits before a quantizer is `training.LoRA`.
+and B (out, r). arXiv 2106.09685, 2305.14314. An adapter that sits before a quantizer is `latents.LoRA`.
 """
 
 from __future__ import annotations

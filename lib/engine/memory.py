@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lib.data import Pair
-from lib.engine import attention, generation, objectives, training, trunk
+from lib.engine import attention, generation, latents, objectives, training, trunk
 from lib.engine.head import head_of
 from lib.engine.logprobs import hidden_states, pack, token_logprobs
 from lib.losses import dpo
@@ -139,7 +139,7 @@ def preference_steps(model, latent, *, micro: int, prompt: int, answer: int, che
     ref = torch.zeros(micro)
     objective = objectives.preference(model, pairs, partial(dpo, beta=0.1), ref_w=ref, ref_l=ref)
     stepper = training.Stepper(latent, training.AdamW(1e-6, 1, 1.0))
-    with training.checkpointed(model, on=checkpoint):
+    with latents.checkpointed(model, on=checkpoint):
         for _ in range(2):
             stepper.step(range(micro), objective, micro=micro)
 

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from lib.engine import checkpoint
 from lib.engine.head import head_of
+from lib.engine.latents import Latent
 from lib.engine.logprobs import hidden_states, token_logprobs
 from lib.engine.packing import Row, bins, pack_rows
-from lib.engine.training import AdamW, Latent, Stepper, schedule
+from lib.engine.training import AdamW, Stepper, schedule
 from lib.harness import seeding
 from lib.harness.progress import track
 

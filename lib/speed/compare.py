@@ -97,7 +97,8 @@ class _Child:
 
     def __init__(self, spec: dict):
         self.spec, self.errors = spec, tempfile.TemporaryFile("w+")
-        hub = spec["model"].count("/") == 1 and not Path(spec["model"]).exists()  # asked for, unless the caller says no
+        name = spec.get("model", "")
+        hub = name.count("/") == 1 and not Path(name).exists()  # asked for, unless the caller says no
         environment = os.environ | {
             "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0") if hub else "1",
             "TQDM_DISABLE": "1",

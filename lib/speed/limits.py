@@ -7,7 +7,7 @@ from functools import partial
 import pandas as pd
 import torch
 
-from lib.engine import objectives, training
+from lib.engine import latents, objectives
 from lib.engine.generation import generate
 from lib.losses import dpo
 from lib.quantization import block_linears
@@ -78,7 +78,7 @@ def decode_profile(model, tokenizer, prompts: int, *, tokens: int = 8) -> pd.Ser
 
 def step_profile(model, pairs: int, prompt: int, answer: int) -> pd.Series:
     """Share of a step's forward and backward by operator, largest first."""
-    latent = training.Latent(block_linears(model), partial(training.Full, quantizer=None))
+    latent = latents.Latent(block_linears(model), partial(latents.Full, quantizer=None))
     zero = torch.zeros(pairs)
     objective = objectives.preference(
         model, token_pairs(model, pairs, prompt, answer), partial(dpo, beta=BETA), ref_w=zero, ref_l=zero

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from lib.engine import models, objectives, training
+from lib.engine import latents, models, objectives, training
 from lib.engine.generation import GREEDY, Sampling, generate
 from lib.losses import dpo
 from lib.quantization import block_linears, rtn
@@ -24,7 +24,7 @@ def steps(model, tokenizer, spec: dict) -> dict:
         model = wrapped.get_base_model()
     else:
         quantizer = partial(rtn.fake_quant, bits=4, group=64, symmetric=False) if spec["side"] == "quantized" else None
-        latent = training.Latent(block_linears(model), partial(training.Full, quantizer=quantizer))
+        latent = latents.Latent(block_linears(model), partial(latents.Full, quantizer=quantizer))
     columns = zip(*((p.prompt, p.chosen, p.rejected) for p in pairs))
     began = time.perf_counter()
     w, l = completion_logprobs(model, *columns, batch=spec["micro"]).unbind(1)
@@ -68,7 +68,7 @@ def lora(model, *, seed: int = 0):
         n: m for n, m in wrapped.named_modules() if isinstance(m, torch.nn.Linear) and ("lora_A" in n or "lora_B" in n)
     }
     wrapped.requires_grad_(False)
-    return wrapped, training.Latent(adapters, partial(training.Full, quantizer=None))
+    return wrapped, latents.Latent(adapters, partial(latents.Full, quantizer=None))
 
 
 def samples(model, tokenizer, spec: dict) -> dict:

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 
 from lib.engine import adapters, known, memory, trunk
-from lib.engine.training import Full, Latent, LoRA
+from lib.engine.latents import Full, Latent, LoRA
 from lib.harness import presets
 from lib.quantization import block_linears, rtn
 from lib.quantization.blocks import decoder_blocks

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib.engine import adapters, logprobs, models, objectives, training, trunk
+from lib.engine import adapters, latents, logprobs, models, objectives, training, trunk
 from lib.quantization import apply_nf4, block_linears
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -56,7 +56,7 @@ def test_training_moves_adapters_alone_and_only_they_have_gradients(tiny_model):
     model = copy.deepcopy(tiny_model)
     base = {n: p.clone() for n, p in model.named_parameters()}
     made = adapters.add(model, names(model), rank=2, alpha=4, generator=g())
-    latent = training.Latent(made, lambda w: training.Full(w, None))
+    latent = latents.Latent(made, lambda w: latents.Full(w, None))
 
     def loss(indices):
         packed = logprobs.pack([([5, 6], [[7, 8, 9]]) for _ in indices])
@@ -114,7 +114,7 @@ def test_adapters_on_a_base_kept_in_few_bits(tiny_model, byte_tokenizer, tmp_pat
     made = adapters.add(kept, names(kept), rank=2, alpha=4, generator=g())
     assert {m.weight.dtype for m in made.values()} == {torch.bfloat16}
     assert torch.equal(kept(IDS).logits.float(), b)
-    latent = training.Latent(made, lambda w: training.Full(w, None))
+    latent = latents.Latent(made, lambda w: latents.Full(w, None))
     objective = objectives.supervised(kept, [[5, 6]] * 4, [[7, 8, 9]] * 4)
     curve = training.fit(latent, training.epochs(4, 4, g()), objective, training.AdamW(1e-2, 1, 1.0), steps=6, micro=4)
     assert curve[-1]["loss"] < curve[0]["loss"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from lib.engine import adapters, known, memory, training
+from lib.engine import adapters, known, latents, memory
 from lib.harness.paths import ROOT
 from lib.quantization import block_linears
 
@@ -21,7 +21,7 @@ def small(hidden=64, layers=2):
 
 
 def full(model, **how):
-    return training.Latent(block_linears(model), partial(training.Full, quantizer=None, **how))
+    return latents.Latent(block_linears(model), partial(latents.Full, quantizer=None, **how))
 
 
 def device(work):
@@ -57,7 +57,7 @@ def test_a_full_step_takes_sixteen_bytes_a_weight_and_an_adapter_hardly_any():
         names = list(block_linears(model))
         made = adapters.add(model, names, rank=2, alpha=4, generator=torch.Generator().manual_seed(0))
         memory.preference_steps(
-            model, training.Latent(made, partial(training.Full, quantizer=None)), micro=1, prompt=4, answer=4
+            model, latents.Latent(made, partial(latents.Full, quantizer=None)), micro=1, prompt=4, answer=4
         )  # noqa: E501
         yield "adapters"
 
@@ -79,7 +79,7 @@ def test_checkpointing_keeps_one_block_at_a_time_and_changes_no_gradient(tiny_mo
     ids, grads = torch.tensor([[5, 6, 7, 8]]), []
     for on in (False, True):
         latent = full(tiny_model)
-        with latent.training(), training.checkpointed(tiny_model, on=on):
+        with latent.training(), latents.checkpointed(tiny_model, on=on):
             tiny_model(ids).logits.logsumexp(-1).sum().backward()
             latent.backward()
         grads.append([p.grad for p in latent.parameters])
@@ -92,7 +92,7 @@ def test_latents_on_the_host_leave_the_accelerator_the_compute_weights():
 
     with FakeTensorMode(), torch.no_grad():
         weight = torch.empty(6, 8, device="cuda", dtype=torch.bfloat16)
-        latent = training.Full(weight, lambda w: w * 1, host=True)
+        latent = latents.Full(weight, lambda w: w * 1, host=True)
         assert latent.parameters[0].device.type == "cpu" and latent.weight().device.type == "cuda"
 
 

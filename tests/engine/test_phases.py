@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lib.engine import packing, phases, training
+from lib.engine import latents, packing, phases, training
 from lib.engine.logprobs import hidden_states, pack, token_logprobs
 from lib.engine.phases import Phase
 from lib.quantization import block_linears
@@ -73,8 +73,8 @@ class Characters(nn.Module):
         return self.head
 
     def latent(self):
-        return training.Latent(
-            {n: m for n, m in self.named_modules() if hasattr(m, "weight")}, partial(training.Full, quantizer=None)
+        return latents.Latent(
+            {n: m for n, m in self.named_modules() if hasattr(m, "weight")}, partial(latents.Full, quantizer=None)
         )
 
     def weights(self):
@@ -165,11 +165,11 @@ def test_gradients_do_not_depend_on_the_split(micro, capacity, monkeypatch):
     want.backward()
     gradient = torch.cat([m.weight.grad.flatten() for m in model.latent().linears.values()])
     seen = []
-    real = nn.utils.clip_grad_norm_
+    real = nn.utils.clip_grads_with_norm_
     monkeypatch.setattr(
         training.nn.utils,
-        "clip_grad_norm_",
-        lambda p, clip: (seen.append(torch.cat([x.grad.flatten() for x in p])), real(p, clip))[1],
+        "clip_grads_with_norm_",
+        lambda p, *a: (seen.append(torch.cat([x.grad.flatten() for x in p])), real(p, *a))[1],
     )
     (done,) = tune(small(), [FIRST._replace(steps=1, batch=9)], micro=micro, capacity=capacity)
     assert len({len(a) for _, a in rows}) > 1 and gradient.abs().max() > 0.05
@@ -312,7 +312,7 @@ def test_a_llama_learns_its_rows(tiny_model):
     plan = [Phase("one", rows[:4], 20, 4, 0.02, warmup=0.2), Phase("two", rows[4:], 20, 4, 0.02, warmup=0.2, replay=1)]
     for capacity in (None, 40):
         model = copy.deepcopy(tiny_model)
-        latent = training.Latent(block_linears(model), partial(training.Full, quantizer=None))
+        latent = latents.Latent(block_linears(model), partial(latents.Full, quantizer=None))
         done = phases.run(latent, phases.nll(model), plan, phases.Tuning(0, micro=2, capacity=capacity))
         curves.append([[r["loss"] for r in d.curve] for d in done])
     (one, two), packed = curves[0], curves[1]

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from lib import losses
 from lib.data import Pair
-from lib.engine import models, objectives, sharding, training
+from lib.engine import latents, models, objectives, sharding, training
 from lib.quantization import block_linears, rtn
 
 kinds, out = sys.argv[1:3]
@@ -37,10 +37,10 @@ for kind in kinds.split(","):
     sharding.shard(model, list(block_linears(model)))
     adapter = dict(rank=2, alpha=4.0, generator=torch.Generator().manual_seed(0))
     make = {
-        "lora": partial(training.LoRA, quantizer=quantizer, **adapter),
-        "latent": partial(training.Full, quantizer=quantizer),
-    }.get(kind, partial(training.Full, quantizer=None))
-    latent = training.Latent(block_linears(model), make)
+        "lora": partial(latents.LoRA, quantizer=quantizer, **adapter),
+        "latent": partial(latents.Full, quantizer=quantizer),
+    }.get(kind, partial(latents.Full, quantizer=None))
+    latent = latents.Latent(block_linears(model), make)
     if kind == "sft":
         objective = objectives.supervised(model, [p.prompt for p in pairs], [p.chosen for p in pairs])
     else:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib.engine import training
+from lib.engine import latents, training
 from lib.quantization import rtn
 
 Q = partial(rtn.fake_quant, bits=3, group=4, symmetric=False)
@@ -41,100 +41,15 @@ def test_dense_training_is_adamw_by_hand():
         (((X[i] @ w.T - Y[i]) ** 2).sum() / 4).backward()
         opt.param_groups[0]["lr"] = 0.05 * min(1, (step + 1) / 2)
         opt.step()
-    fit(training.Latent({"a": m}, partial(training.Full, quantizer=None)), m)
+    fit(latents.Latent({"a": m}, partial(latents.Full, quantizer=None)), m)
     assert torch.allclose(m.weight, w, atol=1e-6)
-
-
-def test_straight_through_gradient_is_the_plain_one_at_the_quantized_weight():
-    m = linear()
-    latent = training.Latent({"a": m}, partial(training.Full, quantizer=Q))
-    with latent.training():
-        loss_of(m)(range(4))[0].backward()
-        latent.backward()
-    wq = Q(linear().weight).requires_grad_()
-    ((X[:4] @ wq.T - Y[:4]) ** 2).sum().backward()
-    assert torch.allclose(latent.parameters[0].grad, wq.grad, atol=1e-6) and wq.grad.abs().max() > 0.1
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_masters_round_to_the_weights_they_came_from_and_small_steps_count(dtype):
-    """Steps far below the spacing of bfloat16 change a fitting share of the weights: their mean moves by the step."""
-    g = torch.Generator().manual_seed(0)
-    weight = torch.cat(
-        [torch.randn(400, 250, generator=g) * 0.05, torch.tensor([0.0, 1.0, -2.0, 0.5, 1e-30] * 50)[None]]
-    ).to(dtype)
-    master = training.dithered(weight)
-    assert torch.equal(master.to(dtype), weight) and torch.equal(training.dithered(weight), master)
-    big = (weight.abs() > 0.03) & (weight.abs() < 0.2)
-    for step in (1e-5, -1e-5):
-        centred = (weight.float() + step).to(dtype) - weight
-        moved = (master + step).to(dtype).float() - weight.float()
-        assert moved[big].mean().item() == pytest.approx(step, rel=0.15)
-        assert dtype == torch.float16 or centred[big].abs().max() == 0  # what masters in the middle would do: nothing
-    plain = torch.randn(3, 3)
-    assert torch.equal(training.dithered(plain), plain)
-
-
-def test_deployed_weights_are_q_of_latent_bit_for_bit():
-    for dtype in (torch.float32, torch.bfloat16):
-        m = linear().to(dtype)
-        latent = training.Latent({"a": m}, partial(training.Full, quantizer=Q))
-        if dtype == torch.float32:
-            fit(latent, m)
-        assert torch.equal(m.weight, Q(latent.parameters[0].detach()).to(dtype))
-        assert torch.equal(
-            m.weight,
-            rtn.quantize(latent.parameters[0].detach(), bits=3, group=4, symmetric=False).dequantize().to(dtype),
-        )
-
-
-def test_lora_before_the_quantizer():
-    m = linear()
-    make = partial(training.LoRA, quantizer=Q, rank=2, alpha=4.0, generator=torch.Generator().manual_seed(0))
-    latent = training.Latent({"a": m}, make)
-    assert torch.equal(m.weight, Q(linear().weight))  # B starts at zero
-    fit(latent, m)
-    b, a = (p.detach().clone().requires_grad_() for p in latent.parameters)
-    assert b.abs().max() > 0
-    with latent.training():
-        loss_of(m)(range(4))[0].backward()
-        latent.backward()
-    w = linear().weight + 2.0 * (b @ a)
-    straight = w + (Q(w.detach()) - w.detach())
-    ((X[:4] @ straight.T - Y[:4]) ** 2).sum().backward()
-    assert torch.allclose(latent.parameters[0].grad, b.grad, atol=1e-5) and torch.allclose(
-        latent.parameters[1].grad, a.grad, atol=1e-5
-    )
-
-
-def test_an_adapter_never_forms_a_gradient_of_its_weights_size():
-    """Neither the compute weight nor anything of its shape is handed a gradient; sums over micro-batches are those of
-    one batch."""
-    m = nn.Linear(64, 48, bias=False)
-    make = partial(training.LoRA, quantizer=Q, rank=2, alpha=4.0, generator=torch.Generator().manual_seed(0))
-    latent, x = training.Latent({"a": m}, make), torch.randn(6, 5, 64)
-    with torch.no_grad():
-        latent.parameters[0].normal_()
-    latent.sync()
-    whole = []
-    for parts in ((slice(None),), (slice(0, 2), slice(2, 6))):
-        with latent.training():
-            for part in parts:
-                m(x[part]).square().sum().backward()
-            latent.backward()
-        assert m.weight.grad is None and not m.weight.requires_grad and "forward" not in m.__dict__
-        whole.append([p.grad.clone() for p in latent.parameters])
-    for a, b in zip(*whole):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
-    with latent.training():
-        assert all(p.grad is None for p in latent.parameters)  # what a step that failed had gathered
 
 
 def test_micro_batches_do_not_change_the_result():
     weights = []
     for micro in (1, 3, 4):
         m = linear()
-        fit(training.Latent({"a": m}, partial(training.Full, quantizer=None)), m, micro=micro)
+        fit(latents.Latent({"a": m}, partial(latents.Full, quantizer=None)), m, micro=micro)
         weights.append(m.weight.clone())
     assert torch.allclose(weights[0], weights[1], atol=1e-6) and torch.allclose(weights[0], weights[2], atol=1e-6)
     assert not torch.equal(weights[0], linear().weight)
@@ -142,7 +57,7 @@ def test_micro_batches_do_not_change_the_result():
 
 def test_the_best_checkpoint_is_kept():
     m = linear()
-    latent = training.Latent({"a": m}, partial(training.Full, quantizer=None))
+    latent = latents.Latent({"a": m}, partial(latents.Full, quantizer=None))
     values = iter([5.0, 3.0, 4.0, 6.0])
     seen = []
 
@@ -157,7 +72,7 @@ def test_the_best_checkpoint_is_kept():
 
 def test_stop_and_zero_steps():
     m = linear()
-    latent = training.Latent({"a": m}, partial(training.Full, quantizer=Q))
+    latent = latents.Latent({"a": m}, partial(latents.Full, quantizer=Q))
     before = m.weight.clone()
     assert fit(latent, m, steps=0) == [] and torch.equal(m.weight, before)
     assert len(fit(latent, m, steps=9, stop=lambda curve: len(curve) == 3)) == 3
@@ -182,24 +97,9 @@ def test_schedule_by_hand():
     assert [training.schedule(s, 4) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1] and training.schedule(0, 0) == 1
 
 
-def test_nothing_is_left_on_the_weights():
-    m = linear()
-    latent = training.Latent({"a": m}, partial(training.Full, quantizer=None))
-    with latent.training():
-        for part in (range(2), range(2, 4)):
-            loss_of(m)(part)[0].backward()
-            assert m.weight.grad is None
-    sums = latent.gradients["a"].clone()
-    with latent.training():
-        latent.gradients["a"] = None
-        loss_of(m)(range(4))[0].backward()
-    assert torch.allclose(sums, latent.gradients["a"], atol=1e-5) and sums.abs().max() > 0.1
-    assert not m.weight.requires_grad and not m.weight._post_accumulate_grad_hooks
-
-
 def test_bad_input():
     m = linear()
-    latent = training.Latent({"a": m}, partial(training.Full, quantizer=None))
+    latent = latents.Latent({"a": m}, partial(latents.Full, quantizer=None))
     with pytest.raises(ValueError, match="lr > 0"):
         fit(latent, m, lr=0)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
@@ -234,14 +134,14 @@ class Broken(torch.autograd.Function):
 @pytest.mark.parametrize(
     "make",
     [
-        partial(training.Full, quantizer=None),
-        partial(training.Full, quantizer=Q),
-        partial(training.LoRA, quantizer=Q, rank=2, alpha=4, generator=torch.Generator().manual_seed(0)),
+        partial(latents.Full, quantizer=None),
+        partial(latents.Full, quantizer=Q),
+        partial(latents.LoRA, quantizer=Q, rank=2, alpha=4, generator=torch.Generator().manual_seed(0)),
     ],
 )
 def test_a_gradient_that_is_not_finite_stops_the_step_by_name(make, value):
     a, b = linear(), linear()
-    latent = training.Latent({"layer a": a, "layer b": b}, make)
+    latent = latents.Latent({"layer a": a, "layer b": b}, make)
     stepper = training.Stepper(latent, training.AdamW(0.1, 1, 1.0))
 
     def loss(bad):
@@ -263,7 +163,7 @@ def test_a_step_that_failed_leaves_no_gradient_for_the_next():
     for fails in (False, True):
         m = linear()
         stepper = training.Stepper(
-            training.Latent({"w": m}, partial(training.Full, quantizer=None)), training.AdamW(0.1, 1, 1.0)
+            latents.Latent({"w": m}, partial(latents.Full, quantizer=None)), training.AdamW(0.1, 1, 1.0)
         )
         half = lambda i, m=m: (loss_of(m)(i)[0] * (float("nan") if 2 in i else 1), {})  # noqa: E731
         if fails:
@@ -276,7 +176,7 @@ def test_a_step_that_failed_leaves_no_gradient_for_the_next():
 
 def test_fit_stops_too_and_huge_gradients_are_clipped():
     m = linear()
-    latent = training.Latent({"w": m}, partial(training.Full, quantizer=None))
+    latent = latents.Latent({"w": m}, partial(latents.Full, quantizer=None))
     batches = training.epochs(12, 4, torch.Generator().manual_seed(0))
     how, more = training.AdamW(0.1, 1, 1.0), dict(steps=2, micro=4, desc="orpo")
     with pytest.raises(FloatingPointError, match="orpo, step 1: the gradient of w is not finite"):
@@ -285,21 +185,9 @@ def test_fit_stops_too_and_huge_gradients_are_clipped():
     assert curve[-1]["gradient norm"] > 1e11 and torch.isfinite(m.weight).all()
 
 
-@pytest.mark.parametrize("quantizer", [None, Q])
-def test_latents_lie_where_their_weights_do(quantizer):
-    """On a device that this machine need not have: shapes and devices are computed, numbers are not."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    with FakeTensorMode(), torch.no_grad():
-        weight = torch.empty(6, 8, device="cuda")
-        adapter = dict(rank=2, alpha=4.0, generator=torch.Generator().manual_seed(0))
-        for latent in (training.LoRA(weight, Q, **adapter), training.Full(weight, quantizer)):
-            assert {p.device.type for p in latent.parameters} == {"cuda"} == {latent.weight().device.type}
-
-
 def test_an_adapter_begins_alike_wherever_it_lies_and_batches_are_drawn_where_the_generator_is(monkeypatch):
     g = lambda: torch.Generator().manual_seed(0)  # noqa: E731
-    a = training.LoRA(torch.zeros(6, 8), Q, rank=2, alpha=4.0, generator=g()).parameters[1]
+    a = latents.LoRA(torch.zeros(6, 8), Q, rank=2, alpha=4.0, generator=g()).parameters[1]
     assert torch.equal(a, torch.empty(2, 8).uniform_(-(8**-0.5), 8**-0.5, generator=g()))
     real, asked = torch.randperm, []
     monkeypatch.setattr(torch, "randperm", lambda *x, device=None, **k: asked.append(device) or real(*x, **k))

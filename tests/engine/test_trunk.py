@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from lib.engine import logprobs, training, trunk
+from lib.engine import latents, logprobs, training, trunk
 from lib.engine.generation import Sampling, generate, recorded
 from lib.quantization import block_linears
 from lib.quantization.blocks import decoder_blocks
@@ -66,7 +66,7 @@ def test_training_the_top_trains_the_whole(tiny_model):
         packed, hidden = trunk.top_states(top, [ROWS[i] for i in indices], [pieces[i] for i in indices])
         return -logprobs.token_logprobs(hidden, head, packed.target).sum(), {}
 
-    latent = training.Latent(block_linears(top), partial(training.Full, quantizer=None))
+    latent = latents.Latent(block_linears(top), partial(latents.Full, quantizer=None))
     curve = training.fit(
         latent, training.epochs(3, 3, torch.Generator()), loss, training.AdamW(1e-3, 1, 1.0), steps=5, micro=2
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lib import constraint
 from lib.constraint.nado import Nado, expected_success
-from lib.engine import training, trunk
+from lib.engine import latents, trunk
 from lib.engine.generation import Completion, Sampling, generate, recorded
 from lib.harness import seeding
 from lib.harness.progress import track
@@ -123,7 +123,7 @@ def teach(world: World, nado: Nado, samples: Samples, name: str) -> dict[str, fl
             bce, gap = nado_losses(world, nado, *parts[i], order)
             optimizer.zero_grad(set_to_none=True)
             (bce + cfg.consistency * gap).backward()
-            training.check_gradients(nado.named_parameters(), f"success rates, {name}")
+            latents.check_gradients(nado.named_parameters(), f"success rates, {name}")
             optimizer.step()
             sums += torch.stack([bce.detach(), gap.detach()]).cpu() / len(parts)
     return log | {"cross-entropy of R": sums[0].item(), "inconsistency of R": sums[1].item()}

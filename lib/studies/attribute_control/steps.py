@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lib.constraint.nado import Nado, head_kl
-from lib.engine import training, trunk
+from lib.engine import latents, training, trunk
 from lib.engine.logprobs import mean_logprob, token_logprobs
 from lib.harness import seeding
 from lib.harness.progress import track
@@ -22,7 +22,7 @@ from lib.studies.attribute_control.world import Oracle, World
 
 def new_stepper(world: World, steps: int) -> training.Stepper:
     """A fresh optimizer on the model as it is."""
-    latent = training.Latent(world.linears, partial(training.Full, quantizer=None))
+    latent = latents.Latent(world.linears, partial(latents.Full, quantizer=None))
     return training.Stepper(latent, training.AdamW(world.cfg.lr, world.cfg.warmup, world.cfg.clip, horizon=steps))
 
 

@@ -18,11 +18,11 @@ from lib.data import chat
 from lib.engine import trunk
 from lib.engine.generation import generate
 from lib.engine.head import head_of
+from lib.engine.latents import Full, Latent
 from lib.engine.logprobs import Packed, greedy_tokens, hidden_states, sum_logprob, token_logprobs
 from lib.engine.merging import Weights
 from lib.engine.models import end_of_turn
 from lib.engine.phases import Row, pack_rows
-from lib.engine.training import Full, Latent
 from lib.harness import workers
 from lib.quantization import block_linears
 from lib.studies.lab.questions import Question, shown_context

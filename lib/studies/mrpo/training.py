@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lib.engine import training, trunk
+from lib.engine import latents, training, trunk
 from lib.engine.logprobs import check_finite, mean_logprob, token_kl
 from lib.harness import seeding
 from lib.losses import Preference
@@ -65,7 +65,7 @@ def fit(
     lengths = [len(rows[c.row][0]) + len(rows[c.row][1][c.chosen]) + len(rows[c.row][1][c.rejected]) for c in picks]
     order = seeding.torch_generator(cfg.seed, "order")
     return training.fit(
-        training.Latent(world.linears, partial(training.Full, quantizer=None)),
+        latents.Latent(world.linears, partial(latents.Full, quantizer=None)),
         training.epochs(len(picks), min(cfg.batch, len(picks)), order, lengths=lengths),
         objective,
         training.AdamW(lr, cfg.warmup, cfg.clip),

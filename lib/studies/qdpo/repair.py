@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lib.data import Pair
-from lib.engine import training
+from lib.engine import latents, training
 from lib.harness import seeding
 from lib.quantization import block_linears, rtn
 from lib.quantization.ste import codes_changed
@@ -49,8 +49,8 @@ def train(
     lr: float,
     target: float | None = None,
     lora: bool = False,
-    start: training.Latent | None = None,
-) -> training.Latent | None:
+    start: latents.Latent | None = None,
+) -> latents.Latent | None:
     """Reset the student, train its latent weights on `objective` over the pairs, keep the best validation KL,
     measure.
 
@@ -64,11 +64,11 @@ def train(
     cfg, n = study.cfg, len(pairs)
     lengths = [len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs]
     with study.run.stage(arm):
-        latent = start or training.Latent(block_linears(study.student), _latent(study, lora=lora), study.sources)
+        latent = start or latents.Latent(block_linears(study.student), _latent(study, lora=lora), study.sources)
         latent.sync()
         before = _codes(study, latent)
         study.run.metric("arms", "weights", arm, "bits per weight", _size(before.values()))
-        with training.checkpointed(study.student, on=cfg.checkpoint):
+        with latents.checkpointed(study.student, on=cfg.checkpoint):
             study.curves[arm] = training.fit(
                 latent,
                 training.epochs(n, min(cfg.batch, n), seeding.torch_generator(cfg.seed, "order"), lengths=lengths),
@@ -90,10 +90,10 @@ def train(
 def _latent(study: Study, *, lora: bool) -> Callable:
     """What stands behind a quantized weight while it trains: the weight itself, or an adapter before the quantizer."""
     if not lora:
-        return partial(training.Full, quantizer=study.quantizer, host=study.cfg.host)
+        return partial(latents.Full, quantizer=study.quantizer, host=study.cfg.host)
     generator = seeding.torch_generator(study.cfg.seed, "lora")
     adapter = dict(rank=study.cfg.lora_rank, alpha=study.cfg.lora_alpha, generator=generator)
-    return partial(training.LoRA, quantizer=study.quantizer, **adapter)
+    return partial(latents.LoRA, quantizer=study.quantizer, **adapter)
 
 
 def _record(study: Study, arm: str, *, lr: float, changed: float) -> None:

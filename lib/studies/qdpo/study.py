@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from lib import scoring
-from lib.engine import training
+from lib.engine import latents
 from lib.quantization import block_linears, rtn
 from lib.quantization.blocks import check_covered
 from lib.scoring.flipping import Fidelity, Forced
@@ -69,5 +69,5 @@ def build(
 
 def quantized(study: Study):
     """The student as round-to-nearest leaves it: every trained arm starts here."""
-    training.Latent(block_linears(study.student), partial(training.Full, quantizer=study.quantizer), study.sources)
+    latents.Latent(block_linears(study.student), partial(latents.Full, quantizer=study.quantizer), study.sources)
     return study.student

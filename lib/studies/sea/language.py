@@ -15,7 +15,7 @@ from torch import Tensor
 from lib.bandit.methods import METHODS, rounds
 from lib.bandit.online import Agent, Candidates, play
 from lib.data import Prompt, encode
-from lib.engine import training, trunk
+from lib.engine import latents, training, trunk
 from lib.engine.generation import GREEDY, Completion, Sampling, generate, recorded
 from lib.engine.head import head_of
 from lib.engine.logprobs import check_finite, sum_logprob, token_logprobs
@@ -121,7 +121,7 @@ class Dialogue:
         self.generator, cfg = generator, self.bench.cfg
         self.standard: tuple[Tensor, Tensor] | None = None  # mean and deviation of the first round's features
         as_start(self.bench)
-        self.latent = training.Latent(self.bench.linears, partial(training.Full, quantizer=None))
+        self.latent = latents.Latent(self.bench.linears, partial(latents.Full, quantizer=None))
         self.stepper = training.Stepper(self.latent, training.AdamW(lr, cfg.warmup, cfg.clip, horizon=horizon))
         self.order: list[int] = []
 
