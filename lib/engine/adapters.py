@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lib.quantization.blocks import block_linears, decoder_blocks
+
 NAME = "default"  # peft's name of the adapter: one at a time
 
 
@@ -47,6 +49,21 @@ def add(model, names: Sequence[str], *, rank: int, alpha: float, generator: torc
         a.weight = nn.Parameter(start.to(where, dtype), requires_grad=False)
         b.weight = nn.Parameter(torch.zeros(b.weight.shape, device=where, dtype=dtype), requires_grad=False)
     return linears(model)
+
+
+def targets(model, *, blocks: int, names: Sequence[str] | None) -> list[str]:
+    """The linear layers of the last `blocks` blocks that bear one of `names` (None: all of them); adapters that were
+    beside them are taken out. ValueError where none does."""
+    remove(model)
+    last = tuple(f"{b}." for b in list(decoder_blocks(model))[-blocks:])
+    there = {n: n.rpartition(".")[2] for n in block_linears(model) if n.startswith(last)}
+    found = [n for n, own in there.items() if names is None or own in names]
+    if not found:
+        raise ValueError(
+            f"no linear layer of the last {blocks} blocks is called {','.join(names)}; there are "
+            f"{sorted(set(there.values()))}"
+        )
+    return found
 
 
 def linears(model) -> dict[str, nn.Linear]:

@@ -54,9 +54,13 @@ class Full:
         master = weight.detach().float().clone() if quantizer else dithered(weight)
         self.parameters = [nn.Parameter(master.cpu() if host else master)]
 
+    def plain(self) -> Tensor:
+        """The weight before the quantizer."""
+        return self.parameters[0].to(self.device)
+
     def weight(self) -> Tensor:
-        w = self.parameters[0].to(self.device)
-        return straight_through(w, self.quantizer) if self.quantizer else w
+        """The compute weight."""
+        return straight_through(self.plain(), self.quantizer) if self.quantizer else self.plain()
 
 
 class LoRA:
@@ -73,10 +77,14 @@ class LoRA:
         b = torch.zeros(out_features, rank, device=weight.device)
         self.parameters = [nn.Parameter(b), nn.Parameter(a.to(weight.device))]
 
-    def weight(self) -> Tensor:
+    def plain(self) -> Tensor:
+        """The weight before the quantizer."""
         b, a = self.parameters
-        w = self.base.float() + self.scale * ((b if self.rows is None else b[self.rows]) @ a)
-        return straight_through(w, self.quantizer) if self.quantizer else w
+        return self.base.float() + self.scale * ((b if self.rows is None else b[self.rows]) @ a)
+
+    def weight(self) -> Tensor:
+        """The compute weight."""
+        return straight_through(self.plain(), self.quantizer) if self.quantizer else self.plain()
 
     def divided(self, weight: Tensor) -> None:
         """W is one process's rows of `weight`; B and A are whole in each, and begin as they would in one."""
@@ -200,14 +208,7 @@ class Latent:
     @torch.no_grad()
     def gathered(self) -> dict[str, Tensor]:
         """The whole weights by name before any quantizer, on every process: what a checkpoint of one process holds."""
-        out = {}
-        for name, latent in self.latents.items():
-            quantizer, latent.quantizer = latent.quantizer, None
-            try:
-                out[name] = sharding.whole(latent.weight().detach(), self.linears[name].weight)
-            finally:
-                latent.quantizer = quantizer
-        return out
+        return {n: sharding.whole(x.plain().detach(), self.linears[n].weight) for n, x in self.latents.items()}
 
     @torch.no_grad()
     def restore(self, snapshot: list[Tensor]) -> None:

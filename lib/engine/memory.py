@@ -120,14 +120,17 @@ def model_of(config, dtype: torch.dtype):
 
 def peaks(work: Callable[[], Iterator[str]]) -> dict[str, Bytes]:
     """Bytes at the height of each stage of `work`, a generator that names a stage once it is over."""
-    out = {}
+    return dict(heights(work))
+
+
+def heights(work: Callable[[], Iterator[str]]) -> Iterator[tuple[str, Bytes]]:
+    """`peaks`, one after another."""
     with shapes() as meter:
         for stage in work():
-            out[stage] = meter.peak
+            yield stage, meter.peak
             meter.peak = (
                 Bytes()
             )  # what a stage begins with shows at its first tensor; it may give something back before
-    return out
 
 
 # ---- pieces of work at given sizes: a prompt of `prompt` tokens, answers of `answer`

@@ -117,12 +117,10 @@ def fits_(
     which = notebooks.papers() if paper == "all" else [paper]
     found, bad = {}, False
     for name in which:
-        cfg = presets.resolve(name, {"PRESET": preset, "SEED": 0} | upper(overrides(name, map(assignment, set_ or []))))
-        typer.echo(f"{name}, preset {preset}: {cfg['model']}, {cfg['dtype']} on {cfg['device']}")
-        found[name] = fits.footprint(name, {"PRESET": preset, "SEED": 0} | upper(dict(cfg)))
-        for s in found[name]:
-            there = f", {s.host:.1f} GB on the host" if s.host else ""
-            typer.echo(f"  {s.device:6.1f} GB  {s.name}{there}")
+        given = {k.upper(): v for k, v in overrides(name, map(assignment, set_ or [])).items()}
+        cfg = presets.resolve(name, {"PRESET": preset, "SEED": 0} | given)
+        typer.echo(f"{name}, preset {preset}: {cfg['model']}, {cfg['dtype']} on {cfg['device']}; up to a minute")
+        found[name] = fits.footprint(cfg, _show)
         room = fits.there_is(cfg["device"]) if memory is None else memory
         no = fits.objection(found[name], dict(cfg), memory=room, host=fits.there_is("cpu") if host is None else host)
         typer.echo(f"  does not fit: {no}" if no else f"  fits {room:.0f} GB")
@@ -132,8 +130,9 @@ def fits_(
     raise typer.Exit(bad)
 
 
-def upper(given: dict) -> dict:
-    return {k.upper(): v for k, v in given.items()}
+def _show(stage: fits.Stage) -> None:
+    there = f", {stage.host:.1f} GB on the host" if stage.host else ""
+    typer.echo(f"  {stage.device:6.1f} GB  {stage.name}{there}")
 
 
 @app.command()

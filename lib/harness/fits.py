@@ -10,6 +10,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,24 +39,30 @@ class Stage(NamedTuple):
     host: float
 
 
-def footprint(paper: str, settings: dict) -> list[Stage]:
-    """What each stage of a paper's study takes with these settings (PRESET, SEED, overrides in capitals).
+def footprint(cfg, say: Callable[[Stage], None] = lambda stage: None) -> list[Stage]:
+    """What each stage of a paper's study takes with these settings; `say` hears of each when it is known.
 
     ValueError with the reason where it cannot be told: a paper without a study, a model of unknown shape.
     """
-    environment = os.environ | {
-        "CUDA_VISIBLE_DEVICES": "",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "PYTHONWARNINGS": "ignore",
-    }
-    command = [sys.executable, "-m", "lib.studies.footprints", paper, json.dumps(settings)]
-    done = subprocess.run(command, cwd=paths.ROOT, env=environment, capture_output=True, text=True)
-    said = [line for line in done.stdout.splitlines() if line.startswith("#footprint ")]
-    if not said:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"what {paper} takes of memory cannot be told: {last}")
-    stages = json.loads(said[0].split(" ", 1)[1])
-    return [Stage(name, SLACK * device / GB, SLACK * host / GB) for name, (device, host) in stages.items()]
+    settings = {"PRESET": cfg.preset, "SEED": cfg.seed} | {k.upper(): v for k, v in cfg.as_dict().items()}
+    quiet = {"CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+    command, stages = [sys.executable, "-m", "lib.studies.footprints", cfg.paper, json.dumps(settings)], []
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command, cwd=paths.ROOT, env=os.environ | quiet, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        for line in process.stdout:
+            if line.startswith("#stage "):
+                name, (device, host) = json.loads(line.split(" ", 1)[1])
+                stages.append(Stage(name, SLACK * device / GB, SLACK * host / GB))
+                say(stages[-1])
+        if process.wait():
+            errors.seek(0)
+            last = (errors.read().strip().splitlines() or ["no message"])[-1]
+            raise ValueError(f"what {cfg.paper} takes of memory cannot be told: {last}")
+    return stages
 
 
 def there_is(device: str) -> float:
@@ -99,16 +107,16 @@ def check_device(cfg) -> None:
         raise ValueError(f"{cfg.paper} asks for the device cuda, and torch finds none here; DEVICE=cpu runs without")
 
 
-def check(paper: str, cfg) -> str | None:
+def check(cfg) -> str | None:
     """Raise ValueError where a run at these settings cannot fit here; a sentence where that cannot be told."""
     check_device(cfg)
     try:
-        stages = footprint(paper, {"PRESET": cfg.preset, "SEED": 0} | {k.upper(): v for k, v in dict(cfg).items()})
+        stages = footprint(cfg)
     except ValueError as error:
         return str(error)
     no = objection(stages, dict(cfg), memory=there_is(cfg["device"]), host=there_is("cpu"))
     if no:
-        raise ValueError(f"{paper} does not fit: {no}")
+        raise ValueError(f"{cfg.paper} does not fit: {no}")
     return None
 
 

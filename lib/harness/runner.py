@@ -89,7 +89,7 @@ def run(
         _say(f"{paper} {preset} seed {seed}: already done in {done.dir.name} (FORCE=1 or --force runs it again)")
         return RunResult(done.dir, OK, "already done")
     fits.check_device(cfg)
-    if preset == "paper" and (unknown := fits.check(paper, cfg)):
+    if preset == "paper" and (unknown := fits.check(cfg)):
         _say(f"{paper}: {unknown}; running without that check")
     folder = runs.new_run_dir(paper, preset, seed)
     runs.reserve(folder, cfg, path.stem)

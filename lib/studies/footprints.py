@@ -88,10 +88,8 @@ def mrpo(cfg) -> Iterator[str]:
         yield "scores under the second model"
         del second
     if cfg.rank:
-        last = tuple(f"{b}." for b in list(decoder_blocks(whole))[-cfg.blocks :])
         wanted = None if cfg.targets == "all" else cfg.items_of("targets")
-        names = [n for n in block_linears(whole) if n.startswith(last)]
-        names = [n for n in names if wanted is None or n.rpartition(".")[2] in wanted]
+        names = adapters.targets(whole, blocks=cfg.blocks, names=wanted)
         made = adapters.add(whole, names, rank=cfg.rank, alpha=cfg.alpha, generator=torch.Generator())
         top, latent = trunk.split(whole, cfg.blocks)[1], Latent(made, partial(Full, quantizer=None))
     else:
@@ -134,9 +132,15 @@ def last_blocks(whole, cfg):
 
 def stages(paper: str, settings: dict) -> dict[str, memory.Bytes]:
     """Bytes at the height of each stage of a paper's study; settings as a run is given them (PRESET, SEED, ...)."""
+    return dict(each(paper, settings))
+
+
+def each(paper: str, settings: dict) -> Iterator[tuple[str, memory.Bytes]]:
+    """`stages`, one after another."""
     cfg = presets.resolve(paper, settings)
-    return memory.peaks(lambda: STUDIES[paper](cfg))
+    return memory.heights(lambda: STUDIES[paper](cfg))
 
 
 if __name__ == "__main__":
-    print("#footprint", json.dumps(stages(sys.argv[1], json.loads(sys.argv[2]))))
+    for stage in each(sys.argv[1], json.loads(sys.argv[2])):
+        print("#stage", json.dumps(stage), flush=True)

@@ -6,30 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lib.engine import latents, training
+from lib.engine import latents, memory
 from lib.quantization import rtn
-
-Q = partial(rtn.fake_quant, bits=3, group=4, symmetric=False)
-X = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
-Y = torch.randn(12, 6, generator=torch.Generator().manual_seed(1))
-
-
-def linear():
-    torch.manual_seed(3)
-    return nn.Linear(8, 6, bias=False).requires_grad_(False)
-
-
-def loss_of(m):
-    def loss(indices):
-        i = list(indices)
-        return ((m(X[i]) - Y[i]) ** 2).sum(), {}
-
-    return loss
-
-
-def fit(latent, m, *, micro=4, steps=5, lr=0.05, clip=1e9, seed=0, **kw):
-    batches = training.epochs(12, 4, torch.Generator().manual_seed(seed))
-    return training.fit(latent, batches, loss_of(m), training.AdamW(lr, 2, clip), steps=steps, micro=micro, **kw)
+from tests.engine.regression import Q, X, Y, fit, linear, loss_of
 
 
 def test_straight_through_gradient_is_the_plain_one_at_the_quantized_weight():
@@ -130,6 +109,28 @@ def test_nothing_is_left_on_the_weights():
         loss_of(m)(range(4))[0].backward()
     assert torch.allclose(sums, latent.gradients["a"], atol=1e-5) and sums.abs().max() > 0.1
     assert not m.weight.requires_grad and not m.weight._post_accumulate_grad_hooks
+
+
+def test_what_a_backward_pass_of_an_adapter_holds_is_thin():
+    """On real numbers: no tensor of the weight's size is made, which the product G = dy^T x would be."""
+    m = nn.Linear(256, 256, bias=False)
+    make = partial(latents.LoRA, quantizer=Q, rank=2, alpha=4.0, generator=torch.Generator().manual_seed(0))
+    latent, x = latents.Latent({"a": m}, make), torch.randn(4, 256)
+    with latent.training():
+        loss = m(x).square().sum()
+        with memory.Meter() as meter:
+            loss.backward()
+    assert 0 < meter.peak.device < m.weight.numel() * 4 / 4
+
+
+def test_latents_on_the_host_learn_the_same():
+    ends = []
+    for host in (False, True):
+        m = linear()
+        fit(latents.Latent({"a": m}, partial(latents.Full, quantizer=Q, host=host)), m)
+        ends.append(m.weight.clone())
+    torch.testing.assert_close(*ends)
+    assert not torch.equal(ends[0], linear().weight)
 
 
 @pytest.mark.parametrize("quantizer", [None, Q])

@@ -28,12 +28,13 @@ def test_on_the_cpu_the_host_is_the_device():
 
 
 def test_a_real_footprint_and_one_that_cannot_be_told():
-    stages = fits.footprint("sea", {"PRESET": "smoke", "SEED": 0})
-    assert len(stages) >= 3 and all(0 < s.device < 0.1 for s in stages)
+    heard = []
+    stages = fits.footprint(presets.resolve("sea", {"PRESET": "smoke", "SEED": 0}), heard.append)
+    assert heard == stages and len(stages) >= 3 and all(0 < s.device < 0.1 for s in stages)
     with pytest.raises(
         ValueError, match="^what sea takes of memory cannot be told: .*shape of 'a/b' is not known here"
     ):
-        fits.footprint("sea", {"PRESET": "smoke", "SEED": 0, "MODEL": "a/b"})
+        fits.footprint(presets.resolve("sea", {"PRESET": "smoke", "SEED": 0, "MODEL": "a/b"}))
 
 
 def test_the_runner_refuses_before_it_begins(sandbox, monkeypatch):
@@ -54,7 +55,7 @@ def test_the_runner_refuses_before_it_begins(sandbox, monkeypatch):
 
 
 def test_the_command_says_every_stage_and_keeps_the_table(sandbox, monkeypatch):
-    monkeypatch.setattr(fits, "footprint", lambda *a: STAGES)
+    monkeypatch.setattr(fits, "footprint", lambda cfg, say: [say(s) for s in STAGES] and STAGES)
     call = lambda *a: CliRunner().invoke(cli.app, ["fits", "sea", *a])  # noqa: E731
     good = call("--memory", "80", "--host", "64")
     assert good.exit_code == 0 and "30.0 GB  answers" in good.output and "fits 80 GB" in good.output
@@ -73,7 +74,7 @@ def test_the_committed_table_is_what_the_settings_give():
 
     table = pd.read_csv(paths.ROOT / "results/tables/memory.csv")
     sea = table[(table.paper == "sea") & (table.preset == "paper")]
-    now = fits.footprint("sea", {"PRESET": "paper", "SEED": 0})
+    now = fits.footprint(presets.resolve("sea", {"PRESET": "paper", "SEED": 0}))
     assert list(sea.stage) == [s.name for s in now]
     assert sea["device GB"].tolist() == pytest.approx([s.device for s in now], abs=0.2)
     assert set(table.paper) == {"qdpo", "lab", "attribute_control", "mrpo", "sea"}

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from lib.engine import adapters, trunk
 from lib.engine.head import Head, head_of
 from lib.harness import seeding
-from lib.quantization.blocks import block_linears, decoder_blocks
 from lib.studies.mrpo.candidates import Candidates
 
 Weights = dict[str, Tensor]
@@ -46,7 +45,8 @@ class World(NamedTuple):
 def build(cfg, run, model, tokenizer, splits: dict[str, Candidates], *, stop_ids: Sequence[int]) -> World:
     """The world at its start: the frozen blocks read every candidate once. ValueError if no layer bears the name that
     `targets` asks for."""
-    names = targets(model, cfg)
+    wanted = None if cfg.targets == "all" else cfg.items_of("targets")
+    names = adapters.targets(model, blocks=cfg.blocks, names=wanted)
     if cfg.rank:
         g = seeding.torch_generator(cfg.seed, "adapter")
         linears = adapters.add(model, names, rank=cfg.rank, alpha=cfg.alpha, generator=g)
@@ -71,20 +71,6 @@ def build(cfg, run, model, tokenizer, splits: dict[str, Candidates], *, stop_ids
         counts={},
         base_answers={},
     )
-
-
-def targets(model, cfg) -> list[str]:
-    """The linear layers of the last blocks that `targets` names."""
-    adapters.remove(model)
-    last = list(decoder_blocks(model))[-cfg.blocks :]
-    there = {n: n.rpartition(".")[2] for n in block_linears(model) if n.startswith(tuple(f"{b}." for b in last))}
-    found = [n for n, own in there.items() if cfg.targets == "all" or own in cfg.items_of("targets")]
-    if not found:
-        raise ValueError(
-            f"no linear layer of the last {cfg.blocks} blocks is called {cfg.targets}; there are "
-            f"{sorted(set(there.values()))}"
-        )
-    return found
 
 
 def lengths(answers: Sequence[Sequence[Sequence[int]]]) -> Tensor:

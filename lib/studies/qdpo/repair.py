@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from lib.data import Pair
 from lib.engine import latents, training
@@ -116,23 +115,13 @@ def _size(stored: Collection) -> float:
 
 def _codes(study: Study, latent) -> dict:
     """On the computer's side: with 7B weights they would take 7 GB of the accelerator."""
-    return {name: rtn.quantize(_plain(x).cpu(), **study.format) for name, x in latent.latents.items()}
+    return {name: rtn.quantize(x.plain().detach().cpu(), **study.format) for name, x in latent.latents.items()}
 
 
 def _changed(before: dict, after: dict) -> float:
     """Share of all integer codes that differ."""
     total = sum(q.codes.numel() for q in before.values())
     return sum(codes_changed(before[k], after[k]) * before[k].codes.numel() for k in before) / total
-
-
-def _plain(latent) -> Tensor:
-    """The weight before the quantizer."""
-    with torch.no_grad():
-        quantizer, latent.quantizer = latent.quantizer, None
-        try:
-            return latent.weight().detach()
-        finally:
-            latent.quantizer = quantizer
 
 
 def _reached(curve: list[dict], target: float) -> bool:
