@@ -53,8 +53,11 @@ def config_of(spec: str):
     if spec in SHAPES:
         kind, shape = SHAPES[spec]
         return AutoConfig.for_model(kind, **shape)
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") or spec.count("/") != 1:
-        raise ValueError(
-            f"the shape of {spec!r} is not known here: give a folder, or one of {', '.join(SHAPES)}, or allow the hub"
-        )
-    return AutoConfig.from_pretrained(spec)
+    offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+    unknown = f"the shape of {spec!r} is not known here: give a folder, or one of {', '.join(SHAPES)}, or allow the hub"
+    if offline or spec.startswith((".", "~", "/")) or spec.count("/") != 1:
+        raise ValueError(unknown)
+    try:
+        return AutoConfig.from_pretrained(spec)
+    except OSError as error:  # no such repository, no network
+        raise ValueError(unknown) from error

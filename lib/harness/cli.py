@@ -115,6 +115,8 @@ def fits_(
 ) -> None:
     """Say what every stage takes of memory, before anything is loaded; exit code 1 if it does not fit."""
     which = notebooks.papers() if paper == "all" else [paper]
+    if wrong := [name for name in which if name not in notebooks.papers()]:
+        raise ValueError(f"memory is reckoned for {', '.join(notebooks.papers())} or all, given {wrong[0]!r}")
     found, bad = {}, False
     for name in which:
         given = {k.upper(): v for k, v in overrides(name, map(assignment, set_ or [])).items()}

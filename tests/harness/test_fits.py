@@ -66,6 +66,8 @@ def test_the_command_says_every_stage_and_keeps_the_table(sandbox, monkeypatch):
     fits.write("paper", {"lab": STAGES[:2]})
     assert fits.known("paper") == {"sea": (30.0, 50.0), "lab": (20.0, 50.0)}
     assert call("--set", "BATSCH=3").exit_code == 2
+    other = CliRunner().invoke(cli.app, ["fits", "speed"])
+    assert other.exit_code == 2 and "memory is reckoned for qdpo, lab," in other.output + (other.stderr or "")
 
 
 def test_the_committed_table_is_what_the_settings_give():

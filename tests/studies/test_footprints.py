@@ -38,3 +38,6 @@ def test_models_are_known_by_folder_and_name_or_refused(tmp_path, tiny_model, mo
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match="shape of 'a/b' is not known here: give a folder"):
         known.config_of("a/b")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with pytest.raises(ValueError, match="shape of '/no/where' is not known here"):
+        known.config_of("/no/where")

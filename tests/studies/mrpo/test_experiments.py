@@ -1,5 +1,6 @@
 """Whole arms on the tiny model."""
 
+import pytest
 import torch
 
 from lib.studies.mrpo import arms, experiments, measures, reference_models, scores, tasks, training
@@ -66,3 +67,14 @@ def test_a_foreign_reference_counts_its_own_tokens_and_outlives_a_task(world, pi
     assert ("weights", "other model") in set(
         zip(world.run.record().metrics().exhibit, world.run.record().metrics().arm)
     )
+
+
+@pytest.mark.parametrize("arm, whole", [("mrpo-swcw", True), ("mrpo-tsw", True), ("mrpo", False), ("dpo", False)])
+def test_arms_that_look_at_the_batch_before_get_it_whole(world, picks, monkeypatch, arm, whole):
+    seen = []
+    monkeypatch.setattr(experiments, "fit", lambda *a, **how: seen.append(how["whole"]) or [])
+    world.weights["complementary"] = world.weights["base"]
+    chosen = picks()
+    t = tasks.Task("plain", chosen, chosen, chosen, chosen)
+    experiments._train(world, experiments.ARMS[arm], arm, ["base", "complementary"], t, 1e-3)
+    assert seen == [whole]
