@@ -1,7 +1,8 @@
 # Every target installs what it needs into .venv first; `make` alone lists them.
 PAPER  ?= all
 PRESET ?= small
-SEEDS  ?= 0
+SEEDS  ?=
+JOBS   ?= 1
 FORCE  ?=
 
 VENV  := .venv
@@ -22,17 +23,17 @@ endif
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make reproduce   run the papers and print the claims   PAPER=all|qdpo|... PRESET=smoke|small|paper SEEDS="0 1 2" FORCE=1'
+	@echo 'make reproduce   run the papers and print the claims   PAPER=all|qdpo|... PRESET=smoke|small|study|paper SEEDS="0 1 2" JOBS=2 FORCE=1'
 	@echo 'make test        all tests, on the CPU, offline after the install'
 	@echo 'make variants    the formula tests once more under several instruction sets and numbers of threads'
 	@echo 'make lab         JupyterLab in notebooks/'
 	@echo 'make results     rebuild the index, tables and figures from results/runs/'
 	@echo 'make bench       time and memory beside other libraries   PRESET=smoke|small|paper'
-	@echo 'make check       ruff and the rules for notebooks'
+	@echo 'make check       ruff, the rules for notebooks, and whether claims and results are true'
 	@echo 'make clean       remove what the tools left behind; not .venv, data/cache or results'
 
 reproduce: $(STAMP)
-	@$(VENV)/bin/plumbline reproduce --paper '$(PAPER)' --preset '$(PRESET)' --seeds '$(SEEDS)' $(if $(SAFE_FORCE),--force)
+	@$(VENV)/bin/plumbline reproduce --paper '$(PAPER)' --preset '$(PRESET)' --seeds '$(SEEDS)' --jobs '$(JOBS)' $(if $(SAFE_FORCE),--force)
 
 test: $(STAMP)
 	@HF_HUB_OFFLINE=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
@@ -49,6 +50,7 @@ check: $(STAMP)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check --quiet .
 	@$(VENV)/bin/plumbline notebooks check
+	@$(VENV)/bin/plumbline results --check
 
 results: $(STAMP)
 	@$(VENV)/bin/plumbline results

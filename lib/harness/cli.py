@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from lib.harness import fits, index, notebooks, paths, presets, results, runner
+from lib.harness import claims, fits, index, notebooks, paths, presets, results, runner
 
 app = typer.Typer(
     add_completion=False,
@@ -27,7 +27,7 @@ app.add_typer(books, name="notebooks")
 curriculum = typer.Typer(no_args_is_help=True, help="Check a taxonomy of qna.yaml files.")
 app.add_typer(curriculum, name="taxonomy")
 SHOWN = 20  # problems of a taxonomy
-NEED_GB = {"smoke": 1, "small": 6}  # the largest process of the cited runs, rounded up
+NEED_GB = {"smoke": 1, "small": 6, "study": 6}  # the largest process of the cited runs, rounded up
 
 
 def one_sentence(command):
@@ -93,7 +93,7 @@ def list_() -> None:
 @one_sentence
 def run(
     paper: str,
-    preset: Annotated[str, typer.Option(help="smoke, small or paper")] = "small",
+    preset: Annotated[str, typer.Option(help="smoke, small, study or paper")] = "small",
     seed: int = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, repeatable")] = None,
     force: bool = False,
@@ -107,7 +107,7 @@ def run(
 @one_sentence
 def fits_(
     paper: str,
-    preset: Annotated[str, typer.Option(help="smoke, small or paper")] = "paper",
+    preset: Annotated[str, typer.Option(help="smoke, small, study or paper")] = "paper",
     memory: Annotated[float | None, typer.Option(help="GB of the device; what there is here if not given")] = None,
     host: Annotated[float | None, typer.Option(help="GB of the computer; what there is here if not given")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, repeatable")] = None,
@@ -139,10 +139,30 @@ def _show(stage: fits.Stage) -> None:
 
 @app.command()
 @one_sentence
-def reproduce(paper: str = "all", preset: str = "small", seeds: str = "0", force: bool = False) -> None:
-    """Run papers and seeds, rebuild the index, print the claims."""
+def reproduce(
+    paper: str = "all",
+    preset: str = "small",
+    seeds: Annotated[str, typer.Option(help='"0 1 2"; those that the preset plans if not given')] = "",
+    force: bool = False,
+    jobs: Annotated[int, typer.Option(help="runs at a time, one thread each if several")] = 1,
+) -> None:
+    """Run papers and seeds, rebuild the index, print the board."""
     which = notebooks.papers() if paper in ("", "all") else paper.replace(",", " ").split()
-    raise typer.Exit(runner.reproduce(which, preset or "small", numbers(seeds or "0"), force))
+    if preset == "study" and "speed" in which and paper in ("", "all"):
+        which.remove("speed")
+    raise typer.Exit(runner.reproduce(which, preset or "small", numbers(seeds) or None, force, jobs))
+
+
+@app.command()
+@one_sentence
+def power(
+    paper: str,
+    seeds: Annotated[int | None, typer.Option(help="seeds of the planned study; its own if not given")] = None,
+) -> None:
+    """The effect that so many seeds see with 80 % power, from pilots (seeds 200 and up) or from the cited runs."""
+    if paper not in claims.PAPERS:
+        raise ValueError(f"power is reckoned for {', '.join(claims.PAPERS)}, given {paper!r}")
+    typer.echo(claims.power(paper, results.load_runs(paper), seeds).to_markdown(index=False, floatfmt=".3g"))
 
 
 @app.command("results")
@@ -150,7 +170,7 @@ def reproduce(paper: str = "all", preset: str = "small", seeds: str = "0", force
 def results_(check: Annotated[bool, typer.Option(help="only say whether the pages are up to date")] = False) -> None:
     """Rebuild the tables, figures and pages from the cited runs."""
     if check:
-        problems = index.check()
+        problems = [*claims.check(), *index.check()]
         typer.echo("\n".join(problems) or "results are up to date")
         raise typer.Exit(bool(problems))
     for path in index.write():

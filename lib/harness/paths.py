@@ -3,7 +3,7 @@
 Write `paths.RESULTS`, not `from lib.harness.paths import RESULTS`: the folders that the environment can move are looked
 up at each use, so that a test or a second run can point them elsewhere.
 
-    PLUMBLINE_RESULTS   another folder in place of results/ (runs, tables, figures, published numbers)
+    PLUMBLINE_RESULTS   another folder in place of results/ (runs, tables, figures)
     PLUMBLINE_CACHE     another folder in place of data/cache/ (fetched assets, converted weights, cached generations)
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 DATA = ROOT / "data"
+PAPER = ROOT / "results" / "paper"  # published numbers: part of the code, wherever results go
 
 
 def _cache() -> Path:
@@ -30,14 +31,13 @@ _MOVABLE = {
     "RUNS": lambda: _results() / "runs",
     "TABLES": lambda: _results() / "tables",
     "FIGURES": lambda: _results() / "figures",
-    "PAPER": lambda: _results() / "paper",
 }
 
 
 def __getattr__(name: str) -> Path:
     if name in _MOVABLE:
         return _MOVABLE[name]()
-    raise AttributeError(f"lib.harness.paths has no {name!r}; it has ROOT, NOTEBOOKS, DATA, {', '.join(_MOVABLE)}")
+    raise AttributeError(f"lib.harness.paths has no {name!r}; it has ROOT, NOTEBOOKS, DATA, PAPER, {', '.join(_MOVABLE)}")
 
 
 def check_writable(folder: Path | str) -> Path:

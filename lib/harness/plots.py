@@ -79,13 +79,13 @@ def curves(by_arm: dict[str, list[dict]], name: str):
 
 
 def arms(runs: Sequence, metric: str, dataset: str = "test prompts"):
-    """One bar an arm with its 95 % interval over prompts, pooled over seeds; each seed a dot."""
-    pool = claims.Pool(runs)
+    """One bar an arm with its 95 % interval over seeds and prompts; each seed a dot."""
+    pool, unit = claims.Pool(runs), claims.units(runs[0].manifest["paper"]).get(dataset, "prompt")
     chosen = pool.items[(pool.items.dataset == dataset) & (pool.items.metric == metric)]
     names = [a for a in dict.fromkeys(chosen.arm) if a != "fp"]
     figure, axes = _axes((7.0, 0.24 * len(names) + 0.9))
     for k, arm in enumerate(names):
-        i = pool.rate(dataset, arm, metric)
+        i = pool.level(dataset, arm, metric, unit=unit).interval()
         axes.barh(k, i.value, color=COLOURS.get(arm), alpha=0.75, height=0.7)
         axes.errorbar(
             i.value, k, xerr=[[max(0, i.value - i.low)], [max(0, i.high - i.value)]], color="black", capsize=2, lw=1
@@ -96,7 +96,7 @@ def arms(runs: Sequence, metric: str, dataset: str = "test prompts"):
     axes.set_yticks(range(len(names)), [f"{a}, {size[a]:.1f} bit" if a in size else a for a in names])
     axes.invert_yaxis()
     axes.set_xlabel(
-        f"{LABELS.get(metric, metric)}; {len(pool.seeds)} seed(s), 95 % interval over "
+        f"{LABELS.get(metric, metric)}; {len(pool.seeds)} seed(s), 95 % interval over them and "
         f"{chosen.prompt_id.nunique()} prompts"
     )
     return figure
@@ -125,7 +125,7 @@ def breakdown(runs: Sequence):
     names = list(dict.fromkeys(pool.items[pool.items.dataset == "first divergence"].arm))
     figure, axes = _axes((7.0, 2.4))
     for k, name in enumerate(names):
-        i = pool.rate("first divergence", name, "agreement")
+        i = pool.level("first divergence", name, "agreement", unit="fixed").interval()
         axes.barh(k, i.value, color="#4c78a8", alpha=0.8, height=0.6)
         axes.errorbar(
             i.value, k, xerr=[[max(0, i.value - i.low)], [max(0, i.high - i.value)]], color="black", capsize=2, lw=1

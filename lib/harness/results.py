@@ -1,8 +1,9 @@
 """Runs as a reader sees them: load, tell which are evidence, and the numbers a paper published.
 
 A run folder is results/runs/<paper>-<preset>-s<seed>-<date>-<commit7>; `lib.harness.runs` makes it. A run is *cited*
-(counted in the index) if it is done and complete, of preset small or paper, from committed code, and with no setting
-overridden; the newest per paper, preset and seed.
+(counted in the index) if it is done and complete, of any preset but smoke, from committed code, with no setting
+overridden and no pilot's seed; the newest per paper, preset and seed. Verdicts are computed from `evidence`: the cited
+runs of preset study.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from lib.harness import assets, machine, paths, presets, progress, rows
 from lib.harness.commit import git_state
 from lib.harness.rows import ITEM_COLUMNS, METRIC_COLUMNS
 
-__all__ = ["ITEM_COLUMNS", "METRIC_COLUMNS", "RunRecord", "cited", "data_files", "git_state", "load_runs", "missing",
-           "published", "uncited"]  # fmt: skip
+__all__ = ["ITEM_COLUMNS", "METRIC_COLUMNS", "RunRecord", "cited", "data_files", "evidence", "git_state",
+           "load_runs", "missing", "published", "uncited", "used"]  # fmt: skip
+
+PILOTS = 200  # seeds from here up try things out and are never cited
+STUDY_SINCE = "2026-11-29"  # runs of preset small that began before were made at what is now preset study
 
 
 def __getattr__(name: str):
@@ -89,6 +93,21 @@ def _measured(path: Path, stamp: tuple) -> frozenset[tuple[str, str]]:
     return frozenset(zip(items.dataset, items.arm))
 
 
+def is_evidence(manifest: dict) -> bool:
+    """Whether pages and verdicts are computed from such a run: preset study; small as it was before there was a study,
+    and small of the timings, which have none."""
+    preset, old = manifest.get("preset"), manifest.get("start", "") < STUDY_SINCE
+    return preset == "study" or (preset == "small" and (old or manifest.get("paper") == "speed"))
+
+
+def evidence(runs: Sequence[RunRecord], paper: str | None = None) -> list[RunRecord]:
+    """The cited runs, of one paper or of all, that verdicts are computed from; of a paper's study alone as soon as
+    there is one."""
+    mine = [r for r in cited(runs) if paper in (None, r.manifest["paper"]) and is_evidence(r.manifest)]
+    studied = {r.manifest["paper"] for r in mine if r.manifest["preset"] == "study"}
+    return [r for r in mine if r.manifest["preset"] == "study" or r.manifest["paper"] not in studied]
+
+
 def uncited(manifest: dict) -> list[str]:
     """Why a run is no evidence even when it is done and complete: its preset, its code, its settings."""
     why = ["preset smoke measures nothing"] if manifest.get("preset") == "smoke" else []
@@ -97,6 +116,8 @@ def uncited(manifest: dict) -> list[str]:
         more = f" and {len(files) - 5} more" if len(files) > 5 else ""
         one = len(files) == 1 and files != ["code or data"]
         why.append(f"{', '.join(files[:5])}{more} differ{'s' if one else ''} from the last commit")
+    if manifest.get("seed", 0) >= PILOTS:
+        why.append(f"seeds from {PILOTS} up are pilots")
     if given := manifest.get("overrides", ()):
         why.append(f"{', '.join(name.upper() for name in given)} {'is' if len(given) == 1 else 'are'} overridden")
     return why
@@ -109,10 +130,15 @@ def cited(runs: Sequence[RunRecord]) -> list[RunRecord]:
     for r in sorted(runs, key=lambda r: r.manifest.get("start", "")):
         m = r.manifest
         if m.get("status") == "done" and not m.get("failed stage") and not uncited(m) and not missing(r):
-            newest[m["paper"], m["preset"], m["seed"]] = r
-            settings[m["paper"], m["preset"]] = m["settings"]
-    used = lambda s: {k: v for k, v in s.items() if v != "none"}  # noqa: E731  a setting that came later and is not used changes nothing
-    return [newest[k] for k in sorted(newest) if used(newest[k].manifest["settings"]) == used(settings[k[:2]])]
+            kind = m["paper"], m["preset"], is_evidence(m)
+            newest[*kind, m["seed"]] = r
+            settings[kind] = used(m["settings"])
+    return [newest[k] for k in sorted(newest) if used(newest[k].manifest["settings"]) == settings[k[:3]]]
+
+
+def used(settings: dict) -> dict:
+    """The settings that change something: one that came later and is "none" changes nothing."""
+    return {k: v for k, v in settings.items() if v != "none"}
 
 
 def data_files(*names: str) -> list[dict]:

@@ -10,15 +10,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.harness import claims, fits, index, notebooks, paths, presets, results, runs
+from lib.harness import board, claims, fits, index, notebooks, paths, presets, results, runs
 from lib.harness.progress import duration
 
-TIME_LIMIT = {"smoke": 900, "small": 3 * 3600, "paper": None}  # seconds a run
-BUDGET = {"smoke": 60, "small": 15 * 60, "paper": 24 * 3600}  # first guess of a run's length
+TIME_LIMIT = {"smoke": 900, "small": 3 * 3600, "study": 6 * 3600, "paper": None}  # seconds a run
+BUDGET = {"smoke": 60, "small": 5 * 60, "study": 30 * 60, "paper": 24 * 3600}  # first guess of a run's length
 SPEED = {  # environment of the kernel, unless the user has set it: time only, never a result
     # threads wait awake for a moment: a third faster at decoding than asleep, and than awake for long at training
     "GOMP_SPINCOUNT": "10000",
@@ -54,14 +55,14 @@ def validate(paper: str, preset: str, seed: int, overrides: dict) -> tuple[Path,
 
 def finished(cfg) -> results.RunRecord | None:
     """A done and complete run of the same settings, files that these name, commit and data, if code and data are as
-    committed."""
+    committed; of preset study of any commit, so that a study goes on where it was left."""
     commit, dirty = results.git_state()
     for r in reversed(results.load_runs(cfg.paper, cfg.preset)):
         m = r.manifest
         if (
             not dirty
             and m.get("status") == "done"
-            and m["commit"] == commit
+            and (m["commit"] == commit or cfg.preset == "study")
             and not m["dirty"]
             and m["fingerprint"] == cfg.fingerprint()
             and not m.get("failed stage")
@@ -113,15 +114,29 @@ def run(
     return RunResult(folder, code, reason)
 
 
-def spawn(command: Sequence[str]) -> int:
+def spawn(command: Sequence[str], label: str = "", environment: dict | None = None) -> int:
     """Run a command, one run, in a process of its own: its exit code. One that a signal ends gets 128 + the signal, as
-    a shell says it, and what it left running is stopped and marked failed."""
-    since, process = runs.now(), subprocess.Popen(command, cwd=paths.ROOT)
+    a shell says it, and what it left running is stopped and marked failed. With a label its lines begin with it."""
+    piped = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) if label else {}
+    env = os.environ | environment if environment else None
+    since, process = runs.now(), subprocess.Popen(command, cwd=paths.ROOT, env=env, **piped)
+    for line in process.stdout or ():
+        _say(f"{label} | {line.rstrip()}")
     code = process.wait()
     if code:
         by = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
         runs.bury(process.pid, since, f"the process of this run was ended {by}")
     return code if code >= 0 else 128 - code
+
+
+def _apart(paper: str, seed: int, preset: str, force: bool) -> RunResult:
+    """`run` in a process of its own with one thread: two such use two cores better than one of two threads."""
+    command = [sys.executable, "-m", "lib.harness.cli", "run", paper, "--preset", preset, "--seed", str(seed)]
+    began = runs.now()
+    code = spawn([*command, *(["--force"] if force else [])], f"{paper} seed {seed}", {"OMP_NUM_THREADS": "1"})
+    mine = [r for r in results.load_runs(paper, preset) if r.manifest.get("seed") == seed]
+    new = [r for r in mine if r.manifest.get("start", "") >= began] or mine[-1:]
+    return RunResult(new[-1].dir if new else None, code, "" if code == OK else f"exit code {code}")
 
 
 @contextmanager
@@ -247,26 +262,36 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
         sockets.cleanup()
 
 
-def reproduce(which: Sequence[str], preset: str, seeds: Sequence[int], force: bool = False) -> int:
-    """All papers and seeds, then the index; goes on after a failure and returns the first failing exit code."""
-    jobs = [(p, s) for p in which for s in seeds]
-    for paper, seed in jobs:
-        validate(paper, preset, seed, {})
+def reproduce(
+    which: Sequence[str], preset: str, seeds: Sequence[int] | None = None, force: bool = False, jobs: int = 1
+) -> int:
+    """All papers and seeds (those that the preset plans, unless given), then the index; goes on after a failure and
+    returns the first failing exit code. Several jobs at a time run in processes of their own, of one thread each."""
+    todo = [(p, s) for p in which for s in (presets.seeds(p, preset) if seeds is None else seeds)]
+    configs = {(paper, seed): validate(paper, preset, seed, {})[1] for paper, seed in todo}
+    left = [k for k in todo if force or finished(configs[k]) is None]
+    if preset == "study" and left:
+        seconds = sum(_expected(configs[k]) for k in left) / min(jobs, len(left))
+        _say(f"{len(left)} of {len(todo)} runs are missing; expect {duration(seconds)} in all")
     outcome = {}
-    for k, (paper, seed) in enumerate(jobs, 1):
-        _say(f"[{k}/{len(jobs)}] {paper}, preset {preset}, seed {seed}")
-        outcome[paper, seed] = run(paper, preset=preset, seed=seed, force=force)
-        if outcome[paper, seed].code in (INTERRUPTED, TERMINATED):
-            break
+    if jobs > 1:
+        with ThreadPoolExecutor(jobs) as pool:
+            outcome = dict(zip(todo, pool.map(lambda k: _apart(*k, preset, force), todo)))
+    else:
+        for k, (paper, seed) in enumerate(todo, 1):
+            _say(f"[{k}/{len(todo)}] {paper}, preset {preset}, seed {seed}")
+            outcome[paper, seed] = run(paper, preset=preset, seed=seed, force=force)
+            if outcome[paper, seed].code in (INTERRUPTED, TERMINATED):
+                break
     failed = {k: r for k, r in outcome.items() if r.code != OK}
-    left = [job for job in jobs if job not in outcome]
+    left = [job for job in todo if job not in outcome]
     for paper in which:
         fresh = [results.RunRecord(r.dir) for (p, _), r in outcome.items() if p == paper and r.code == OK]
-        if fresh:
-            _say(f"\n{paper}: this run alone ({len(fresh)} seed(s))")
-            print(
-                index.claims_text(claims.card(paper, fresh)) if paper in claims.PAPERS else index.speed_markdown(fresh)
-            )
+        if fresh and paper not in claims.PAPERS:
+            print(index.speed_markdown(fresh))
+        elif fresh:
+            _say(f"\n{paper}: headline claims, the newest of {len(fresh)} run(s) here beside the cited ones")
+            print(board.beside(claims.beside(paper, fresh[-1], results.evidence(results.load_runs(paper)))))
     if preset != "smoke":
         _publish(which)
     for (paper, seed), r in failed.items():
@@ -278,15 +303,15 @@ def reproduce(which: Sequence[str], preset: str, seeds: Sequence[int], force: bo
 
 def _publish(which: Sequence[str]) -> None:
     for paper in which:
-        mine = results.cited(results.load_runs(paper, "small"))
+        mine = [r for r in results.cited(results.load_runs(paper)) if r.manifest["preset"] in ("small", "study")]
         newest = max(
             (r for r in mine if (r.dir / "notebook.ipynb").exists()), key=lambda r: r.manifest["start"], default=None
         )
         if newest:
             index.copy_notebook(newest)
     written = index.write()
-    _say("\nPooled over all cited runs (results/README.md):")
-    print(index.claims_text(claims.evaluate(results.cited(results.load_runs()))))
+    _say("\nThe board, from all cited runs (results/README.md has details and controls):\n")
+    print(board.text(claims.evaluate(results.load_runs())))
     _say(f"\nFigures: {paths.FIGURES} ({sum(p.suffix == '.svg' for p in written)} files), tables: {paths.TABLES}")
     if results.git_state()[1]:
         _say("Code or data differ from the last commit: these runs are recorded but not cited in the index.")

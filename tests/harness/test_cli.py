@@ -57,10 +57,17 @@ def test_reproduce_passes_on_what_was_asked(monkeypatch):
     assert invoke("reproduce", "--paper", "qdpo", "--preset", "smoke", "--seeds", "0 2").exit_code == 7
     assert invoke("reproduce", "--paper", "", "--preset", "", "--seeds", "").exit_code == 7
     assert (
-        seen[0] == (["qdpo"], "smoke", [0, 2], False)
+        seen[0] == (["qdpo"], "smoke", [0, 2], False, 1)
         and seen[1][0][0] == "qdpo"
-        and seen[1][1:] == ("small", [0], False)
+        and seen[1][1:] == ("small", None, False, 1)
     )
+
+
+def test_power_of_a_plan_is_told_and_an_unknown_paper_refused():
+    told = invoke("power", "mrpo", "--seeds", "9")
+    assert told.exit_code == 0 and "detectable" in told.stdout and "M1 plain" in told.stdout
+    refused = invoke("power", "speed")
+    assert refused.exit_code == 2 and "power is reckoned for qdpo, lab" in refused.output
 
 
 def test_sweep_checks_every_point_before_it_starts(monkeypatch, sandbox):

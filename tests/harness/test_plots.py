@@ -39,7 +39,7 @@ def test_bars_show_the_pooled_rate():
     figure = plots.arms([Record()], "flips")
     widths = [p.get_width() for p in figure.axes[0].patches]
     pool = claims.Pool([Record()])
-    assert widths == pytest.approx([pool.rate("test prompts", a, "flips").value for a in ("rtn", "qdpo")])
+    assert widths == pytest.approx([pool.level("test prompts", a, "flips").value for a in ("rtn", "qdpo")])
     plt.close("all")
 
 

@@ -135,7 +135,7 @@ def test_misspelt_parameter_stops_with_the_nearest():
         ({"ARMS": "fp,qpdo"}, ValueError, r"ARMS takes any of fp, rtn, qdpo, given 'qpdo', did you mean qdpo\?"),
         ({"ARMS": ["fp"]}, TypeError, "ARMS takes a text"),
         ({"ARMS": ""}, ValueError, "ARMS takes any of"),
-        ({"PRESET": "tiny"}, ValueError, "PRESET takes one of smoke, small, paper, given 'tiny'"),
+        ({"PRESET": "tiny"}, ValueError, "PRESET takes one of smoke, small, study, paper, given 'tiny'"),
         ({"PRESET": None}, KeyError, "needs the parameter PRESET: one of smoke"),
         ({"SEED": None}, KeyError, "needs the parameter SEED"),
         ({"SEED": "0"}, TypeError, "SEED takes a whole number"),
@@ -337,3 +337,18 @@ def test_weights_in_few_bits_want_adapters():
     with pytest.raises(ValueError, match="weights kept as nf4 cannot be trained themselves: set RANK"):
         presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0, "STORE": "nf4"})
     assert presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0, "STORE": "nf4", "RANK": 2}).store == "nf4"
+
+
+def test_a_study_has_what_small_has_unless_it_says_so():
+    one = dict(smoke=1, small=2, paper=3, published=None, source="s", help="h")
+    assert Setting(**one).study == 2 and Setting(**one, study=5).study == 5
+    with pytest.raises(ValueError, match="study lies in 1 .. 4, given 5"):
+        Setting(**one, study=5, allowed=(1, 4))
+
+
+@pytest.mark.parametrize("paper", ["qdpo", "lab", "attribute_control", "mrpo", "sea"])
+def test_a_study_measures_all_that_small_does_at_seeds_enough(paper):
+    small, study = (presets.resolve(paper, {"PRESET": p, "SEED": 0}) for p in ("small", "study"))
+    assert set(presets.needed(paper, small)) < set(presets.needed(paper, study))
+    assert presets.seeds(paper, "small") == [0] and len(presets.seeds(paper, "study")) >= 3
+    assert max(presets.seeds(paper, "study")) < 200

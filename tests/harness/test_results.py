@@ -96,14 +96,35 @@ def test_no_git_is_unknown_and_dirty(monkeypatch, tmp_path):
     assert results.git_state() == ("unknown", True)
 
 
-def test_published_numbers_must_be_seen(sandbox):
-    paths.PAPER.mkdir(parents=True)
+def test_published_numbers_must_be_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PAPER", tmp_path)
     head = "exhibit,dataset,arm,metric,value,unit,source,seen\n"
     (paths.PAPER / "x.csv").write_text(head + "T1,d,a,m,1,fraction,Table 1,yes\nT1,d,b,m,2,fraction,memory,no\n")
     assert results.published("x").arm.tolist() == ["a"] and results.published("none").empty
     (paths.PAPER / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="needs the columns"):
         results.published("x")
+
+
+def test_verdicts_come_from_studies_and_pilots_are_never_cited(sandbox, monkeypatch, complete):
+    """A small run is cited and decides nothing; a run of the days before there was a study does, until there is one."""
+    monkeypatch.setattr(results, "git_state", lambda: ("abcdef1234", False))
+
+    def made(preset, seed, start="2026-12-24T10:00:00+00:00"):
+        run = complete(results.start(presets.resolve("qdpo", {"PRESET": preset, "SEED": seed}), notebook="10_qdpo"))
+        run.finish()
+        path = run.dir / "manifest.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"start": start}))
+        return run.dir.name
+
+    small, pilot = made("small", 0), made("study", results.PILOTS)
+    found = lambda f: [r.dir.name for r in f(results.load_runs())]  # noqa: E731
+    assert found(results.cited) == [small] and found(results.evidence) == []
+    assert "pilots" in results.uncited(next(r.manifest for r in results.load_runs() if r.dir.name == pilot))[0]
+    old = made("small", 1, start="2026-11-27T10:00:00+00:00")
+    assert found(results.evidence) == [old]
+    new = made("study", 1)
+    assert found(results.evidence) == [new]
 
 
 @pytest.mark.slow

@@ -2,124 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import pandas as pd
 
-from lib import stats
-from lib.harness.claims import rules
-from lib.harness.claims.rules import LEVEL, Outcome, Pool, better, outcome, prompts, rng, sums
+from lib.harness.claims.claim import NOT_SEEN, POSITIVE, Claim
+from lib.harness.claims.pool import Pool, tabled
 
-Claim = partial(rules.Claim, source="arXiv 2407.03051, abstract and summaries")
-
-TABLE = [("test prompts", m) for m in ("flips", "kl", "agreement prefix", "exact match", "rouge-l", "fp likelihood",
-    "length ratio")] + [
-    ("common knowledge", "accuracy"), ("common knowledge", "answer flips"),
-]  # fmt: skip
-
-
-def _accuracy_hides_flips(pool: Pool) -> Outcome:
-    """Holds: the accuracy interval contains 0 and lies within 5 points, while more than 2 % of tokens flip."""
-    d = pool.difference("common knowledge", "accuracy", "rtn", "fp")
-    flips = pool.rate("test prompts", "rtn", "flips").low > 0.02
-    hidden, close = d.low <= 0 <= d.high, -0.05 < d.low and d.high < 0.05
-    verdict = "holds" if flips and hidden and close else "not resolved" if flips and hidden else "fails"
-    return outcome(d, verdict)
+TEST, TASK, SPLIT, JUDGE = "test prompts", "common knowledge", "first divergence", "judge vs fp"
+WHOLE, CUT = "pairs, whole answers", "pairs, cut at the first divergence"
+TABLE = [(TEST, m) for m in ("flips", "kl", "agreement prefix", "exact match", "rouge-l", "fp likelihood",
+    "length ratio")] + [(TASK, "accuracy"), (TASK, "answer flips")]  # fmt: skip
+claim = partial(Claim, source="arXiv 2407.03051, abstract and summaries", published=NOT_SEEN)
+label = partial(claim, arms=("label",), kind="above", bound=0.95)
 
 
-def _small_margins(pool: Pool) -> Outcome:
-    """Holds: flipped positions have the smaller margin and the flip rate falls over its deciles (rank correlation <=
-    -0.9)."""
-    a, b = (pool.rows("test prompts", "rtn", f"margin where {x}") for x in ("flipped", "kept"))
-    both = a.index.intersection(b.index)
-    d = stats.ratio_diff_ci(*sums(a.loc[both]), *sums(b.loc[both]), rng(), clusters=prompts(a.loc[both]), level=LEVEL)
+def small_margins(pool: Pool, c: Claim):
+    """Full precision's margin at kept minus flipped positions; nothing unless the flip rate falls over the margin's
+    deciles (rank correlation <= -0.9)."""
+    kept, flipped = (pool.cells(TEST, f"margin where {x}", "rtn") for x in ("kept", "flipped"))
+    cells = kept.join(flipped.rename(columns={"num_a": "num_b", "den_a": "den_b"}), how="inner")
     deciles = pool.metrics[pool.metrics.metric.str.startswith("flip rate, margin decile")]
     rates = deciles.assign(k=deciles.metric.str.split().str[-1].astype(int)).groupby("k").value.mean().sort_index()
     monotone = rates.rank().corr(pd.Series(rates.index, index=rates.index).rank()) <= -0.9
-    return outcome(
-        d, ("holds" if monotone else "direction holds") if d.high < 0 else "fails" if d.low > 0 else "not resolved"
-    )
+    found = tabled(cells, unit=c.unit)
+    return found if monotone else found._replace(value=min(found.value, 0.0))
 
 
-def _share(variant: str, *, above: float | None = None, below: float | None = None) -> Callable[[Pool], Outcome]:
-    """Agreement lost by one variant over the agreement lost by full quantized decoding: the interval lies above (below)
-    a bound."""
-
-    def rule(pool: Pool) -> Outcome:
-        r = pool.ratio("first divergence", "agreement", variant, "full quantized decoding")
-        holds = r.low > above if above is not None else r.high < below
-        fails = r.high < above if above is not None else r.low > below
-        return outcome(r, "holds" if holds else "fails" if fails else "not resolved")
-
-    return rule
+def lost(pool: Pool, c: Claim):
+    """(1 - agreement of a) / (1 - agreement of b): the share of b's loss that a alone explains."""
+    a, b = (pool.rows(c.dataset, arm, c.metric).value for arm in c.arms)
+    return tabled(pd.DataFrame({"num_a": 1 - a, "den_a": 1 - b}).dropna(), unit=c.unit)
 
 
-def _labels(dataset: str, part: str) -> Callable[[Pool], Outcome]:
-    """Share of pairs whose quantity is >= 0: the interval lies above 95 %, or below it."""
-
-    def rule(pool: Pool) -> Outcome:
-        r = pool.rate(f"pairs, {dataset}", "label", part)
-        return outcome(r, "holds" if r.low >= 0.95 else "fails" if r.high < 0.95 else "not resolved")
-
-    return rule
-
-
-def _exact(pool: Pool) -> Outcome:
-    """Share of pairs with Delta >= 0 when both answers are cut at the first divergence: holds only if it is all of
-    them."""
-    r = pool.rate("pairs, cut at the first divergence", "label", "delta")
-    return outcome(r, "holds" if r.value == 1 else "direction holds" if r.low >= 0.95 else "fails")
-
-
-def _no_tax(pool: Pool) -> Outcome:
-    """Holds: not worse than the un-tuned quantized model by more than 3 points."""
-    d = pool.difference("common knowledge", "accuracy", "qdpo", "rtn")
-    return outcome(d, "holds" if d.low > -0.03 else "fails" if d.high < -0.03 else "not resolved")
+def _repairs(id: str, rival: str, said: str, metrics, headlines=()) -> list[Claim]:
+    """QDPO against a rival on each metric, and before the judge; where quantization does no damage nothing is
+    repaired."""
+    told = f"{said}, gain over {rival.upper()}"
+    rows = [
+        claim(id=f"{id} {m}", statement=f"{told}: {m}", dataset=TEST, metric=m, arms=("qdpo", rival),
+            headline=m in headlines, controls=("P1",))
+        for m in metrics
+    ]  # fmt: skip
+    judge = f"{told}: net wins against full precision (judge: likelihood under full precision)"
+    return [
+        *rows,
+        claim(id=f"{id} judge", statement=judge, dataset=JUDGE, metric="net wins", arms=("qdpo", rival),
+            headline="judge" in headlines, controls=("P1",)),
+    ]  # fmt: skip
 
 
 REPAIR = ["flips", "kl", "agreement prefix"]
 CLAIMS = [
-    Claim("C1a", "Quantization flips tokens (more than 2 %) that task accuracy hides: accuracy of round-to-nearest "
-        "minus full "
-        "precision, within 5 points", _accuracy_hides_flips, trained=False),
-    Claim("C1b", "Flips happen where full precision's margin is small: margin at flipped minus kept "
-        "positions", _small_margins, trained=False),
-    Claim("C2a", "The flipped token alone explains most of the divergence: share of the agreement lost, more "
-        "than 0.5", _share("flip only", above=0.5), trained=False),
-    Claim("C2b", "The perturbed KV cache alone is small: share of the agreement lost, less "
-        "than 0.25", _share("perturbed KV only", below=0.25), trained=False),
-    Claim("C3a", "Labels need no annotator: pairs whose full-precision bracket is >= 0, at "
-        "least 0.95", _labels("whole answers", "full-precision bracket")),
-    Claim("C3b", "Labels need no annotator: pairs whose quantized bracket is >= 0, at "
-        "least 0.95", _labels("whole answers", "quantized bracket")),
-    Claim("C3c", "Labels need no annotator: pairs with Delta >= 0, at least 0.95", _labels("whole answers", "delta")),
-    Claim("C3d", "Cut at the first divergence the label is exact: pairs with Delta >= 0, all of them", _exact),
-    Claim("C3e", "Cut at the first divergence, full-precision bracket >= 0, at least 0.95 (all but for "
-        "rounding)", _labels("cut at the first divergence", "full-precision bracket")),
-    Claim("C3f", "Cut at the first divergence, quantized bracket >= 0, at least 0.95 (all but for "
-        "rounding)", _labels("cut at the first divergence", "quantized bracket")),
-    *[
-        Claim(f"C4 {rival} {metric}", f"QDPO repairs: improvement over {rival.upper()} at equal bits, "
-            f"{metric}", better("qdpo", rival, metric, tests=8))
-        for rival in ("rtn", "awq")
-        for metric in REPAIR
-    ],
-    *[
-        Claim(f"C4 {rival} judge", f"QDPO repairs: net wins against full precision, gain over {rival.upper()} "
-            "(judge: likelihood under full "
-            "precision)",
-              better("qdpo", rival, "net wins", tests=8, dataset="judge vs fp"))
-        for rival in ("rtn", "awq")
-    ],
-    *[
-        Claim(f"C5 {metric}", "QDPO beats distillation at equal data and steps: improvement over KD, "
-            f"{metric}", better("qdpo", "kd", metric, tests=7))
-        for metric in [*REPAIR, "exact match", "rouge-l", "fp likelihood"]
-    ],
-    Claim("C5 judge", "QDPO beats distillation at equal data and steps: net wins against full precision, gain over "
-        "KD (judge: "
-        "likelihood under full precision)",
-          better("qdpo", "kd", "net wins", tests=7, dataset="judge vs fp")),
-    Claim("C6", "No tax: task accuracy of QDPO minus round-to-nearest, not 3 points worse", _no_tax),
+    claim(id="P1", role=POSITIVE, dataset=TEST, metric="flips", arms=("rtn",), kind="above", bound=0.02,
+        unit="fixed", statement="There is damage to repair: tokens flipped by round-to-nearest, more than 2 %",
+        source="our controls"),
+    claim(id="C1a", headline=True, dataset=TASK, metric="accuracy", arms=("rtn", "fp"), kind="same", smallest=0.05,
+        unit="fixed", controls=("P1",),
+        statement="Quantization flips tokens (more than 2 %) that task accuracy hides: accuracy of round-to-nearest "
+        "minus full precision, within 5 points"),
+    claim(id="C1b", dataset=TEST, metric="margin", arms=("rtn",), measure=small_margins, unit="fixed",
+        statement="Flips happen where full precision's margin is small: margin at kept minus flipped positions, the "
+        "flip rate falling over its deciles"),
+    claim(id="C2a", dataset=SPLIT, metric="agreement", arms=("flip only", "full quantized decoding"), kind="above",
+        bound=0.5, measure=lost, unit="fixed",
+        statement="The flipped token alone explains most of the divergence: share of the agreement lost, more than "
+        "0.5"),
+    claim(id="C2b", dataset=SPLIT, metric="agreement", arms=("perturbed KV only", "full quantized decoding"),
+        kind="below", bound=0.25, measure=lost, unit="fixed",
+        statement="The perturbed KV cache alone is small: share of the agreement lost, less than 0.25"),
+    label(id="C3a", dataset=WHOLE, metric="full-precision bracket",
+        statement="Labels need no annotator: pairs whose full-precision bracket is >= 0, at least 0.95"),
+    label(id="C3b", dataset=WHOLE, metric="quantized bracket",
+        statement="Labels need no annotator: pairs whose quantized bracket is >= 0, at least 0.95"),
+    label(id="C3c", headline=True, dataset=WHOLE, metric="delta",
+        statement="Labels need no annotator: pairs with Delta >= 0, at least 0.95"),
+    label(id="C3d", dataset=CUT, metric="delta", bound=0.99,
+        statement="Cut at the first divergence the label is exact but for rounding: pairs with Delta >= 0, at least "
+        "0.99"),
+    label(id="C3e", dataset=CUT, metric="full-precision bracket",
+        statement="Cut at the first divergence, full-precision bracket >= 0, at least 0.95 (all but for rounding)"),
+    label(id="C3f", dataset=CUT, metric="quantized bracket",
+        statement="Cut at the first divergence, quantized bracket >= 0, at least 0.95 (all but for rounding)"),
+    *_repairs("C4 rtn", "rtn", "QDPO repairs at equal bits", REPAIR, headlines=("flips", "judge")),
+    *_repairs("C4 awq", "awq", "QDPO repairs at equal bits", REPAIR),
+    *_repairs("C5", "kd", "QDPO beats distillation at equal data and steps",
+        [*REPAIR, "exact match", "rouge-l", "fp likelihood"], headlines=("flips",)),
+    claim(id="C6", kind="not worse", smallest=0.03, dataset=TASK, metric="accuracy", arms=("qdpo", "rtn"),
+        statement="No tax: task accuracy of QDPO minus round-to-nearest, not 3 points worse"),
 ]  # fmt: skip

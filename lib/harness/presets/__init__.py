@@ -18,7 +18,8 @@ import pandas as pd
 
 from lib.harness.presets.base import NOT_SEEN, PRESETS, RESERVED, Config, Setting, UnknownSetting, nearest
 
-__all__ = ["PRESETS", "Config", "Setting", "UnknownSetting", "names", "needed", "resolve", "settings", "table"]
+__all__ = ["PRESETS", "Config", "Setting", "UnknownSetting", "names", "needed", "resolve", "seeds", "settings",
+           "table"]  # fmt: skip
 
 
 def names() -> list[str]:
@@ -94,6 +95,13 @@ def needed(paper: str, given: Mapping[str, Any]) -> list[tuple[str, str]]:
     settings(paper)  # a paper that there is
     rule = getattr(importlib.import_module(f"{__name__}.{paper}"), "needed", None)
     return rule(given) if rule else []
+
+
+def seeds(paper: str, preset: str) -> list[int]:
+    """The seeds that a preset is run at: 0, and of preset study those that its claims need."""
+    settings(paper)
+    planned = getattr(importlib.import_module(f"{__name__}.{paper}"), "SEEDS", None)
+    return list(planned) if preset == "study" and planned else [0]
 
 
 def _refuse_other_names(paper: str, uppers: set[str], namespace: Mapping[str, Any]) -> None:

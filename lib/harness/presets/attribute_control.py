@@ -22,6 +22,8 @@ ARMS = [
 ]
 JUDGES = "alt-profanity-check, better-profanity, negative (VADER), or a classifier (folder or hub id)"
 
+SEEDS = range(8)  # of preset study
+
 SETTINGS = {
     "model": Setting(smoke="tiny-random", small="embedded", paper="huggyllama/llama-7b",
         published="Llama-7B, Falcon-7B", source=BLOG,
@@ -100,11 +102,12 @@ SETTINGS = {
         allowed=(0.0, 0.5)),
     "lam": Setting(smoke=1.0, small=1.0, paper=1.0, published=None, source=OURS + "; small: taken from 0.25, 1, 4, "
         "16 on validation prompts, see slack", help="lambda, weight of the KL", allowed=(0.0, 1e4)),
-    "lams": Setting(smoke="4.0", small="4.0", paper="0.25,4.0", published=None, source=OURS, help="other lambdas of "
+    "lams": Setting(smoke="4.0", small="none",
+        study="4.0", paper="0.25,4.0", published=None, source=OURS, help="other lambdas of "
         "the Pareto curve; none", many=True),
     "rl_weight": Setting(smoke=1.0, small=0.25, paper=1.0, published=None, source=OURS + "; small: taken as lam is, "
         "from the same four", help="weight of the policy gradient in the RL arm", allowed=(0.0, 1e4)),
-    "rl_weights": Setting(smoke="4.0", small="1.0", paper="4.0", published=None, source=OURS,
+    "rl_weights": Setting(smoke="4.0", small="none", study="1.0", paper="4.0", published=None, source=OURS,
         help="others of RL's curve; none", many=True),
     "rl_draw": Setting(smoke=2, small=4, paper=1, published=None, source=OURS + ": decoding few answers at a time "
         "would be most of the work", help="steps that one draw of samples serves in the RL arm", allowed=(1, 1000)),
@@ -134,7 +137,8 @@ SETTINGS = {
     "tasks": Setting(smoke="none", small="none", paper="mmlu:5,boolq:0,piqa:0,hellaswag:0,winogrande:0",
         published="MMLU 5-shot, commonsense reasoning 0-shot", source=BLOG, help="tasks of "
         "lm-eval as name:shots, besides the questions here; none", many=True),
-    "arms": Setting(smoke=",".join(ARMS[:-1]), small=",".join(a for a in ARMS if a != "ours-stale"),
+    "arms": Setting(smoke=",".join(ARMS[:-1]), small="base,sft,rl,ours,ours-everywhere,ours-parallel",
+        study=",".join(a for a in ARMS if a != "ours-stale"),
         paper=",".join(ARMS[:-1]), published="Baseline, "
         "Filtering, RL, NADO decoding, Ours with and without adaptivity", source=BLOG, help="what is "
         "compared: ours-everywhere is without adaptivity, ours-stale emulates ours-parallel, which takes two "
@@ -144,7 +148,8 @@ SETTINGS = {
         allowed=(3, 6)),
     "length": Setting(smoke=3, small=4, paper=4, published=None, source=OURS, help="answer length of the exact "
         "world", allowed=(2, 6)),
-    "world_lams": Setting(smoke="0,1", small="0,0.5,1,2,5", paper="0,0.5,1,2,5", published=None, source=OURS,
+    "world_lams": Setting(smoke="0,1", small="0,1",
+        study="0,0.5,1,2,5", paper="0,0.5,1,2,5", published=None, source=OURS,
         help="lambdas of the exact world", many=True),
     "world_steps": Setting(smoke=100, small=800, paper=800, published=None, source=OURS,
         help="steps of an exact training", allowed=(1, 10**6)),

@@ -8,8 +8,9 @@ from typing import Any
 
 from lib.harness import cache, inputs
 
-PRESETS = ("smoke", "small", "paper")
+PRESETS = ("smoke", "small", "study", "paper")
 NOT_SEEN = "not seen"
+AS_SMALL: Any = object()  # what preset study has where nothing else is said
 Value = bool | int | float | str | None
 
 
@@ -26,9 +27,10 @@ class Setting:
 
     `published` is the value seen in the source, None where none was seen. `allowed` is a tuple or list of values, or a
     tuple of exactly two numbers, read as a closed range; None allows all. `many` marks a string that is a
-    comma-separated list, each item of which must be allowed, and stands in it once unless `repeats`. `always` are items
-    that are put in front where they are left out, `never_first` such as cannot lead; `needs` says of an item which
-    other must be there too. A preset's value may be None (no limit, or not used).
+    comma-separated list, each item of which must be allowed, and stands in it once unless `repeats`. `always` are
+    items that are put in front where they are left out, `never_first` such as cannot lead; `needs` says of an item
+    which other must be there too. A preset's value may be None (no limit, or not used); preset study has that of small unless
+    given.
     """
 
     smoke: Value
@@ -37,6 +39,7 @@ class Setting:
     published: Any
     source: str
     help: str
+    study: Value = AS_SMALL
     allowed: tuple | list | None = None
     many: bool = False
     repeats: bool = False
@@ -45,6 +48,8 @@ class Setting:
     needs: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.study is AS_SMALL:
+            object.__setattr__(self, "study", self.small)
         if not self.source or not self.help:
             raise ValueError("a setting needs a source and a help text, so that a reader can judge its value")
         kind = self.kind
@@ -57,7 +62,7 @@ class Setting:
     @property
     def kind(self) -> type:
         """bool, int, float or str: what its values are; float where some are whole numbers and some are not."""
-        kinds = {type(v) for v in (self.smoke, self.small, self.paper) if v is not None}
+        kinds = {type(v) for v in (self.smoke, self.small, self.study, self.paper) if v is not None}
         if kinds == {int, float}:
             return float
         if len(kinds) != 1 or not kinds <= {bool, int, float, str}:

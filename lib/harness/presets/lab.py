@@ -27,6 +27,8 @@ ARMS = [
 MAIN = [a for a in ARMS if a not in ("replay-1%", "replay-10%", "carried", "replay-epochs")]
 ORDERS = ["easy to hard", "hard to easy", "mixed"]
 
+SEEDS = range(8)  # of preset study
+
 SETTINGS = {
     "model": Setting(smoke="tiny-random", small="embedded", paper="mistralai/Mistral-7B-v0.1",
         published="Mistral-7B-v0.1, Llama-2-13b", source=PAPER,
@@ -70,13 +72,15 @@ SETTINGS = {
     "per_leaf": Setting(smoke=6, small=24, paper=30, published=30, source=SDG, help="most rows of a skill that are "
         "taught", allowed=(1, 10**5)),
     # ---- A: coverage
-    "samplers": Setting(smoke=",".join(SAMPLERS), small=",".join(SAMPLERS), paper=",".join(SAMPLERS),
+    "samplers": Setting(smoke=",".join(SAMPLERS), small="pool,leaf", study=",".join(SAMPLERS), paper=",".join(SAMPLERS),
         published="random pool, leaves", source="section 3.2, figure 2", help="which seeds stand in a prompt",
         allowed=SAMPLERS, many=True),
-    "taught": Setting(smoke="pool,leaf", small="pool,leaf,fake-leaf", paper=",".join(SAMPLERS), published=None,
+    "taught": Setting(smoke="pool,leaf", small="pool,leaf",
+        study="pool,leaf,fake-leaf", paper=",".join(SAMPLERS), published=None,
         source=OURS, help="samplers "
         "whose questions are also taught to a student", allowed=SAMPLERS, many=True),
-    "preferences": Setting(smoke="0.8,0", small="0.8,0", paper="0.8,0", published=None, source=OURS, help="b of the "
+    "preferences": Setting(smoke="0.8,0", small="0.8",
+        study="0.8,0", paper="0.8,0", published=None, source=OURS, help="b of the "
         "templated teacher: how often its own preference wins when a prompt mixes leaves; 0 assumes "
             "nothing", many=True),
     "draws": Setting(smoke=1, small=3, paper=4, published=None, source=OURS, help="repetitions of every sampler",
@@ -101,7 +105,8 @@ SETTINGS = {
     "checks": Setting(smoke=2, small=10, paper=20, published=None, source=OURS, help="questions of every skill, none "
         "of the exam's, by which a second round's quotas and checkpoints are chosen", allowed=(1, 10**4)),
     # ---- B: filters
-    "filters": Setting(smoke=",".join(FILTERS), small=",".join(FILTERS), paper=",".join(FILTERS),
+    "filters": Setting(smoke=",".join(FILTERS), small="none,teacher,oracle",
+        study=",".join(FILTERS), paper=",".join(FILTERS),
         published="the teacher", source="section 3.2", help="judges compared", allowed=FILTERS, many=True),
     "noises": Setting(smoke="0.2", small="0,0.5", paper="0,0.2,0.5", published=None, source=OURS, help="shares of "
         "wrong answers at which an unfiltered student is taught; the first judged set has 0.2", many=True),
@@ -114,7 +119,8 @@ SETTINGS = {
     "filter_steps": Setting(smoke=3, small=15, paper=100, published=None, source=OURS, help="steps of each student "
         "of sections A and B", allowed=(1, 10**6)),
     # ---- C: phases
-    "arms": Setting(smoke="stacked,phased,replay-all,replay-30%,replay-epochs", small=",".join(MAIN),
+    "arms": Setting(smoke="stacked,phased,replay-all,replay-30%,replay-epochs", small="stacked,phased,replay-all",
+        study=",".join(MAIN),
         paper=",".join(ARMS), published="phased with replay", source=PAPER + "; the others are controls",
         help="curricula compared", allowed=ARMS, many=True),
     "words": Setting(smoke=8, small=8, paper=8, published=None, source=OURS, help="most words of a short answer",
@@ -151,7 +157,8 @@ SETTINGS = {
         help="tuned weights' share when they are interpolated with the start model's", many=True),
     "orders": Setting(smoke=2, small=2, paper=3, published=None, source="arXiv 2410.03743", help="data orders of the "
         "stacked arm that are merged", allowed=(1, 100)),
-    "contrasts": Setting(smoke=",".join(ORDERS), small="easy to hard,mixed", paper=",".join(ORDERS),
+    "contrasts": Setting(smoke=",".join(ORDERS), small="easy to hard",
+        study="easy to hard,mixed", paper=",".join(ORDERS),
         published="easy to hard", source="arXiv 2310.02263", help="orders in "
         "which pairs of the judge's best and worse answers are shown afterwards", allowed=ORDERS, many=True),
     "rivalled": Setting(smoke=20, small=96, paper=10**4, published=None, source=OURS, help="taught skill questions "

@@ -12,6 +12,8 @@ ARMS = ["base", "dpo", "multi-dpo", "kd", "mrpo", "geometric", "single", "mrpo-u
 ABLATIONS = ["arithmetic", "mrpo-swapped", "mrpo-vaw", "mrpo-vdw", "mrpo-normalized"]
 MORE = ["mrpo-0.1", "mrpo-0.9", "mrpo-swcw", "mrpo-swcw-onehot", "mrpo-tsw"]
 
+SEEDS = range(8)  # of preset study
+
 SETTINGS = {
     "model": Setting(smoke="tiny-random", small="embedded", paper="meta-llama/Llama-2-7b-chat-hf",
         published="Llama-2-7b-chat, OpenHermes-2.5-Mistral-7B", source=CODE,
@@ -56,7 +58,8 @@ SETTINGS = {
         help="temperatures of the candidates", many=True),
     "each": Setting(smoke=2, small=2, paper=2, published=None, source=OURS, help="candidates a prompt and "
         "temperature", allowed=(1, 64)),
-    "scarce": Setting(smoke="plain", small="plain,direct,varied", paper="plain,direct,varied", published="S1, S2, S3",
+    "scarce": Setting(smoke="plain", small="plain",
+        study="plain,direct,varied", paper="plain,direct,varied", published="S1, S2, S3",
         source="summaries; the rewards are ours", help="rewards of the scarce sets",
         allowed=["plain", "direct", "varied", "full", "plain+varied"], many=True),
     "abundant": Setting(smoke="plain+varied", small="plain+varied", paper="plain+varied", published="HelpSteer, "
@@ -70,7 +73,8 @@ SETTINGS = {
         help="held-out pairs of every set", allowed=(1, 10**6)),
     "n_reference": Setting(smoke=8, small=80, paper=128, published=None, source=OURS, help="pairs that made the "
         "complementary reference, of other topics", allowed=(1, 10**6)),
-    "seconds": Setting(smoke="complementary,equal,mis-scored", small="complementary,equal,mis-scored",
+    "seconds": Setting(smoke="complementary,equal,mis-scored", small="complementary,mis-scored",
+        study="complementary,equal,mis-scored",
         paper="complementary,equal,mis-scored", published="a second chat model", source=CODE,
         help="second references tried", allowed=["complementary", "equal", "mis-scored"], many=True,
         never_first=("mis-scored",)),
@@ -87,11 +91,13 @@ SETTINGS = {
         "hhh_alignment is meant", help="preferences of people to test on: JSON-lines files of prompt, chosen, "
             "rejected, or BIG-bench task.json "
         "files; none", many=True),
-    "arms": Setting(smoke=",".join(ARMS), small=",".join(ARMS), paper=",".join(ARMS),
+    "arms": Setting(smoke=",".join(ARMS), small="base,dpo,mrpo,single,mrpo-unclipped",
+        study=",".join(ARMS), paper=",".join(ARMS),
         published="DPO, Multi-DPO, KD, MRPO", source="release "
         "code and summaries; the others are the critics' "
             "and ours", help="losses compared on every set", allowed=ARMS + ABLATIONS + MORE, many=True),
-    "ablations": Setting(smoke=",".join(ABLATIONS + MORE), small=",".join(ABLATIONS), paper=",".join(ABLATIONS + MORE),
+    "ablations": Setting(smoke=",".join(ABLATIONS + MORE), small="mrpo-unclipped", study=",".join(ABLATIONS),
+        paper=",".join(ABLATIONS + MORE),
         published=None, source="arXiv 2512.10040 and ours", help="losses tried on the first scarce set only",
         allowed=ARMS + ABLATIONS + MORE, many=True),
     "beta": Setting(smoke=0.1, small=0.1, paper=0.1, published=0.1, source=CODE, help="KL strength",

@@ -12,6 +12,8 @@ TUNED = (
     "one family share it), elsewhere untuned"
 )
 
+SEEDS = range(5)  # of preset study
+
 SETTINGS = {
     "model": Setting(
         smoke="tiny-random", small="embedded", paper="lmsys/vicuna-7b-v1.5",
@@ -57,21 +59,24 @@ SETTINGS = {
         "benchmarks", help="multiple-choice questions"),
     "arms": Setting(
         smoke="fp,rtn,awq,gptq,nf4,sft,kd,tskd,qdpo,qdpo-r2,soft-qdpo,qdpo-dpop,qdpo-lora",
-        small="fp,rtn,awq,gptq,nf4,sft,kd,tskd,qdpo,qdpo-r2,soft-qdpo,qdpo-dpop,qdpo-lora",
+        small="fp,rtn,awq,kd,qdpo",
+        study="fp,rtn,awq,gptq,nf4,sft,kd,tskd,qdpo,qdpo-r2,soft-qdpo,qdpo-dpop,qdpo-lora",
         paper="fp,rtn,awq,gptq,nf4,sft,kd,tskd,qdpo,qdpo-r2,soft-qdpo,qdpo-dpop,qdpo-lora",
         published="AWQ, KD, QDPO", source="summaries of arXiv 2407.03051; the other arms are ours", help="which arms "
             "run; fp and rtn always; qdpo-round2 goes on from qdpo with new pairs",
         allowed=["fp", "rtn", "awq", "gptq", "nf4", "sft", "kd", "tskd", "qdpo", "qdpo-r2", "soft-qdpo", "qdpo-dpop",
             "qdpo-lora", "qdpo-round2"], many=True, always=("fp", "rtn"), needs={"qdpo-round2": "qdpo"},
     ),
-    "task_arms": Setting(smoke="fp,rtn,qdpo", small="fp,rtn,awq,kd,qdpo", paper="fp,rtn,awq,kd,qdpo", published=None,
-        source="ours",
+    "task_arms": Setting(smoke="fp,rtn,qdpo", small="fp,rtn,qdpo", study="fp,rtn,awq,kd,qdpo",
+        paper="fp,rtn,awq,kd,qdpo", published=None, source="ours",
                          help="arms whose task accuracy is measured",
                          allowed=["fp", "rtn", "awq", "gptq", "nf4", "sft", "kd", "tskd", "qdpo", "qdpo-r2",
                              "soft-qdpo", "qdpo-dpop", "qdpo-lora", "qdpo-round2"], many=True),
-    "ablate_bits": Setting(smoke="3,4", small="3,4,5,6", paper="3,4,5,6", published=None, source="ours", help="bits of "
+    "ablate_bits": Setting(smoke="3,4", small="4,5",
+        study="3,4,5,6", paper="3,4,5,6", published=None, source="ours", help="bits of "
         "the untrained ablation", allowed=[str(b) for b in range(2, 9)], many=True),
-    "ablate_group": Setting(smoke="32,64", small="32,64,192", paper="32,64,128", published=None, source="ours",
+    "ablate_group": Setting(smoke="32,64", small="64",
+        study="32,64,192", paper="32,64,128", published=None, source="ours",
         help="groups of "
         "the untrained ablation", many=True),
     "beta": Setting(smoke=0.1, small=2.0, paper=0.1, published=None, source=TUNED + "; DPO's reference code comments "

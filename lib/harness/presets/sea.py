@@ -48,6 +48,8 @@ MAIN = [
 TUNED = ["passive", "passive-matched", "sea", "sea-logit"]
 RULES = "plain, direct, varied, full, cheerful, afinn, or a reward model (folder or hub id)"
 
+SEEDS = range(8)  # of preset study
+
 SETTINGS = {
     "model": Setting(smoke="tiny-random", small="embedded", paper="trl-lib/pythia-1b-deduped-tldr-sft",
         published="pythia 1b, 2.8b, 6.9b deduped, SFT on TL;DR", source=PAPER,
@@ -138,7 +140,8 @@ SETTINGS = {
         help="prompts decoded together", allowed=(1, 4096)),
     "eval_batch": Setting(smoke=8, small=8, paper=8, published=None, source=OURS, help="rows of a scoring forward",
         allowed=(1, 4096)),
-    "arms": Setting(smoke=",".join(["passive", "xpo", "sea"]), small=",".join(MAIN), paper=",".join(MAIN),
+    "arms": Setting(smoke=",".join(["passive", "xpo", "sea"]), small="sea-logit,passive-matched,passive,offline",
+        study=",".join(MAIN), paper=",".join(MAIN),
         published="Offline, "
         "Online, APL, XPO, SEA", source=PAPER + "; the others are controls", help="methods in the language world",
         allowed=METHODS, many=True),
@@ -152,12 +155,14 @@ SETTINGS = {
         "an exact world", allowed=(1, 10**7)),
     "world_lr": Setting(smoke=1e-3, small=1e-2, paper=1e-2, published=None, source=OURS, help="Adam rate of the "
         "exact policy, the same for every method", allowed=(1e-9, 1.0)),
-    "world_tuned": Setting(smoke="passive,sea", small=",".join(TUNED), paper=",".join(TUNED), published=None,
+    "world_tuned": Setting(smoke="passive,sea", small="passive,passive-matched,sea-logit",
+        study=",".join(TUNED), paper=",".join(TUNED), published=None,
         source="ours: a control", help="methods "
         "played once more, each at its best rate", allowed=METHODS, many=True),
     "world_lrs": Setting(smoke="1e-3,1e-2", small="1e-2,3e-2,1e-1,3e-1", paper="1e-2,3e-2,1e-1,3e-1", published=None,
         source=OURS, help="rates these are tried at in other worlds", many=True),
-    "world_arms": Setting(smoke=",".join(["passive", "sea", "ets"]), small=",".join(EXACT), paper=",".join(EXACT),
+    "world_arms": Setting(smoke=",".join(["passive", "sea", "ets"]), small="passive,passive-matched,sea-logit",
+        study=",".join(EXACT), paper=",".join(EXACT),
         published="the seven variants of Table 1", source=PAPER, help="methods in the exact worlds", allowed=METHODS,
         many=True),
 }  # fmt: skip
