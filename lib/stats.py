@@ -67,6 +67,11 @@ class Estimate(NamedTuple):
         half = self._reach((1 - level) / 2)
         return Interval(self.value, self.value - half, self.value + half, self.n)
 
+    def detectable(self, level: float = LEVEL, power: float = 0.8) -> float:
+        """The effect that a study with this spread sees with this power: (t_{(1 + level) / 2} + t_power) se, either
+        product as in the half-width."""
+        return self._reach((1 - level) / 2) + self._reach(1 - power)
+
     def _reach(self, tail):
         """sqrt(sum_k t_k^2 v_k), each t_k with `tail` beyond it."""
         return np.sqrt(sum(v * stdtrit(df, tail) ** 2 for v, df in zip(self.variances, self.dfs)))
@@ -241,7 +246,7 @@ def detectable(components: Components, *, seeds: int, prompts: int, level: float
     """The smallest effect that a design detects with this power: (t_{(1 + level) / 2} + t_power) se, either product
     sqrt(sum_k t_k^2 v_k) as in `Estimate`. Worlds: Components(0, variance of a world, 0) and one seed."""
     design = _design(components, seeds, prompts)
-    return float(design._reach((1 - level) / 2) + design._reach(1 - power))
+    return float(design.detectable(level, power))
 
 
 def _design(c: Components, seeds: int, prompts: int) -> Estimate:

@@ -37,7 +37,9 @@ _MOVABLE = {
 def __getattr__(name: str) -> Path:
     if name in _MOVABLE:
         return _MOVABLE[name]()
-    raise AttributeError(f"lib.harness.paths has no {name!r}; it has ROOT, NOTEBOOKS, DATA, PAPER, {', '.join(_MOVABLE)}")
+    raise AttributeError(
+        f"lib.harness.paths has no {name!r}; it has ROOT, NOTEBOOKS, DATA, PAPER, {', '.join(_MOVABLE)}"
+    )
 
 
 def check_writable(folder: Path | str) -> Path:

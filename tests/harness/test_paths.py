@@ -24,8 +24,8 @@ def test_folders_lie_where_the_readme_says(monkeypatch):
         "RUNS": "results/runs",
         "TABLES": "results/tables",
         "FIGURES": "results/figures",
-        "PAPER": "results/paper",
     }
+    assert paths.PAPER == paths.ROOT / "results" / "paper"
     assert paths.NOTEBOOKS == paths.ROOT / "notebooks" and paths.DATA == paths.ROOT / "data"
 
 

@@ -85,6 +85,7 @@ def test_a_study_goes_on_where_it_was_left(sandbox, monkeypatch, complete):
 def runs_made(monkeypatch, sandbox):
     """Nothing runs: what would have is listed."""
     made = []
+    monkeypatch.setattr(results, "git_state", lambda: ("abc1234567", False))
     monkeypatch.setattr(runner, "run", lambda paper, **kw: made.append((paper, kw["seed"])) or runner.RunResult(
         None, runner.OK, ""))  # fmt: skip
     monkeypatch.setattr(results, "RunRecord", lambda folder: None)

@@ -14,14 +14,14 @@ import pandas as pd
 from lib import stats
 from lib.harness import presets, results
 from lib.harness.claims import attribute_control, lab, mrpo, qdpo, sea, verdicts
-from lib.harness.claims.claim import CLAIM, NO_NUMBER, NOT_SEEN, Claim, metric_of
+from lib.harness.claims.claim import CLAIM, Claim, metric_of
 from lib.harness.claims.pool import NotRun, Pool
 
 __all__ = ["PAPERS", "Claim", "NotRun", "Pool", "arms_table", "beside", "card", "check", "evaluate",
            "power", "published", "sentence", "units"]  # fmt: skip
 
 PAPERS = {"qdpo": qdpo, "lab": lab, "attribute_control": attribute_control, "mrpo": mrpo, "sea": sea}
-MOST_HEADLINES, MOST_CRITICS = 5, 2
+MOST_HEADLINES = 5
 COLUMNS = [
     "claim",
     "paper",

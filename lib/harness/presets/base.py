@@ -29,8 +29,8 @@ class Setting:
     tuple of exactly two numbers, read as a closed range; None allows all. `many` marks a string that is a
     comma-separated list, each item of which must be allowed, and stands in it once unless `repeats`. `always` are
     items that are put in front where they are left out, `never_first` such as cannot lead; `needs` says of an item
-    which other must be there too. A preset's value may be None (no limit, or not used); preset study has that of small unless
-    given.
+    which other must be there too. A preset's value may be None (no limit, or not used); preset study has
+    that of small unless given.
     """
 
     smoke: Value
