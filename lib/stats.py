@@ -7,7 +7,8 @@ two rates on the same cells is the difference of their z.
 
 The interval is Banerjee's: half-widths by seed and by prompt, added in quadrature. A bootstrap over prompts, one over
 both factors, and a t interval with Satterthwaite's degrees of freedom all cover less than they say with three seeds:
-`lib.harness.coverage` compares them.
+`lib.harness.coverage` compares them. No claim is made for a single rate near 0 or 1 that seeds move by 0.1 and more:
+it is skewed, and 95 % cover 92 and less.
 
 Axes: S seeds, P prompts, N cells of the table that are there.
 """
@@ -35,7 +36,8 @@ class Estimate(NamedTuple):
     """A value and the parts of its variance; numbers, or arrays of one shape.
 
     half-width = sqrt(sum_k t_k^2 v_k), t_k the (1 + level) / 2 quantile of Student's t with df_k: covers at least
-    `level` whatever the shares of the parts (Banerjee, Sankhya 22, 1960), and is the t interval where there is one.
+    `level` whatever the parts' shares, each v_k a chi-square of its own (Banerjee, Sankhya 22, 1960); the t interval
+    where there is one part.
     """
 
     value: float
@@ -108,9 +110,7 @@ def linearise(there, a, b=None, prompts=None) -> Table:
     """From a = (num, den), each (..., S, P), 0 where `there` (S, P) is False: R = sum(num) / sum(den),
     z = (num - R den) / mean(den); of b both are subtracted."""
     value, z, largest = 0.0, 0.0, 0.0
-    for sign, (num, den) in ((1, a), (-1, b or (None, None))):
-        if num is None:
-            continue
+    for sign, (num, den) in zip((1, -1), (a, b) if b else (a,)):
         total = den.sum((-2, -1))
         if not (total > 0).all():
             raise ValueError("a rate needs a denominator above 0")
@@ -244,7 +244,8 @@ def power(effect: float, components: Components, *, seeds: int, prompts: int, le
 
 def detectable(components: Components, *, seeds: int, prompts: int, level: float = LEVEL, power: float = 0.8) -> float:
     """The smallest effect that a design detects with this power: (t_{(1 + level) / 2} + t_power) se, either product
-    sqrt(sum_k t_k^2 v_k) as in `Estimate`. Worlds: Components(0, variance of a world, 0) and one seed."""
+    sqrt(sum_k t_k^2 v_k) as in `Estimate`. Worlds: Components(0, variance of a world, 0) and one seed.
+    ValueError: one seed although seeds differ."""
     design = _design(components, seeds, prompts)
     return float(design.detectable(level, power))
 

@@ -146,6 +146,16 @@ def test_table_with_gaps_by_matrices():
     assert (e.n, e.seeds) == (30, 4)
 
 
+@pytest.mark.parametrize("sd", [0, 0.2, 0.6])
+def test_a_table_with_gaps_covers(sd):
+    g = rng(13)
+    there = g.random((4, 60)) < 0.6
+    there[0, :30], there[1, 30:] = True, True
+    y = crossed_normal(g, (2000, 4, 60), sd, 1, 1) * there
+    i = stats.estimate(stats.linearise(there, (y, np.broadcast_to(there * 1.0, y.shape)))).interval()
+    assert np.mean((i.low <= 0) & (0 <= i.high)) > 0.935
+
+
 def test_every_prompt_under_one_seed_is_the_t_interval_of_the_seeds():
     y = rng(3).normal(size=(4, 6)) + np.arange(4)[:, None]
     seeds = np.indices(y.shape)[0].ravel()
