@@ -289,6 +289,8 @@ def reproduce(
         fresh = [results.RunRecord(r.dir) for (p, _), r in outcome.items() if p == paper and r.code == OK]
         if fresh and paper not in claims.PAPERS:
             print(index.speed_markdown(fresh))
+        elif fresh and preset == "smoke":
+            _say(f"\n{paper}: preset smoke shows that it runs and measures nothing; PRESET=small does")
         elif fresh:
             _say(f"\n{paper}: headline claims, the newest of {len(fresh)} run(s) here beside the cited ones")
             print(board.beside(claims.beside(paper, fresh[-1], results.evidence(results.load_runs(paper)))))
