@@ -66,12 +66,17 @@ def footprint(cfg, say: Callable[[Stage], None] = lambda stage: None) -> list[St
 
 
 def there_is(device: str) -> float:
-    """GB of the device: of the first GPU, or of the machine; 0 for a GPU that is not there."""
+    """GB of a device (cpu, mps, cuda, cuda:1): of that GPU, or of the machine, whose memory mps shares; 0 for one that
+    is not there."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
     if device == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
+        return machine
     import torch
 
-    return torch.cuda.get_device_properties(0).total_memory / GB if torch.cuda.is_available() else 0.0
+    if device == "mps":
+        return machine if torch.backends.mps.is_available() else 0.0
+    place = int(device.partition(":")[2] or 0)
+    return torch.cuda.get_device_properties(place).total_memory / GB if place < torch.cuda.device_count() else 0.0
 
 
 def objection(stages: list[Stage], settings: dict, *, memory: float, host: float) -> str | None:
@@ -102,9 +107,12 @@ def _advice(stage: str, settings: dict) -> str:
 
 
 def check_device(cfg) -> None:
-    """ValueError where the settings ask for a GPU and torch finds none."""
-    if "device" in cfg.as_dict() and cfg["device"] == "cuda" and not there_is("cuda"):
-        raise ValueError(f"{cfg.paper} asks for the device cuda, and torch finds none here; DEVICE=cpu runs without")
+    """ValueError where torch finds no such device as the settings ask for."""
+    device = cfg.as_dict().get("device", "cpu")
+    if not there_is(device):
+        raise ValueError(
+            f"{cfg.paper} asks for the device {device}, and torch finds none here; DEVICE=cpu runs without"
+        )
 
 
 def check(cfg) -> str | None:

@@ -118,7 +118,7 @@ def uncited(manifest: dict) -> list[str]:
         why.append(f"{', '.join(files[:5])}{more} differ{'s' if one else ''} from the last commit")
     if manifest.get("seed", 0) >= PILOTS:
         why.append(f"seeds from {PILOTS} up are pilots")
-    if given := manifest.get("overrides", ()):
+    if given := [name for name in manifest.get("overrides", ()) if name != "device"]:  # a column, no other experiment
         why.append(f"{', '.join(name.upper() for name in given)} {'is' if len(given) == 1 else 'are'} overridden")
     return why
 
@@ -137,8 +137,8 @@ def cited(runs: Sequence[RunRecord]) -> list[RunRecord]:
 
 
 def used(settings: dict) -> dict:
-    """The settings that change something: one that came later and is "none" changes nothing."""
-    return {k: v for k, v in settings.items() if v != "none"}
+    """The settings that make an experiment: not the device, and not one that came later and is "none"."""
+    return {k: v for k, v in settings.items() if v != "none" and k != "device"}
 
 
 def data_files(*names: str) -> list[dict]:

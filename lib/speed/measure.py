@@ -15,8 +15,8 @@ from lib.speed import ours, peers
 
 
 def _peak_gb(device: str) -> float:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 2**30
     return peak_memory()
 
 

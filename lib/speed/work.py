@@ -67,8 +67,8 @@ def timed(work: Callable, device: str) -> tuple[float, object]:
 
 
 def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    if device != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def scored(model, tokenizer, spec: dict) -> tuple[list[list[int]], list[list[list[int]]]]:

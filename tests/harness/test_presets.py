@@ -352,3 +352,12 @@ def test_a_study_measures_all_that_small_does_at_seeds_enough(paper):
     assert set(presets.needed(paper, small)) < set(presets.needed(paper, study))
     assert presets.seeds(paper, "small") == [0] and len(presets.seeds(paper, "study")) >= 3
     assert max(presets.seeds(paper, "study")) < 200
+
+
+@pytest.mark.parametrize("paper", ["qdpo", "lab", "attribute_control", "mrpo", "sea", "speed"])
+def test_any_gpu_may_be_named(paper):
+    for device in ("cpu", "mps", "cuda", "cuda:1"):
+        assert presets.resolve(paper, {"PRESET": "smoke", "SEED": 0, "DEVICE": device}).device == device
+    for device in ("gpu", "cuda:", "cuda:x", "cpu:1"):
+        with pytest.raises(ValueError, match=f"DEVICE takes cpu, cuda, cuda:1 .* or mps; given '{device}'"):
+            presets.resolve(paper, {"PRESET": "smoke", "SEED": 0, "DEVICE": device})

@@ -4,7 +4,7 @@ import json
 import pandas as pd
 import pytest
 
-from lib.harness import index, paths, presets, results
+from lib.harness import fits, index, paths, presets, results
 
 
 def config(seed=0, preset="smoke", **more):
@@ -104,6 +104,16 @@ def test_published_numbers_must_be_seen(tmp_path, monkeypatch):
     (paths.PAPER / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="needs the columns"):
         results.published("x")
+
+
+def test_another_device_is_no_other_experiment(sandbox, monkeypatch, complete):
+    monkeypatch.setattr(results, "git_state", lambda: ("abcdef1234", False))
+    monkeypatch.setattr(fits, "check_device", lambda cfg: None)
+    for seed, given in ((0, {}), (1, {"DEVICE": "cuda:1"}), (2, {"BETA": 0.3})):
+        cfg = presets.resolve("qdpo", {"PRESET": "study", "SEED": seed} | given)
+        complete(results.start(cfg, notebook="10_qdpo")).finish()
+    assert [r.manifest["seed"] for r in results.evidence(results.load_runs())] == [0, 1]
+    assert results.uncited(results.load_runs()[-1].manifest) == ["BETA is overridden"]
 
 
 def test_verdicts_come_from_studies_and_pilots_are_never_cited(sandbox, monkeypatch, complete):

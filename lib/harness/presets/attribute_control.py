@@ -4,7 +4,7 @@ the rest is ours."""
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import Setting, split
+from lib.harness.presets.base import DEVICE, DEVICE_HELP, Setting, split
 
 OURS = "ours"
 BLOG = "the authors' public summary"
@@ -30,8 +30,8 @@ SETTINGS = {
         help="start model: tiny-random, embedded, a local folder, or a hub id"),
     "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published=None, source=OURS, help="compute "
         "type; masters are float32", allowed=["float32", "bfloat16"]),
-    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help="cpu or cuda",
-        allowed=["cpu", "cuda"]),
+    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help=DEVICE_HELP,
+        form=DEVICE),
     "oracle": Setting(smoke="alt-profanity-check", small="alt-profanity-check", paper="tomh/toxigen_roberta",
         published="a toxicity judge, not named", source=BLOG, help="scores the attribute to avoid: " + JUDGES),
     "second_judge": Setting(smoke="better-profanity", small="better-profanity", paper="alt-profanity-check",

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from lib.harness import cache, inputs
 
 PRESETS = ("smoke", "small", "study", "paper")
 NOT_SEEN = "not seen"
+DEVICE, DEVICE_HELP = r"cpu|mps|cuda(:\d+)?", "cpu, cuda, cuda:1 for the second of several GPUs, or mps"
 AS_SMALL: Any = object()  # what preset study has where nothing else is said
 Value = bool | int | float | str | None
 
@@ -30,7 +32,7 @@ class Setting:
     comma-separated list, each item of which must be allowed, and stands in it once unless `repeats`. `always` are
     items that are put in front where they are left out, `never_first` such as cannot lead; `needs` says of an item
     which other must be there too. A preset's value may be None (no limit, or not used); preset study has
-    that of small unless given.
+    that of small unless given. `form`: the regular expression that a text must match, told as `help`.
     """
 
     smoke: Value
@@ -46,6 +48,7 @@ class Setting:
     always: tuple[str, ...] = ()
     never_first: tuple[str, ...] = ()
     needs: Mapping[str, str] = field(default_factory=dict)
+    form: str | None = None
 
     def __post_init__(self) -> None:
         if self.study is AS_SMALL:
@@ -100,6 +103,8 @@ class Setting:
         return ",".join([*left_out, value]) if left_out else value
 
     def _check_allowed(self, name: str, value: Value) -> None:
+        if self.form and not re.fullmatch(self.form, value):
+            raise ValueError(f"{name} takes {self.help}; given {value!r}")
         if self.allowed is None:
             return
         if _is_range(self.allowed):

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import Setting, split
+from lib.harness.presets.base import DEVICE, DEVICE_HELP, Setting, split
 
 OURS = "ours"
 PAPER = "section 3.3, tables 1 and 2"
@@ -46,8 +46,8 @@ SETTINGS = {
         source="section 3.1", help="folder under data/ or anywhere with a tree of qna.yaml files"),
     "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published=None, source=OURS, help="compute "
         "type; masters are float32", allowed=["float32", "bfloat16"]),
-    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help="cpu or cuda",
-        allowed=["cpu", "cuda"]),
+    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help=DEVICE_HELP,
+        form=DEVICE),
     "blocks": Setting(smoke=1, small=4, paper=8, published="all", source=OURS + ": the last blocks, so that one pass "
         "of the others serves every arm", help="last blocks of the student that learn", allowed=(1, 1000)),
     "system": Setting(smoke="You answer.", small="You are a careful assistant.", paper="You are a careful assistant.",

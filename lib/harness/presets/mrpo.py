@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import Setting, split
+from lib.harness.presets.base import DEVICE, DEVICE_HELP, Setting, split
 
 OURS = "ours"
 CODE = "release code, README and scripts"
@@ -27,8 +27,8 @@ SETTINGS = {
         help="JSON-lines file of prompts under data/ or anywhere"),
     "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published="fp16", source=CODE, help="compute "
         "type; masters are float32", allowed=["float32", "bfloat16"]),
-    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help="cpu or cuda",
-        allowed=["cpu", "cuda"]),
+    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help=DEVICE_HELP,
+        form=DEVICE),
     "second_model": Setting(smoke="none", small="none", paper="teknium/OpenHermes-2.5-Mistral-7B",
         published="OpenHermes-2.5-Mistral-7B, and the other way round", source=CODE,
         help="a reference of another family, under its own tokenizer: none, gemma3-270m, a local folder, or a hub id"),

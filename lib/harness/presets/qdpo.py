@@ -4,7 +4,7 @@ baselines are named there, no hyper-parameter is. Every value is ours unless its
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import Setting, split
+from lib.harness.presets.base import DEVICE, DEVICE_HELP, Setting, split
 
 OURS = "not seen in any readable source; ours"
 TUNED = (
@@ -37,8 +37,8 @@ SETTINGS = {
     ),
     "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published=None, source=OURS,
                      help="compute type; latent weights are always float32", allowed=["float32", "bfloat16"]),
-    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source="ours", help="cpu or cuda",
-        allowed=["cpu", "cuda"]),
+    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source="ours", help=DEVICE_HELP,
+        form=DEVICE),
     "bits": Setting(smoke=3, small=5, paper=4, published=None, source="not seen; ours: the width at which "
         "round-to-nearest flips 5 to 15 % of validation tokens", help="bits of a weight", allowed=(2, 8)),
     "group": Setting(smoke=32, small=64, paper=128, published=None, source=OURS, help="input channels that share a "

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import Setting, split
+from lib.harness.presets.base import DEVICE, DEVICE_HELP, Setting, split
 
 OURS = "ours"
 PAPER = "section 6 and appendix D"
@@ -64,8 +64,8 @@ SETTINGS = {
     "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published="bfloat16", source=CODE,
         help="compute "
         "type; masters are float32", allowed=["float32", "bfloat16"]),
-    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help="cpu or cuda",
-        allowed=["cpu", "cuda"]),
+    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help=DEVICE_HELP,
+        form=DEVICE),
     "reward": Setting(smoke="full", small="cheerful", paper="Skywork/Skywork-Reward-Llama-3.1-8B",
         published="Skywork-Reward-Llama-3.1-8B", source=PAPER, help="what the oracle prefers: " + RULES),
     "held_out_reward": Setting(smoke="varied", small="afinn", paper="afinn", published=None, source=OURS,

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import Setting, split
+from lib.harness.presets.base import DEVICE, DEVICE_HELP, Setting, split
 
 OURS = "ours"
 
 SETTINGS = {
     "model": Setting(smoke="tiny-random", small="embedded", paper="lmsys/vicuna-7b-v1.5", published=None, source=OURS,
         help="tiny-random, embedded, a local folder, or a hub id"),
-    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help="cpu or cuda",
-        allowed=["cpu", "cuda"]),
+    "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help=DEVICE_HELP,
+        form=DEVICE),
     "repeats": Setting(smoke=2, small=3, paper=5, published=None, source=OURS, help="paired repeats of every "
         "comparison", allowed=(1, 100)),
     "square": Setting(smoke=256, small=4096, paper=4096, published=None, source=OURS, help="rows of the matrix whose "
