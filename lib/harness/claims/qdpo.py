@@ -9,7 +9,7 @@ import pandas as pd
 
 from lib import stats
 from lib.harness.claims import rules
-from lib.harness.claims.rules import LEVEL, Outcome, Pool, better, outcome, prompts, rng, sums
+from lib.harness.claims.rules import LEVEL, Outcome, Pool, Resamples, better, outcome, prompts, sums
 
 Claim = partial(rules.Claim, source="arXiv 2407.03051, abstract and summaries")
 
@@ -33,7 +33,9 @@ def _small_margins(pool: Pool) -> Outcome:
     -0.9)."""
     a, b = (pool.rows("test prompts", "rtn", f"margin where {x}") for x in ("flipped", "kept"))
     both = a.index.intersection(b.index)
-    d = stats.ratio_diff_ci(*sums(a.loc[both]), *sums(b.loc[both]), rng(), clusters=prompts(a.loc[both]), level=LEVEL)
+    d = stats.ratio_diff_ci(
+        *sums(a.loc[both]), *sums(b.loc[both]), Resamples(), clusters=prompts(a.loc[both]), level=LEVEL
+    )
     deciles = pool.metrics[pool.metrics.metric.str.startswith("flip rate, margin decile")]
     rates = deciles.assign(k=deciles.metric.str.split().str[-1].astype(int)).groupby("k").value.mean().sort_index()
     monotone = rates.rank().corr(pd.Series(rates.index, index=rates.index).rank()) <= -0.9

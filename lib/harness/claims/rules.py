@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -60,6 +61,7 @@ class Pool:
     def __init__(self, runs: Sequence):
         frames = [r.items().assign(seed=r.manifest["seed"]) for r in runs]
         self.items = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        self.places = self.items.groupby(["dataset", "arm", "metric"]).indices if frames else {}
         self.seeds = sorted({r.manifest["seed"] for r in runs})
         self.used = set(self.seeds)  # seeds that have every row asked for so far
         metrics = [r.metrics() for r in runs]
@@ -67,22 +69,21 @@ class Pool:
 
     def rows(self, dataset: str, arm: str, metric: str) -> pd.DataFrame:
         """One row a (prompt, seed), indexed by them; NotRun if the arm was not."""
-        i = self.items
-        found = i[(i.dataset == dataset) & (i.arm == arm) & (i.metric == metric)]
-        if found.empty:
+        if (dataset, arm, metric) not in self.places:
             raise NotRun(f"{arm}: no {metric} on {dataset}")
+        found = self.items.iloc[self.places[dataset, arm, metric]]
         self.used &= set(found.seed)
         return found.set_index(["prompt_id", "seed"]).sort_index()
 
     def rate(self, dataset: str, arm: str, metric: str, level: float = LEVEL):
         """Weighted mean and its interval."""
         r = self.rows(dataset, arm, metric)
-        return stats.ratio_ci(*sums(r), rng(), clusters=prompts(r), level=level)
+        return stats.ratio_ci(*sums(r), Resamples(), clusters=prompts(r), level=level)
 
     def difference(self, dataset: str, metric: str, a: str, b: str, level: float = LEVEL):
         """Weighted mean of arm a minus that of arm b on the (prompt, seed) rows that both have."""
         x, y = self._pair(dataset, metric, a, b)
-        return stats.ratio_diff_ci(*sums(x), *sums(y), rng(), clusters=prompts(x), level=level)
+        return stats.ratio_diff_ci(*sums(x), *sums(y), Resamples(), clusters=prompts(x), level=level)
 
     def by_seed(self, dataset: str, metric: str, a: str, b: str) -> list[float]:
         """The same difference for each seed alone."""
@@ -109,11 +110,22 @@ class Pool:
     def ratio(self, dataset: str, metric: str, a: str, b: str):
         """(1 - mean of a) / (1 - mean of b): the share of b's loss that a alone explains."""
         x, y = self.rows(dataset, a, metric), self.rows(dataset, b, metric)
-        return stats.ratio_ci(1 - x.value.to_numpy(), 1 - y.value.to_numpy(), rng(), clusters=prompts(x), level=LEVEL)
+        return stats.ratio_ci(
+            1 - x.value.to_numpy(), 1 - y.value.to_numpy(), Resamples(), clusters=prompts(x), level=LEVEL
+        )
 
 
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)  # the same resamples for every claim: verdicts do not depend on their order
+class Resamples:
+    """A generator that begins anew at each draw: the same resamples for every claim, so that verdicts do not depend on
+    their order, drawn once a number of prompts."""
+
+    def multinomial(self, n: int, shares: np.ndarray, size: int) -> np.ndarray:
+        return _drawn(n, len(shares), size)
+
+
+@lru_cache(maxsize=16)
+def _drawn(n: int, among: int, size: int) -> np.ndarray:
+    return np.random.default_rng(0).multinomial(n, np.full(among, 1 / among), size=size)
 
 
 def sums(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
