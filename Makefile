@@ -35,8 +35,9 @@ help:
 reproduce: $(STAMP)
 	@$(VENV)/bin/plumbline reproduce --paper '$(PAPER)' --preset '$(PRESET)' --seeds '$(SEEDS)' --jobs '$(JOBS)' $(if $(SAFE_FORCE),--force)
 
+# one by one to whichever process is free, the slow ones first
 test: $(STAMP)
-	@HF_HUB_OFFLINE=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	@HF_HUB_OFFLINE=1 $(PY) -m pytest -n logical --maxprocesses 4 --dist load --maxschedchunk 1
 
 # torch and oneDNN choose kernels by the processor: the formulas must hold with each choice and number of threads
 variants: export HF_HUB_OFFLINE = 1

@@ -42,7 +42,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.relative_to(Path(__file__).parent).as_posix().startswith(FORMULAS):
             item.add_marker("formula")
-    # one worker must not be left with a minute's work when the others are done
+    # one worker must not be left with a minute's work when the others are done. What several tests share that is dear
+    # stands in one test: each worker has its own session, and xdist's groups are void under pytest 9.2
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     left_out = [
         item

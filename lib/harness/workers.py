@@ -102,16 +102,19 @@ def _staged(job: Callable[[], Any], run, stage: str) -> Any:
 
 
 def _start(name: str, job: Callable[[], Any], run, stage: str, processes: int):
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(there, job, run, stage, processes), name=name, daemon=True)
-    with (
-        warnings.catch_warnings()
-    ):  # from Python 3.12 on a fork beside threads warns; these here hold no lock that a job takes
-        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-        process.start()
+    here, there = multiprocessing.get_context("fork").Pipe(duplex=False)
+    process = fork(_work, there, job, run, stage, processes, name=name)
     there.close()
     return here, (name, process)
+
+
+def fork(work: Callable, *given, name: str | None = None) -> multiprocessing.Process:
+    """A fork of this process that has begun `work`; it ends with this process."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=given, name=name, daemon=True)
+    with warnings.catch_warnings():  # from Python 3.12 on it warns beside threads; these hold no lock that a job takes
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        process.start()
+    return process
 
 
 def _work(pipe, job: Callable[[], Any], run, stage: str, processes: int) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stderr
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import yaml
@@ -115,11 +116,14 @@ def multiple_choice(model, tokenizer, task: dict, *, batch_size: int, limit: int
         from lm_eval.api.task import ConfigurableTask
         from lm_eval.evaluator import evaluate  # simple_evaluate would spend seconds on describing the machine
         from lm_eval.models.huggingface import HFLM
+        from lm_eval.utils import env
 
         harness_task = ConfigurableTask(config=config | {"custom_dataset": lambda **_: {task["test_split"]: rows}})
         own = copy.deepcopy(tokenizer)  # HFLM gives it a padding token
         lm = HFLM(model, backend="causal", tokenizer=own, batch_size=batch_size, softmax_dtype="float32")
-        out = evaluate(lm=lm, task_dict={name: harness_task}, bootstrap_iters=0, log_samples=True)
+        # lm-eval compiles a task's templates anew at every question, which is most of a small model's time
+        with mock.patch.object(env, "from_string", cache(env.from_string)):
+            out = evaluate(lm=lm, task_dict={name: harness_task}, bootstrap_iters=0, log_samples=True)
     samples = sorted(out["samples"][name], key=lambda s: s["doc_id"])
     scores = np.array([[float(r[0]) for r in s["filtered_resps"]] for s in samples])  # (N, 4)
     if not np.isfinite(scores).all():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 
 import torch
@@ -41,5 +42,16 @@ def measure(spec: dict) -> dict:
     return out | {"peak GB": _peak_gb(spec["device"]), "loaded GB": loaded}
 
 
+def main(spec: str, *files: int) -> None:
+    """Measure and print. A fork is given files for its standard input, output and errors, since its parent's may be a
+    kernel's, and has one thread: its parent's others did not come along."""
+    for here, file in enumerate(files):
+        os.dup2(file, here)
+    if files:
+        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(k, "r" if k == 0 else "w", closefd=False) for k in range(3))
+        torch.set_num_threads(1)
+    print("#result", json.dumps(measure(json.loads(spec))), flush=True)
+
+
 if __name__ == "__main__":
-    print("#result", json.dumps(measure(json.loads(sys.argv[1]))))
+    main(sys.argv[1])

@@ -49,7 +49,7 @@ def _paragraphs() -> tuple[str, ...]:
 def _prose(source: str) -> Iterator[str]:
     """Each paragraph of the docstrings that is sentences only. Lines of different indentation (a parameter and what it
     means) are kept apart."""
-    for node in ast.walk(ast.parse(source)):
+    for node in _statements(ast.parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
             lines = (ast.get_docstring(node) or "").split("\n")
             for _, block in groupby(lines, key=lambda line: len(line) - len(line.lstrip())):
@@ -57,3 +57,11 @@ def _prose(source: str) -> Iterator[str]:
                     text = paragraph.replace("\n", " ")
                     if PROSE.fullmatch(text) and not NO_PROSE.search(text):
                         yield text
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and all statements inside it. What they are made of, most of a tree, holds no docstring."""
+    yield node
+    for part in ("body", "orelse", "handlers", "finalbody", "cases"):
+        for child in getattr(node, part, ()):
+            yield from _statements(child)

@@ -2,37 +2,42 @@
 
 import os
 import socket
-import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
-
-from lib.engine import sharding
-from lib.harness.paths import ROOT
-
-KINDS = ("dpo", "sft", "latent", "lora")
-WORK = """
-import os, sys
-from functools import partial
-import torch
 import torch.distributed as dist
+
 from lib import losses
 from lib.data import Pair
 from lib.engine import latents, models, objectives, sharding, training
+from lib.harness import workers
 from lib.quantization import block_linears, rtn
 
-kinds, out = sys.argv[1:3]
-torch.set_num_threads(1)
-if int(os.environ["WORLD_SIZE"]) > 1:
-    dist.init_process_group("gloo")
-if kinds == "killed" and sharding.ranks()[0] == 1:
-    os._exit(9)
-quantizer = partial(rtn.fake_quant, bits=4, group=16, symmetric=False)
-pairs = [Pair(str(i), [5, 6, i], [7, 8, 9 + i], [3, 4], 0) for i in range(8)]
-ref = torch.full((8,), -9.0)
-found = {}
-for kind in kinds.split(","):
+KINDS = ("dpo", "sft", "latent", "lora")
+
+
+def work(environment, kinds, out):
+    """One of the processes: steps of every kind, resumed in their middle; what the first has found goes to a file."""
+    os.environ.update(environment)
+    sys.stderr = open(f"{out}.{environment['RANK']}", "w")
+    torch.set_num_threads(1)  # the others did not come along
+    if int(environment["WORLD_SIZE"]) > 1:
+        dist.init_process_group("gloo")
+    if kinds == ["killed"] and sharding.ranks()[0] == 1:
+        os._exit(9)
+    found = {kind: steps(kind) for kind in kinds}
+    if sharding.ranks()[0] == 0:
+        torch.save(found, out)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def steps(kind):
+    quantizer = partial(rtn.fake_quant, bits=4, group=16, symmetric=False)
+    pairs = [Pair(str(i), [5, 6, i], [7, 8, 9 + i], [3, 4], 0) for i in range(8)]
+    ref = torch.full((8,), -9.0)
     model = models.load("tiny-random", dtype=torch.float32)[0]
     sharding.shard(model, list(block_linears(model)))
     adapter = dict(rank=2, alpha=4.0, generator=torch.Generator().manual_seed(0))
@@ -59,32 +64,22 @@ for kind in kinds.split(","):
     with torch.inference_mode():
         logits = model(torch.tensor([[5, 6, 7, 8]])).logits.clone()
     divided = sum(sharding.local(m.weight).numel() for m in block_linears(model).values())
-    found[kind] = {"rows": rows, "end": end, "again": latent.gathered(), "logits": logits, "divided": divided}
-if sharding.ranks()[0] == 0:
-    torch.save(found, out)
-if dist.is_initialized():
-    dist.destroy_process_group()
-"""
+    return {"rows": rows, "end": end, "again": latent.gathered(), "logits": logits, "divided": divided}
 
 
-def run(kind, processes, out, tmp_path):
-    """The processes' exit codes and last words."""
+def run(kinds, processes, out):
+    """The processes' exit codes and last words. They are forks: four imports of torch would take longer than all."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    (tmp_path / "work.py").write_text(WORK)
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(tmp_path / "work.py"), kind, str(out)],
-            env=env | {"MASTER_PORT": str(port), "RANK": str(k), "WORLD_SIZE": str(processes)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for k in range(processes)
-    ]
-    ends = [p.communicate(timeout=240)[1] for p in started]
-    return [p.returncode for p in started], ends
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    started = [workers.fork(work, shared | {"RANK": str(k)}, kinds, out) for k in range(processes)]
+    for p in started:
+        p.join(timeout=240)
+        if p.exitcode is None:
+            p.kill()
+            p.join()
+    return [p.exitcode for p in started], [(out.parent / f"{out.name}.{k}").read_text() for k in range(processes)]
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +87,12 @@ def both(tmp_path_factory):
     """What one process found, and what two did."""
     folder, got = tmp_path_factory.mktemp("both"), []
     for processes in (1, 2):
-        codes, ends = run(",".join(KINDS), processes, folder / f"{processes}.pt", folder)
+        codes, ends = run(KINDS, processes, folder / f"{processes}.pt")
         assert codes == [0] * processes, ends[0][-800:]
         got.append(torch.load(folder / f"{processes}.pt"))
     return got
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("sharding")
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_do_as_one(both, kind):
     one, two = (found[kind] for found in both)
@@ -116,15 +109,13 @@ def test_two_processes_do_as_one(both, kind):
     assert one["rows"][-1]["loss"] != one["rows"][0]["loss"]
 
 
-@pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused_by_all(tmp_path):
-    codes, ends = run("odd", 2, tmp_path / "x", tmp_path)
+    codes, ends = run(["odd"], 2, tmp_path / "x")
     assert all(codes) and all("a batch of 3 does not divide among 2 processes" in e for e in ends)
 
 
-@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others(tmp_path):
-    codes, ends = run("killed", 2, tmp_path / "x", tmp_path)
+    codes, ends = run(["killed"], 2, tmp_path / "x")
     assert codes[1] == 9 and codes[0] not in (0, None) and "Connection" in ends[0]
 
 

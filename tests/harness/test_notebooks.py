@@ -1,13 +1,12 @@
 """The real notebooks: form, and a headless run of each at smoke; and the tool that checks them."""
 
-import functools
 import json
 
 import nbformat
 import papermill
 import pytest
 
-from lib.harness import index, notebooks, paths, results, runner
+from lib.harness import fits, index, notebooks, paths, results, runner
 
 ALL = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 PAPERS = notebooks.papers()
@@ -27,52 +26,27 @@ def test_every_parameter_is_read_by_the_settings(paper):
     runner.validate(paper, "paper", 0, {})
 
 
-@pytest.fixture(scope="session")
-def smoke_runs(tmp_path_factory):
-    """The runs of a paper, made when first asked for: one through the runner, its arms one after another, one through
-    plain papermill, two arms at a time."""
+@pytest.fixture
+def smoke_runs(sandbox, monkeypatch):
+    """Makes the two runs of a paper: one through the runner, its arms one after another, one through plain papermill,
+    two arms at a time."""
 
-    @functools.cache
     def runs_of(paper):
-        folder, book = tmp_path_factory.mktemp(paper), notebooks.find(paper)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PLUMBLINE_RESULTS", str(folder / "results"))
-            patch.setenv("PLUMBLINE_CACHE", str(folder / "cache"))
-            patch.setenv("OMP_NUM_THREADS", "1")
-            patch.setenv("PLUMBLINE_PROCESSES", "1")
-            assert runner.run(paper, preset="smoke", seed=0).code == 0
-            patch.setenv("PLUMBLINE_PROCESSES", "2")
-            given = {"PRESET": "smoke", "SEED": 0}
-            papermill.execute_notebook(
-                str(book), str(folder / "out.ipynb"), given, progress_bar=False, cwd=str(book.parent)
-            )
-            return results.load_runs(paper)
+        book = notebooks.find(paper)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setenv("PLUMBLINE_PROCESSES", "1")
+        assert runner.run(paper, preset="smoke", seed=0).code == 0
+        monkeypatch.setenv("PLUMBLINE_PROCESSES", "2")
+        given = {"PRESET": "smoke", "SEED": 0}
+        papermill.execute_notebook(
+            str(book), str(sandbox / "out.ipynb"), given, progress_bar=False, cwd=str(book.parent)
+        )
+        return results.load_runs(paper)
 
     return runs_of
 
 
-def of_smoke(paper):
-    """Tests of one paper's smoke runs go to one worker, the long ones first."""
-    return [pytest.mark.slow, pytest.mark.xdist_group(f"smoke {paper}")]
-
-
-@pytest.mark.parametrize("paper", [pytest.param(p, marks=of_smoke(p)) for p in PAPERS])
-def test_runner_and_plain_papermill_agree_and_repeat(smoke_runs, paper):
-    a, b = smoke_runs(paper)
-    assert a.manifest["status"] == b.manifest["status"] == "done" and a.dir != b.dir
-    x, y = (r.metrics().drop(columns="run_id") for r in (a, b))
-    x, y = (
-        m[~m.metric.str.contains("per second|^seconds")].reset_index(drop=True) for m in (x, y)
-    )  # what a clock says does not repeat
-    assert x.equals(y) and len(x) + len(a.items()) > 50
-    assert a.items().equals(b.items())
-    assert (a.dir / "notebook.ipynb").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("smoke qdpo")
-def test_what_a_smoke_run_of_qdpo_records(smoke_runs):
-    run = smoke_runs("qdpo")[0]
+def what_qdpo_records(run):
     m = run.metrics()
     arms = set(run.manifest["settings"]["arms"].split(","))
     assert arms <= set(m.arm), "every arm is measured"
@@ -89,10 +63,7 @@ def test_what_a_smoke_run_of_qdpo_records(smoke_runs):
     assert run.manifest["model"]["sha256"] and run.manifest["data"][0]["rows"] == 480
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("smoke mrpo")
-def test_what_a_smoke_run_of_mrpo_records(smoke_runs):
-    run = smoke_runs("mrpo")[0]
+def what_mrpo_records(run):
     m = run.metrics()
     scarce = m[m.dataset == "held-out plain"]
     assert set(run.manifest["settings"]["arms"].split(",")) <= set(scarce.arm) and "mrpo, mis-scored" in set(scarce.arm)
@@ -105,10 +76,7 @@ def test_what_a_smoke_run_of_mrpo_records(smoke_runs):
     assert (run.items().metric == "true reward").any() and run.manifest["model"]["sha256"]
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("smoke attribute_control")
-def test_what_a_smoke_run_of_attribute_control_records(smoke_runs):
-    run = smoke_runs("attribute_control")[0]
+def what_attribute_control_records(run):
     m, items = run.metrics(), run.items()
     arms = {a for a in run.manifest["settings"]["arms"].split(",")}
     assert arms <= set(items[items.dataset == "written forum"].arm) and arms - {"base", "nado-base"} <= set(
@@ -121,10 +89,7 @@ def test_what_a_smoke_run_of_attribute_control_records(smoke_runs):
     assert exact["forward", "bad mass at 1"] < exact["forward", "bad mass at 0"]
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("smoke lab")
-def test_what_a_smoke_run_of_lab_records(smoke_runs):
-    run = smoke_runs("lab")[0]
+def what_lab_records(run):
     m, items = run.metrics(), run.items()
     arms = set(run.manifest["settings"]["arms"].split(","))
     assert (
@@ -157,9 +122,33 @@ def test_what_a_smoke_run_of_lab_records(smoke_runs):
     }
 
 
+RECORDS = {
+    "qdpo": what_qdpo_records,
+    "mrpo": what_mrpo_records,
+    "attribute_control": what_attribute_control_records,
+    "lab": what_lab_records,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paper", PAPERS)
+def test_runner_and_plain_papermill_agree_repeat_and_record_what_they_must(smoke_runs, paper):
+    """All that is asked of a paper's smoke runs stands here, so that whichever worker gets it makes them once."""
+    a, b = smoke_runs(paper)
+    assert a.manifest["status"] == b.manifest["status"] == "done" and a.dir != b.dir
+    x, y = (r.metrics().drop(columns="run_id") for r in (a, b))
+    x, y = (
+        m[~m.metric.str.contains("per second|^seconds")].reset_index(drop=True) for m in (x, y)
+    )  # what a clock says does not repeat
+    assert x.equals(y) and len(x) + len(a.items()) > 50
+    assert a.items().equals(b.items())
+    assert (a.dir / "notebook.ipynb").exists()
+    RECORDS.get(paper, lambda run: None)(a)
+
+
 @pytest.mark.slow
 def test_the_timings_run(sandbox, monkeypatch):
-    """95_speed at smoke: every comparison is made, in child processes; what they say means nothing at this size."""
+    """95_speed at smoke: every comparison is made, in forks; what they say means nothing at this size."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert runner.run("speed", preset="smoke", seed=0).code == 0
     run = results.load_runs("speed")[0]
@@ -277,6 +266,14 @@ def miniatures(tmp_path_factory):
     return folder
 
 
+def footprint(cfg):
+    """`fits.footprint` without the process of its own; what goes wrong is raised."""
+    from lib.studies import footprints
+
+    settings = {"PRESET": cfg.preset, "SEED": cfg.seed} | {k.upper(): v for k, v in cfg.as_dict().items()}
+    return [fits.Stage(name, *(x / fits.GB for x in b)) for name, b in footprints.stages(cfg.paper, settings).items()]
+
+
 FEW = {
     "mrpo": dict(
         n_train=16, n_test=8, n_validation=8, tokens=8, each=1, n_scarce=8, n_abundant=16, n_heldout=12, n_reference=8,
@@ -303,8 +300,10 @@ FEW = {
 @pytest.mark.slow
 @pytest.mark.parametrize("paper", FEW)
 def test_the_paper_preset_on_miniatures_of_its_models(sandbox, miniatures, monkeypatch, paper):
-    """Its settings as they are, but for models, device and sizes."""
+    """Its settings as they are, but for models, device and sizes. What it takes of memory is told here, in this
+    process."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(fits, "footprint", footprint)
     people = sandbox / "people.jsonl"
     people.write_text(
         "\n".join(json.dumps({"prompt": f"Say {i}.", "chosen": f"{i}", "rejected": "no"}) for i in range(60))

@@ -2,6 +2,7 @@
 
 import importlib
 import subprocess
+from unittest import mock
 
 import pytest
 import torch
@@ -89,6 +90,20 @@ def test_sides_take_turns_and_a_failing_one_says_why(tmp_path, monkeypatch):
             fail()
 
 
+def test_a_fork_does_what_a_process_of_its_own_does():
+    """Smoke asks for forks; what is measured comes from processes of their own, and only they say what memory is."""
+    fresh, forked = (
+        speed.compare("score", "ours", "transformers", **SAMPLE | {"forked": forked}) for forked in (False, True)
+    )
+    for side in ("ours", "peer"):
+        assert fresh[side].keys() == forked[side].keys() and len(forked[side]["seconds"]) == 2
+        assert fresh[side]["units"] == forked[side]["units"] == [6, 6]
+        assert fresh[side]["mean"] == pytest.approx(forked[side]["mean"], rel=1e-3)
+        assert fresh[side]["peak GB"] >= fresh[side]["loaded GB"] > 0
+    with pytest.raises(RuntimeError, match="nobody failed at nap: .*ValueError: task is one of dpo"):
+        speed.tune("nap", "nobody", "batch", [2], **SAMPLE | {"forked": True})
+
+
 def test_the_gate_counts_all_but_the_first():
     gate = work.Gate({"device": "cpu"})
     for _ in range(3):
@@ -151,7 +166,7 @@ def test_bytes_of_a_step_by_hand(tiny_model):
 def test_a_model_of_the_hub_may_be_asked_for(monkeypatch, model, caller, offline):
     seen = {}
     compare = importlib.import_module("lib.speed.compare")  # the package offers its function of that name
-    monkeypatch.setattr(compare.subprocess, "Popen", lambda *a, env, **k: seen.update(env))
+    monkeypatch.setattr(compare.subprocess, "Popen", lambda *a, env, **k: seen.update(env) or mock.Mock())
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     if caller is not None:
         monkeypatch.setenv("HF_HUB_OFFLINE", caller)
