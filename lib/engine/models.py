@@ -64,6 +64,9 @@ def load(spec: str, *, dtype: torch.dtype, device: str = "cpu", template: str | 
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = weights.whole(AutoModelForCausalLM, folder, spec=spec, dtype=dtype, use_safetensors=True, **kept)
     templates.use(tokenizer, template)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # its layout for inference lets no gradient through
+            module.support_avx512bf16_for_cpu = False
     model = (model if kept else model.to(device)).eval().requires_grad_(False)
     return architecture.checked(model), tokenizer
 

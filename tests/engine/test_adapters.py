@@ -96,8 +96,8 @@ def test_bad_names_and_ranks(tiny_model):
     assert all(isinstance(m, nn.Linear) for m in block_linears(tiny_model).values())
 
 
-@pytest.mark.parametrize("store, size, noise", [("nf4", 0.35, 0.02), ("int8", 0.6, 0.08)])
-def test_adapters_on_a_base_kept_in_few_bits(tiny_model, byte_tokenizer, tmp_path, store, size, noise):
+@pytest.mark.parametrize("store, size", [("nf4", 0.35), ("int8", 0.6)])
+def test_adapters_on_a_base_kept_in_few_bits(tiny_model, byte_tokenizer, tmp_path, store, size):
     """QLoRA: the base says what its rounded weights say and takes less, the adapters learn in bfloat16, and nothing
     else moves."""
     tiny_model.save_pretrained(tmp_path / "m")
@@ -109,7 +109,10 @@ def test_adapters_on_a_base_kept_in_few_bits(tiny_model, byte_tokenizer, tmp_pat
     if store == "nf4":
         apply_nf4(plain, double_quant=True)
     a, b = plain(IDS).logits.float(), kept(IDS).logits.float()
-    assert (a - b).square().mean().sqrt() < noise * a.std()
+    exact = plain.float()(IDS).logits
+    off = lambda x: (x - exact).square().mean().sqrt() / exact.std()  # noqa: E731
+    # kernels differ between machines, so bfloat16's own rounding is the measure; int8 rounds the activations too
+    assert off(b) < (4 * off(a) if store == "nf4" else 0.08)
     before = {n: p.clone() for n, p in kept.named_parameters()}
     made = adapters.add(kept, names(kept), rank=2, alpha=4, generator=g())
     assert {m.weight.dtype for m in made.values()} == {torch.bfloat16}
