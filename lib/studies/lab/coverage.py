@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lib.scoring import diversity
-from lib.studies.lab.questions import Question
 from lib.studies.lab.subsets import random_subset
+from lib.synthesis.exams import Question
 from lib.taxonomy.tree import Leaf
 
 

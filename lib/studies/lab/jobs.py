@@ -20,10 +20,10 @@ from lib.engine.packing import Row
 from lib.engine.phases import Done, Phase, Tuning
 from lib.studies.lab import contrast, coverage, forgetting, judging
 from lib.studies.lab.contrast import Contrast
-from lib.studies.lab.questions import Question, accepted
 from lib.studies.lab.student import Exam, Student
 from lib.synthesis import drawing
 from lib.synthesis.drawing import Draw
+from lib.synthesis.exams import Question, accepted
 from lib.synthesis.judges import Judge
 from lib.synthesis.teachers import Teacher
 from lib.taxonomy.tree import Leaf

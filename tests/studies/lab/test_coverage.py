@@ -5,8 +5,8 @@ import pytest
 
 from lib import taxonomy
 from lib.harness import paths
-from lib.studies.lab import coverage, questions
-from lib.synthesis import drawing, teachers
+from lib.studies.lab import coverage
+from lib.synthesis import drawing, exams, teachers
 
 LEAVES = [leaf for leaf in taxonomy.load(paths.DATA / "taxonomy") if leaf.kind in ("foundational", "freeform")]
 
@@ -27,7 +27,7 @@ def test_an_assumed_preference_narrows_all_but_the_leaf_samplers():
         and kinds["self-instruct"] == 1
         and max(kinds["pool"], kinds["fake-leaf"]) <= 3
     )  # three seeds may be of one leaf
-    found = coverage.measure(sets, LEAVES, generated=96, held_out=questions.skills(LEAVES, each=3), seed=0)
+    found = coverage.measure(sets, LEAVES, generated=96, held_out=exams.skills(LEAVES, each=3), seed=0)
     assert found["pool"]["effective leaves"] < 1.5 and found["leaf"]["effective leaves"] > 10
     assert found["pool"]["nearest leaves"] < 2 and found["leaf"]["nearest leaves"] > 9
     assert (
@@ -48,7 +48,7 @@ def test_without_preference_all_samplers_reach_the_tree():
         {n: rows(n, b=0.0) for n in ("pool", "fake-leaf", "leaf")},
         LEAVES,
         generated=96,
-        held_out=questions.skills(LEAVES, each=3),
+        held_out=exams.skills(LEAVES, each=3),
         seed=0,
     )
     assert all(m["effective leaves"] > 5 for m in found.values())
@@ -66,7 +66,7 @@ def test_where_nothing_is_valid_only_that_is_said():
 def test_the_nearest_seed_names_the_leaf():
     seeds = [s.question for leaf in LEAVES for s in leaf.seeds]
     assert coverage.nearest_leaf(seeds, LEAVES) == [leaf.path for leaf in LEAVES for _ in leaf.seeds]
-    held_out = questions.skills(LEAVES, each=20)
+    held_out = exams.skills(LEAVES, each=20)
     right = [a == q.leaf for a, q in zip(coverage.nearest_leaf([q.question for q in held_out], LEAVES), held_out)]
     assert np.mean(right) > 0.9
 

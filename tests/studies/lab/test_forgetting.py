@@ -8,7 +8,7 @@ import pytest
 from lib.engine import phases
 from lib.studies.lab import forgetting
 from lib.studies.lab.curricula import GROUPS, PARTS
-from lib.studies.lab.questions import Question
+from lib.synthesis.exams import Question
 
 
 def test_what_is_forgotten_by_hand():

@@ -7,12 +7,12 @@ import torch
 from lib import taxonomy
 from lib.engine import models, phases
 from lib.harness import paths
-from lib.studies.lab import coverage, jobs, questions
+from lib.studies.lab import coverage, jobs
 from lib.studies.lab.contrast import Contrast
 from lib.studies.lab.curricula import GROUPS, PARTS
-from lib.studies.lab.questions import Question
 from lib.studies.lab.student import Student
-from lib.synthesis import drawing, judges, teachers, truth
+from lib.synthesis import drawing, exams, judges, teachers, truth
+from lib.synthesis.exams import Question
 
 
 class Kept:
@@ -236,7 +236,7 @@ def test_what_a_teacher_draws_and_a_judge_says_goes_on_record(bench):
     run, writer = bench.run, lambda: teachers.Templated(leaves, seed=0)
     before = set(run.there)
     how = drawing.Draw(calls=12, size=3, each=8, seed=0, answers=True)
-    sets = jobs.draw(bench, "coverage", ["pool", "leaf"], leaves, writer(), questions.skills(leaves, each=3), how)
+    sets = jobs.draw(bench, "coverage", ["pool", "leaf"], leaves, writer(), exams.skills(leaves, each=3), how)
     first = drawing.questions("pool", leaves, writer(), how)
     assert sets["pool"] == first and {k[1] for k in set(run.there) - before} == {"pool", "leaf"}
     knows = judges.oracle(leaves)

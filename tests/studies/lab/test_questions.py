@@ -6,35 +6,11 @@ import pytest
 from lib import scoring, taxonomy
 from lib.harness import paths, presets
 from lib.studies.lab import questions
-from lib.synthesis import phrases, truth
-from lib.taxonomy import checkers
+from lib.synthesis import exams, phrases, truth
 
 LEAVES = taxonomy.load(paths.DATA / "taxonomy")
 SKILLS = [leaf for leaf in LEAVES if leaf.kind != "knowledge"]
 KNOWN = next(leaf for leaf in LEAVES if leaf.path.endswith("grubbet"))
-
-
-def test_every_skill_gets_new_questions_whose_right_answers_the_checker_accepts():
-    made = questions.skills(LEAVES, each=20)
-    by = {leaf.path: leaf for leaf in SKILLS}
-    assert len(made) == 20 * len(SKILLS) == len({q.id for q in made}) and {q.leaf for q in made} == set(by)
-    assert len({questions.key(q.question, q.context) for q in made}) == len(made)
-    seeds = {questions.key(s.question, s.context) for leaf in SKILLS for s in leaf.seeds}
-    assert not seeds & {questions.key(q.question, q.context) for q in made}
-    for q in made:
-        assert q.right and not q.begins + q.wrong and (q.context != "") == (by[q.leaf].kind == "grounded")
-        assert all(checkers.passes(by[q.leaf].checker, q.question, q.context, answer) for answer in q.right)
-        assert q.part == ("knowledge-long" if by[q.leaf].kind == "foundational" else "skills")
-    assert sum(len(q.right) == 2 for q in made) > len(made) / 2  # bare and explained
-    assert made == questions.skills(LEAVES, each=20) != questions.skills(LEAVES, each=20, seed=1)
-
-
-def test_questions_for_choices_are_none_of_the_exam():
-    leaves = taxonomy.load(paths.DATA / "taxonomy")
-    exam = questions.skills(leaves, each=5)
-    again = questions.skills(leaves, each=5, others=exam)  # the same draws, but for what the exam asks
-    asked = {questions.key(q.question, q.context) for q in exam}
-    assert len(again) == len(exam) and not asked & {questions.key(q.question, q.context) for q in again}
 
 
 def test_general_questions_are_divided_evenly():
@@ -63,8 +39,8 @@ def test_every_preset_has_questions_for_both(preset):
     cfg = presets.resolve("lab", {"PRESET": preset, "SEED": 0})
     questions.split(questions.general(paths.DATA / "questions.yaml"), cfg.exam_general, cfg.check_general)
     leaves = taxonomy.load(paths.DATA / cfg.taxonomy)
-    exam = questions.skills(leaves, each=cfg.exam)
-    questions.skills(leaves, each=cfg.checks, seed=1, others=exam)
+    exam = exams.skills(leaves, each=cfg.exam)
+    exams.skills(leaves, each=cfg.checks, seed=1, others=exam)
 
 
 def test_facts_are_questions_with_three_wrong_answers():
@@ -129,8 +105,8 @@ def test_as_many_taught_statements_as_asked_for():
     some = questions.taught(rows, LEAVES, part="p", n=5, seed=0)
     assert len(some) == 5 and some != questions.taught(rows, LEAVES, part="p", n=5, seed=1)
     whole = questions.taught(rows, LEAVES, part="p", n=99, seed=0)
-    assert set(some) <= set(whole) and not {questions.key(q.question) for q in whole} & {
-        questions.key(r["question"]) for r in rows
+    assert set(some) <= set(whole) and not {exams.key(q.question) for q in whole} & {
+        exams.key(r["question"]) for r in rows
     }
 
 
@@ -153,7 +129,7 @@ def test_lines_are_the_same_every_time():
 
 
 def test_rows_of_the_exam_are_taken_out():
-    made = questions.skills(LEAVES, each=3)
+    made = exams.skills(LEAVES, each=3)
     grounded = next(q for q in made if q.context)
     free = next(q for q in made if not q.context)
     rows = [
@@ -163,24 +139,3 @@ def test_rows_of_the_exam_are_taken_out():
         {"leaf": KNOWN.path, "question": "What?", "context": "a chunk"},
     ]
     assert questions.apart(rows, made) == rows[2:]
-
-
-def test_written_answers_are_accepted_by_the_checkers():
-    made = [q for q in questions.skills(LEAVES, each=2) if q.leaf.endswith(("addition", "sorting"))]
-    assert questions.accepted(made, [q.right[0] for q in made], LEAVES) == [True] * 4
-    assert questions.accepted(
-        made, ["So it is: " + made[0].right[0], made[0].right[0], made[2].right[0], "no"], LEAVES
-    ) == [True, False, True, False]
-
-
-def test_bad_input_is_refused(monkeypatch):
-    with pytest.raises(
-        ValueError,
-        match="made of skills with a checker, at least 1 each, given compositional_skills/formats/json_record and 0",
-    ):
-        questions.skills(SKILLS, each=0)
-    with pytest.raises(ValueError, match="with a checker, .* given compositional_skills/formats/json_record"):
-        questions.skills([SKILLS[0]._replace(checker=None)], each=1)
-    monkeypatch.setattr(phrases, "question", lambda *a: SKILLS[0].seeds[0].question)  # nothing but a seed comes out
-    with pytest.raises(ValueError, match="json_record has fewer than 1 different questions: ask for fewer"):
-        questions.skills(SKILLS[:1], each=1)

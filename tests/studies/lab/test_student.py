@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 from lib.engine import models, phases
 from lib.engine.generation import generate
 from lib.studies.lab import student as module
-from lib.studies.lab.questions import Question
 from lib.studies.lab.student import Student
+from lib.synthesis.exams import Question
 
 DATA = [
     {"leaf": "compositional_skills/units", "question": "Convert 2 metres to centimetres.", "answer": "200 centimetres"},
