@@ -15,7 +15,7 @@ RULES = """Intervals cover seeds and prompts (worlds in the exact worlds) and ar
 headline claims, and within its details apart; the verdict is read from the interval printed. Verdicts: **holds**
 (beyond 0 on the claimed side, and of a size worth having), **fails** (beyond 0 on the other side), **no difference**
 (inside plus or minus the smallest effect worth having), **not resolved**, **cannot tell here** (a control of this study
-did not respond), **not run**.
+did not respond), **not run**. Nothing is drawn at random between rows and verdicts.
 """
 
 
