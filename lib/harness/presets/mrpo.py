@@ -24,8 +24,10 @@ EXACT = {  # the exact world's cells whose every world is recorded -> arms
     "exact scarce, the same second": ["dpo", "mrpo", "multi-dpo", "single"],
 }  # fmt: skip
 SEEDS = range(8)  # of preset study
-ROOM = "ours: the loss sees beta times log-probs; an answer of some 150 tokens has about 150 nats, a second model's lies \
+ROOM = (
+    "ours: the loss sees beta times log-probs; an answer of some 150 tokens has about 150 nats, a second model's lies \
 tens from it, so that beta 0.1 gives margins of a few; here log-probs are a tenth of that and beta ten times as large"
+)
 
 SETTINGS = {
     "model": Setting(smoke="tiny-random", small="embedded", paper="meta-llama/Llama-2-7b-chat-hf",

@@ -19,7 +19,7 @@ from torch import Tensor
 TOLERANCE = 1e-10  # of the gradient's norm
 MOST = 100  # Newton steps, secants; ten are usual
 WIDE, WIDER = 1.5, 8  # a bracket's growth at a time, on a logarithm, and how often
-NEAR = 1e-6  # of a matched value's logarithm
+NEAR = 1e-5  # of a matched value's logarithm
 NO_OPTIMUM = (
     "without an anchor some world's loss has no finite optimum: its pairs can be told apart without error, or they "
     "show fewer directions than there are features; give an anchor above 0"
@@ -81,13 +81,14 @@ def _pulled(t: Teacher, moved: Tensor, beta: float) -> At:
     return At(loss, gradient, hessian)
 
 
-def solve(problem: Problem) -> Tensor:
-    """The optimum w (W, d) of each world by Newton's method with halved steps, to a gradient's norm of 1e-10.
+def solve(problem: Problem, near: Tensor | None = None) -> Tensor:
+    """The optimum w (W, d) of each world by Newton's method with halved steps from `near` (0), to a gradient's norm of
+    1e-10.
 
     ValueError if there is none (separable pairs and no anchor), RuntimeError if it was not reached.
     """
     worlds, _, d = problem.x.shape
-    w = torch.zeros(worlds, d, dtype=problem.x.dtype)
+    w = torch.zeros(worlds, d, dtype=problem.x.dtype) if near is None else near
     here = at(problem, w)
     for _ in range(MOST):
         if (here.gradient.norm(dim=1) <= TOLERANCE).all():
@@ -117,18 +118,18 @@ def _halved(problem: Problem, w: Tensor, here: At, step: Tensor) -> tuple[Tensor
 
 
 def matched(value: Callable[[Tensor], Tensor], target: Tensor, start: Tensor) -> Tensor:
-    """x (W,) at which value(x), which falls with x, is `target` in each world, to a millionth: a bracket that grows
+    """x (W,) at which value(x), which falls with x, is `target` in each world, to 1e-5 of it: a bracket that grows
     from `start`, then secants on logarithms within it (Illinois). ValueError where no x reaches it."""
     of = lambda x: (value(x.exp()) / target).log()  # noqa: E731
     a = b = start.log()
     above = below = of(a)
     for _ in range(WIDER):
-        high, low = above < 0, below > 0
+        high, low = above < -NEAR, below > NEAR
         if not (high | low).any():
             break
-        a, b = torch.where(high, a - WIDE, a), torch.where(low, b + WIDE, b)
+        a, b = torch.where(high, a - WIDE, a), torch.where(low, b + WIDE, b)  # what is there already stays
         above, below = of(a) if high.any() else above, of(b) if low.any() else below
-    if (above < 0).any() or (below > 0).any():
+    if (above < -NEAR).any() or (below > NEAR).any():
         raise ValueError("no value reaches the target in some world")
     x, found, side = a, above, torch.zeros_like(a)
     for _ in range(MOST):

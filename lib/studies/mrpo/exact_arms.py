@@ -102,8 +102,8 @@ def _after(before: Tensor | None, now: Tensor, *, one_hot: bool) -> Tensor:
     return torch.stack([(a if a.ndim == 2 else a[:, None]).double().expand(-1, n) for a in each], 1)
 
 
-def problem(b: Bench, spec: Spec, pairs: Pairs, anchor: Tensor) -> Problem:
-    """An arm's loss with each world's anchor (W,). ValueError for an arm that has no meaning here."""
+def problem(b: Bench, spec: Spec, pairs: Pairs) -> Problem:
+    """The loss of a line of the table on these pairs. ValueError for an arm that has no meaning here."""
     if spec.normalized:
         raise ValueError("log-probs per token need tokens: an answer of the exact world has none")
     w, l = pairs.of(b.refs - b.cell.rest)  # (K, W, N)
@@ -125,6 +125,7 @@ def problem(b: Bench, spec: Spec, pairs: Pairs, anchor: Tensor) -> Problem:
     first, other = pairs.of(b.start)
     offset = b.cell.beta * (w - l - (first - other))
     x = pairs.difference(b.draws.features)
+    anchor = torch.full_like(x[:, 0, 0], b.cell.anchor)
     return Problem(x, offset, a, anchor, b.cell.beta, _teacher(b, pairs) if spec.kd else None)
 
 
@@ -137,34 +138,34 @@ def _teacher(b: Bench, pairs: Pairs) -> Teacher:
     return Teacher(b.draws.features[:, :half], b.start[:, :half], target, b.cell.kd_weight * count)
 
 
-def optimum(b: Bench, arm: str, anchor: Tensor) -> Tensor:
-    """w (W, d) of an arm, or of a control, with each world's anchor (W,)."""
+def loss(b: Bench, arm: str) -> Problem | None:
+    """The problem of an arm, or of a control, with the cell's anchor; None for the base, which learns nothing."""
     name, change = CONTROLS.get(arm, (arm, None))
     spec, pairs = (ARMS | EXTRA)[name], b.pairs if change is None else change(b.pairs)
-    if spec.kind == "none":
-        return torch.zeros(len(anchor), b.draws.features.shape[-1], dtype=torch.float64)
-    return solve(problem(b, spec, pairs, anchor))
+    return None if spec.kind == "none" else problem(b, spec, pairs)
 
 
 def worth(b: Bench, arm: str) -> dict[str, Tensor]:
-    """`exact.outcomes` of an arm with the cell's anchor."""
+    """`exact.outcomes` of an arm."""
     if arm == "second, untrained":
         return exact.outcomes(b.draws, b.refs, b.refs[1])
-    return exact.outcomes(b.draws, b.refs, b.policy(optimum(b, arm, torch.full_like(b.start[:, 0, 0], b.cell.anchor))))
+    p = loss(b, arm)
+    return exact.outcomes(b.draws, b.refs, b.refs[0] if p is None else b.policy(solve(p)))
 
 
 def equally_far(b: Bench, arms: Sequence[str]) -> dict[str, dict[str, Tensor]]:
     """`exact.outcomes` of each arm at equal KL to the primary: in each world all arms are anchored until they are where
     the one is that moves least by itself. What moves further may win by that alone; no arm is made to move further."""
-    half = b.start.shape[1] // 2
+    half, problems, w = b.start.shape[1] // 2, {arm: loss(b, arm) for arm in arms}, {}
 
     def moved(arm: str, anchor: Tensor) -> Tensor:
-        policy = b.policy(optimum(b, arm, anchor))[:, half:]
+        w[arm] = solve(problems[arm]._replace(anchor=anchor), near=w.get(arm))
+        policy = b.policy(w[arm])[:, half:]
         return (policy.exp() * (policy - b.refs[0, :, half:])).sum(-1).mean(1)
 
     own = torch.full_like(b.start[:, 0, 0], b.cell.anchor)
     target, out = torch.stack([moved(arm, own) for arm in arms]).amin(0), {}
     for arm in arms:
-        anchor = matched(partial(moved, arm), target, own)
-        out[arm] = exact.outcomes(b.draws, b.refs, b.policy(optimum(b, arm, anchor)))
+        moved(arm, matched(partial(moved, arm), target, own))
+        out[arm] = exact.outcomes(b.draws, b.refs, b.policy(w[arm]))
     return out
