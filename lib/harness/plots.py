@@ -293,8 +293,8 @@ INDEX = {  # paper -> its figures in results/
     "lab": {"coverage": covered, "phases": by_phase, "exam": lambda r: arms(r, "accuracy", "exam"),
         "forgetting": lambda r: arms(r, "forgotten", "forgetting")},
     "sea": {"queries": lambda r: by_queries(r, "language"), "hard": lambda r: by_queries(r, "exact hard")},
-    "mrpo": {"exact": maps.exact, "sections": maps.sections, "plain": _accuracy("plain"), "direct": _accuracy("direct"), "varied": _accuracy("varied"),
-        "abundant": _accuracy("plain+varied")},
+    "mrpo": {"exact": maps.exact, "sections": maps.sections, "plain": _accuracy("plain"),
+        "direct": _accuracy("direct"), "varied": _accuracy("varied"), "abundant": _accuracy("plain+varied")},
 }  # fmt: skip
 
 

@@ -62,7 +62,8 @@ CLAIMS = [
     _exact("E3", "Exact, 64 pairs, a wrong second reference: clipping is needed, accuracy of MRPO minus MRPO unclipped",
         "mrpo", "mrpo-unclipped", "accuracy", WRONG, headline=True, published=NOT_SEEN),
     _exact("E4", f"{FEW}: adaptive weights are no worse than equal ones, expected reward of MRPO minus uniform at "
-        "equal KL", "mrpo", "mrpo-uniform", EQUAL, headline=True, kind="not worse", smallest=SLIGHTLY, published=NOT_SEEN),
+        "equal KL", "mrpo", "mrpo-uniform", EQUAL, headline=True, kind="not worse", smallest=SLIGHTLY,
+        published=NOT_SEEN),
     _against("K0", f"{FEW}: DPO against the second reference alone is at least as good, accuracy without reference of "
         "single minus MRPO", "single", "mrpo", FREE, headline=True, kind="not worse", smallest=WORSE_BY,
         published=BEST),

@@ -145,8 +145,8 @@ SETTINGS = {
         help="prompts decoded together", allowed=(1, 4096)),
     "eval_batch": Setting(smoke=8, small=8, paper=8, published=None, source=OURS, help="rows of a scoring forward",
         allowed=(1, 4096)),
-    "worlds": Setting(smoke=4, small=40, paper=40, published=None, source=OURS, help="exact worlds a cell: 320 over the "
-        "seeds of study", allowed=(2, 10000)),
+    "worlds": Setting(smoke=4, small=40, paper=40, published=None, source=OURS, help="exact worlds a cell: 320 over "
+        "the seeds of study", allowed=(2, 10000)),
     "exact_prompts": Setting(smoke=8, small=32, paper=32, published=None, source=OURS, help="prompts of an exact world "
         "that train, and as many held out", allowed=(1, 10000)),
     "exact_answers": Setting(smoke=8, small=32, paper=32, published=None, source=OURS, help="answers of a prompt",

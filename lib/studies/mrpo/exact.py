@@ -2,7 +2,7 @@
 its optimum (`lib.studies.mrpo.convex`).
 
 Answer y of prompt x has features phi(x, y) ~ N(0, I) and true reward r = t . phi + noise, of mean 0 and deviation 1
-over a prompt's answers, |t| = 1. Reference k is softmax(scale theta_k . phi) with theta_k = q_k t + sqrt(1 - q_k^2) u_k:
+over a prompt's answers, |t| = 1. Reference k is softmax(scale theta_k . phi), theta_k = q_k t + sqrt(1 - q_k^2) u_k:
 q_k, its quality, is the correlation of its logits with what can be learned of the truth; u_k, its error, is orthogonal
 to t. Reference 0, the primary, is where the policy starts.
 
