@@ -29,6 +29,7 @@ def build() -> dict[Path, str]:
         if runs
         else pd.DataFrame(columns=results.METRIC_COLUMNS)
     )
+    metrics = metrics[metrics.exhibit != "map"]  # hundreds of cells a run: its file and the figure hold them
     pages = {
         paths.TABLES / "claims.csv": table.to_csv(index=False, float_format="%.6g"),
         paths.TABLES / "tuning.csv": tried.tuning(everything).to_csv(index=False, float_format="%.6g"),

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from lib.harness import claims
+from lib.harness import claims, maps
 
 SIZE = (7.0, 3.6)
 COLOURS = {
@@ -293,8 +293,8 @@ INDEX = {  # paper -> its figures in results/
     "lab": {"coverage": covered, "phases": by_phase, "exam": lambda r: arms(r, "accuracy", "exam"),
         "forgetting": lambda r: arms(r, "forgotten", "forgetting")},
     "sea": {"queries": lambda r: by_queries(r, "language"), "hard": lambda r: by_queries(r, "exact hard")},
-    "mrpo": {"plain": _accuracy("plain"), "direct": _accuracy("direct"), "varied": _accuracy("varied"),
-        "abundant": _accuracy("plain+varied")},
+    "mrpo": {"exact": maps.exact, "sections": maps.sections, "plain": _accuracy("plain"),
+        "direct": _accuracy("direct"), "varied": _accuracy("varied"), "abundant": _accuracy("plain+varied")},
 }  # fmt: skip
 
 

@@ -278,6 +278,8 @@ FEW = {
     "mrpo": dict(
         n_train=16, n_test=8, n_validation=8, tokens=8, each=1, n_scarce=8, n_abundant=16, n_heldout=12, n_reference=8,
         scarce="plain", ablations="mrpo-tsw", epsilons="0.5",
+        worlds=2, exact_prompts=8, exact_answers=8, exact_dim=4, exact_abundant=64, exact_pairs="16,32",
+        exact_qualities="-0.9,0.9", exact_epsilons="0.1",
         batch=4, blocks=2,
     ),
     "attribute_control": dict(

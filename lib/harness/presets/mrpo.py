@@ -12,7 +12,22 @@ ARMS = ["base", "dpo", "multi-dpo", "kd", "mrpo", "geometric", "single", "mrpo-u
 ABLATIONS = ["arithmetic", "mrpo-swapped", "mrpo-vaw", "mrpo-vdw", "mrpo-normalized"]
 MORE = ["mrpo-0.1", "mrpo-0.9", "mrpo-swcw", "mrpo-swcw-onehot", "mrpo-tsw"]
 
+RULES = ["mrpo-uniform", "mrpo-0.1", "mrpo-0.9", "mrpo-vaw", "mrpo-vdw", "mrpo-swcw", "mrpo-swcw-onehot"]
+EXACT = {  # the exact world's cells whose every world is recorded -> arms
+    "exact scarce, good second": [*ARMS, "arithmetic", "multi-dpo-unclipped", *RULES[3:6], "second, untrained",
+        "dpo, flipped labels"],
+    "exact scarce, wrong second": [*ARMS, "multi-dpo-unclipped", *RULES[3:6], "second, untrained"],
+    "exact scarce, mis-scored second": ["dpo", "mrpo", "mrpo-unclipped", "mrpo-vaw", "single"],
+    "exact abundant, good second": ["dpo", "multi-dpo", "mrpo", "mrpo-unclipped", "single"],
+    "exact scarce, sure labels": ["dpo", "multi-dpo", "mrpo", "mrpo-unclipped", "single"],
+    "exact scarce, the truth second": ["dpo, no labels", "mrpo-unclipped, no labels"],
+    "exact scarce, the same second": ["dpo", "mrpo", "multi-dpo", "single"],
+}  # fmt: skip
 SEEDS = range(8)  # of preset study
+ROOM = (
+    "ours: the loss sees beta times log-probs; an answer of some 150 tokens has about 150 nats, a second model's lies \
+tens from it, so that beta 0.1 gives margins of a few; here log-probs are a tenth of that and beta ten times as large"
+)
 
 SETTINGS = {
     "model": Setting(smoke="tiny-random", small="embedded", paper="meta-llama/Llama-2-7b-chat-hf",
@@ -130,11 +145,50 @@ SETTINGS = {
         help="prompts decoded together", allowed=(1, 4096)),
     "eval_batch": Setting(smoke=8, small=8, paper=8, published=None, source=OURS, help="rows of a scoring forward",
         allowed=(1, 4096)),
+    "worlds": Setting(smoke=4, small=40, paper=40, published=None, source=OURS, help="exact worlds a cell: 320 over "
+        "the seeds of study", allowed=(2, 10000)),
+    "exact_prompts": Setting(smoke=8, small=32, paper=32, published=None, source=OURS, help="prompts of an exact world "
+        "that train, and as many held out", allowed=(1, 10000)),
+    "exact_answers": Setting(smoke=8, small=32, paper=32, published=None, source=OURS, help="answers of a prompt",
+        allowed=(2, 1000)),
+    "exact_dim": Setting(smoke=4, small=16, paper=16, published=None, source=OURS, help="features of an answer",
+        allowed=(2, 1000)),
+    "exact_noise": Setting(smoke=0.5, small=0.5, paper=0.5, published=None, source=OURS, help="deviation of what no "
+        "policy can learn of the reward, of 1 for what it can", allowed=(0.0, 100.0)),
+    "exact_scarce": Setting(smoke=16, small=64, paper=64, published=None, source="ours: four pairs a feature",
+        help="pairs of a scarce set", allowed=(1, 4096)),
+    "exact_abundant": Setting(smoke=64, small=1024, paper=1024, published=None, source="ours: DPO gains little more "
+        "from twice as many", help="pairs of an abundant set", allowed=(1, 4096)),
+    "exact_good": Setting(smoke=0.9, small=0.9, paper=0.9, published=None, source=OURS, help="quality of the good "
+        "second reference, its negative that of the wrong one: correlation of its logits with the learnable part of "
+        "the truth", allowed=(-1.0, 1.0)),
+    "exact_start": Setting(smoke=0.3, small=0.3, paper=0.3, published=None, source=OURS, help="quality of the primary",
+        allowed=(-1.0, 1.0)),
+    "exact_scale": Setting(smoke=1.0, small=1.0, paper=1.0, published=None, source=ROOM, help="deviation of a "
+        "reference's logits over answers, nats", allowed=(0.0, 1000.0)),
+    "exact_rest": Setting(smoke=10.0, small=10.0, paper=10.0, published=None, source=ROOM, help="nats of an answer's "
+        "log-prob in which all references agree: CTRO's window is a share of the whole", allowed=(0.0, 1000.0)),
+    "exact_beta": Setting(smoke=1.0, small=1.0, paper=1.0, published=0.1, source=ROOM, help="KL strength",
+        allowed=(1e-4, 1000.0)),
+    "exact_anchor": Setting(smoke=1.0, small=1.0, paper=1.0, published=None, source="ours: a prior of deviation 1 on "
+        "the implicit reward's weights, whose truth has length near 1; stands for stopping early, and without it few "
+        "pairs have no optimum", help="weight of |beta (theta - start)|^2 / 2, in every arm alike",
+        allowed=(0.0, 1e6)),
+    "exact_kd_weight": Setting(smoke=0.1, small=0.1, paper=0.1, published=None, source="ours, a tenth of a pair's "
+        "weight", help="weight of KL to the second reference in KD, each pair's prompt", allowed=(0.0, 1000.0)),
+    "exact_pairs": Setting(smoke="16,64", small="16,64,256,1024", study="16,32,64,128,256,512,1024",
+        paper="16,32,64,128,256,512,1024", published=None, source=OURS, help="pairs of the map's rows", many=True),
+    "exact_qualities": Setting(smoke="-0.9,0.9", small="-0.9,-0.3,0.3,0.9", study="-0.9,-0.6,-0.3,0,0.3,0.6,0.9",
+        paper="-0.9,-0.6,-0.3,0,0.3,0.6,0.9", published=None, source=OURS, help="qualities of the second reference: "
+        "the map's columns", many=True),
+    "exact_epsilons": Setting(smoke="0,0.1,none", small="0,0.03,0.1,0.3,1,none", paper="0,0.03,0.1,0.3,1,none",
+        published=None, source=OURS, help="CTRO windows tried; none: no clipping", many=True),
 }  # fmt: skip
 
 
 def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every arm on the held-out pairs of every scarce set, the ablations on the first, three arms on the abundant."""
+    """Every arm on the held-out pairs of every scarce set, the ablations on the first, three arms on the abundant; the
+    cells of the exact world."""
     if given.get("store", "none") != "none" and not given["rank"]:
         raise ValueError(
             f"weights kept as {given['store']} cannot be trained themselves: set RANK for adapters beside them"
@@ -145,4 +199,5 @@ def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     arms = split(given["arms"])
     rows = [(f"held-out {name}", arm) for name in scarce for arm in arms]
     rows += [(f"held-out {scarce[0]}", arm) for arm in split(given["ablations"]) if arm not in arms]
-    return rows + [(f"held-out {abundant}", arm) for arm in ("base", "dpo", "mrpo")]
+    rows += [(f"held-out {abundant}", arm) for arm in ("base", "dpo", "mrpo")]
+    return rows + [(dataset, arm) for dataset, arms in EXACT.items() if given.get("worlds") for arm in arms]

@@ -10,4 +10,7 @@ The way of a preference pair through this house; each module imports only those 
 7. `arms` - a line of a table says how the numbers of 4 become a pair's reference, and so the loss that 5 takes.
 8. `measures` - the trained policy's log-probs of the test pairs (4) beside the same table: items, metrics, samples.
 9. `experiments` - 5, 7 and 8 in a row for an arm: what the notebook calls.
+
+The exact world stands apart: `exact` (worlds, references, outcomes), `convex` (losses solved), `exact_arms` (a line of
+the table as a convex problem), `exact_map` (the cells and the map that are recorded).
 """
