@@ -58,7 +58,8 @@ def load(spec: str, *, dtype: torch.dtype, device: str = "cpu", template: str | 
         if kept:
             raise ValueError(f"{TINY} is made in memory and is too small to be kept as {store}; give a folder")
         model, tokenizer = tiny_random(), byte_tokenizer()
-        model = model.to(dtype)
+        for p in model.parameters():  # not the buffers: a loaded model has the frequencies of its positions in float32
+            p.data = p.data.to(dtype)
     else:
         folder = {EMBEDDED: embedded_folder, GEMMA: gemma_folder}.get(spec, lambda: checked_folder(spec))()
         tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -25,7 +25,7 @@ def post_training(study: Study, arm: str, apply: Callable) -> None:
             model = _wide(study.fp)
             stored = list(apply(model).values())
             study.run.metric("arms", "weights", arm, "bits per weight", _size(stored))
-            measure(study, arm, model.to(study.fp.dtype).to(study.fp.device))
+            measure(study, arm, _as(model, study.fp))
 
 
 def _wide(model):
@@ -37,6 +37,15 @@ def _wide(model):
     }
     own |= {id(b): b.detach().to("cpu", copy=True) for b in model.buffers()}
     return copy.deepcopy(model, memo=own).float()  # what is in the memo is taken, not copied
+
+
+def _as(model, like):
+    """`model` with every tensor in the type and place it has in `like`. Not `model.to(bfloat16)`, which would round
+    the frequencies of rotary positions too, and they are float32 in a model that was loaded in bfloat16."""
+    for kind in ("parameters", "buffers"):
+        for mine, other in zip(getattr(model, kind)(), getattr(like, kind)(), strict=True):
+            mine.data = mine.data.to(other)
+    return model
 
 
 def train(

@@ -121,3 +121,16 @@ def test_a_post_training_quantizer_leaves_full_precision_alone(study):
             p.add_(1.0)
     assert all(torch.equal(p, before[n]) for n, p in study.fp.named_parameters())
     assert not {id(b) for b in copy.buffers()} & {id(b) for b in study.fp.buffers()}
+
+
+def test_a_post_training_arm_keeps_the_positions_of_full_precision():
+    """In bfloat16 the frequencies of rotary positions are float32, and rounding them would flip tokens by itself."""
+    from lib.engine import models
+
+    fp, _ = models.load("tiny-random", dtype=torch.bfloat16)
+    wide = repair._wide(fp)
+    back = repair._as(wide, fp)
+    assert {b.dtype for b in back.buffers()} == {torch.float32} and {p.dtype for p in back.parameters()} == {fp.dtype}
+    ids = torch.arange(200)[None]
+    assert torch.equal(back(ids).logits, fp(ids).logits)
+    assert not torch.equal(repair._wide(fp).to(fp.dtype)(ids).logits, fp(ids).logits)
