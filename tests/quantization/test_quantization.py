@@ -153,11 +153,33 @@ def test_rounding_twice_is_rounding_once(bits, symmetric):
 
 
 def test_bits_per_weight():
-    w = torch.randn(2, 128)
-    assert rtn.quantize(w, bits=4, group=64, symmetric=False).bits_per_weight == 4 + 20 / 64
-    assert rtn.quantize(w, bits=3, group=None, symmetric=True).bits_per_weight == 3 + 16 / 128
+    w, half = torch.randn(2, 128), torch.bfloat16
+    assert rtn.quantize(w, bits=4, group=64, symmetric=False, scales=half).bits_per_weight == 4 + 20 / 64
+    assert rtn.quantize(w, bits=3, group=None, symmetric=True, scales=half).bits_per_weight == 3 + 16 / 128
+    assert rtn.quantize(w, bits=3, group=None, symmetric=True).bits_per_weight == 3 + 32 / 128
     assert nf4.quantize(w, block=64, double_quant=False).bits_per_weight == 4.5
     assert nf4.quantize(w, block=64, double_quant=True).bits_per_weight == pytest.approx(4.127, abs=1e-3)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_steps_are_rounded_to_the_type_they_are_stored_in_before_weights_are(bits, symmetric):
+    """Rows of both signs, of one, where a zero-point stands at the end of its range, and of zeros."""
+    w = torch.cat([torch.randn(200, 64) * torch.rand(200, 1), -torch.rand(200, 64) - 0.5, torch.zeros(1, 64)])
+    form = dict(bits=bits, group=32, symmetric=symmetric)
+    q, free = rtn.quantize(w, **form, scales=torch.bfloat16), rtn.quantize(w, **form)
+    assert q.scale.dtype == torch.bfloat16 and torch.equal(q.scale, free.scale.to(torch.bfloat16))
+    assert symmetric or (q.zero.min() >= 0 and q.zero.max() <= 2**bits - 1)
+    assert torch.equal(q.dequantize(), rtn.fake_quant(w, **form, scales=torch.bfloat16))
+    step = q.scale.float().repeat_interleave(32, 1)
+    off = (q.dequantize() - w).abs() / step
+    assert off.max() <= 1.0 + 2**bits * 2**-8  # half a step, half one of the zero-point, and what the rounding cuts off
+    assert not torch.equal(q.dequantize(), free.dequantize())
+    assert torch.equal(rtn.fake_quant(w, **form, scales=torch.float32), free.dequantize())
+    assert torch.equal(  # in bfloat16 a product of two short numbers rounds once, wherever it is formed
+        q.dequantize(torch.bfloat16),
+        ((q.codes.float() - (0 if q.zero is None else q.zero.repeat_interleave(32, 1))).bfloat16() * step.bfloat16()),
+    )
 
 
 @pytest.mark.parametrize("bits", [1, 9, 4.0, True])

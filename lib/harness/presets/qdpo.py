@@ -44,6 +44,10 @@ SETTINGS = {
     "group": Setting(smoke=32, small=64, paper=128, published=None, source=OURS, help="input channels that share a "
         "scale; -1 for a whole row"),
     "symmetric": Setting(smoke=False, small=False, paper=False, published=None, source=OURS, help="no zero-point"),
+    "scales": Setting(smoke="bfloat16", small="bfloat16", paper="bfloat16", published=None, source=OURS + ": what a "
+        "checkpoint holds and every kernel reads, so that a model taken home is the one that was measured",
+        help="type in which a group's scale is stored, and to which it is rounded inside the quantizer",
+        allowed=["bfloat16", "float32"]),
     "calibration": Setting(smoke=2, small=32, paper=128, published=None, source=OURS, help="training prompts with "
         "answers, of all categories alike, that calibrate AWQ and GPTQ", allowed=(1, 4096)),
     "n_train": Setting(smoke=8, small=192, paper=320, published=None, source=OURS, help="training prompts"),
