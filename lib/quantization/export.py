@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -115,6 +115,12 @@ def from_tensors(tensors: dict[str, Tensor], form: dict) -> dict[str, Quantized]
             codes = (codes.to(torch.int16) + start).to(torch.uint8)
         weights[name] = Quantized(codes, scale, zero, bits, shape[1] // scale.shape[1])
     return weights
+
+
+def bits_per_weight(weights: Iterable[Quantized]) -> float:
+    """Of all weights together, by their formats."""
+    weights = list(weights)
+    return sum(q.bits_per_weight * q.codes.numel() for q in weights) / sum(q.codes.numel() for q in weights)
 
 
 def size(folder: str | Path) -> float:

@@ -76,6 +76,10 @@ SETTINGS = {
                          help="arms whose task accuracy is measured",
                          allowed=["fp", "rtn", "awq", "gptq", "nf4", "sft", "kd", "tskd", "qdpo", "qdpo-r2",
                              "soft-qdpo", "qdpo-dpop", "qdpo-lora", "qdpo-round2"], many=True),
+    "keep": Setting(smoke="none", small="qdpo", study="none", paper="qdpo", published=None, source="ours; cannot "
+        "change the result", help="arms whose weights stay in the run's folder, for `plumbline export`; none of them: "
+        "none", allowed=["none", "rtn", "awq", "gptq", "sft", "kd", "tskd", "qdpo", "qdpo-r2", "soft-qdpo", "qdpo-dpop",
+            "qdpo-lora", "qdpo-round2"], many=True),
     "ablate_bits": Setting(smoke="3,4", small="4,5",
         study="3,4,5,6", paper="3,4,5,6", published=None, source="ours", help="bits of "
         "the untrained ablation", allowed=[str(b) for b in range(2, 9)], many=True),
