@@ -30,7 +30,7 @@ ROOMS = {
     "data": (1, PLAIN, {"datasets", "pandas"}),
     "stats": (1, {"numpy", "scipy"}, set()),
     "losses": (1, PLAIN, set()),
-    "quantization": (1, PLAIN | {"scipy"}, {"bitsandbytes", "safetensors"}),
+    "quantization": (1, PLAIN | {"scipy"}, {"bitsandbytes", "safetensors", "compressed_tensors"}),
     "constraint": (1, PLAIN, set()),
     "taxonomy": (1, {"yaml"}, set()),
     "harness": (
@@ -38,7 +38,7 @@ ROOMS = {
         {"numpy", "pandas", "matplotlib", "papermill", "nbformat", "nbclient", "typer", "tqdm", "psutil"},
         {"torch", "ray", "IPython", "transformers"},
     ),
-    "engine": (3, MODEL, {"bitsandbytes", "gguf", "tokenizers", "accelerate"}),
+    "engine": (3, MODEL, {"bitsandbytes", "gguf", "tokenizers", "accelerate", "compressed_tensors"}),
     "scoring": (
         4,
         MODEL | {"scipy", "yaml"},

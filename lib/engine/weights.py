@@ -11,8 +11,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lib.quantization.export import is_quantized
-
 # Buffers that a model computes for itself; old checkpoints hold some of them, new ones do not.
 COMPUTED = re.compile(r"(^|\.)(inv_freq|masked_bias|position_ids|token_type_ids|num_batches_tracked|attn\.bias)$")
 # What a language model leaves behind when a classifier reads its checkpoint: no part of the function asked for.
@@ -20,14 +18,8 @@ LEFT = re.compile(r"(^|\.)(lm_head|cls|pooler|v_head|score_lm|qa_outputs)\.")
 
 
 def check_files(folder: Path, spec: str) -> None:
-    """FileNotFoundError or ValueError unless the folder holds model.safetensors, or every part its index names."""
+    """FileNotFoundError unless the folder holds model.safetensors, or every part its index names."""
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    quantized = sorted(p.name for p in folder.glob("*.safetensors") if is_quantized(p))
-    if quantized and (whole.name in quantized or not (whole.exists() or index.exists())):
-        raise ValueError(
-            f"{quantized[0]} in {spec!r} was written by save_quantized and holds codes, not a model's weights: load "
-            "the full-precision model and read the codes with lib.quantization.load_quantized"
-        )
     if not whole.exists() and not index.exists():
         raise FileNotFoundError(
             f"model folder {spec!r} needs model.safetensors or model.safetensors.index.json; it holds "
@@ -79,6 +71,20 @@ def whole(auto, folder, *, spec: str, **settings) -> nn.Module:
         raise ValueError(f"{spec!r} is no {kind}: {'; '.join(wrong)}. What is missing would be random numbers")
     if meta := [n for n, p in model.named_parameters() if p.device.type == "meta"]:
         raise ValueError(f"{spec!r}: {len(meta)} tensors were not loaded: {_some(meta)}")
+    return model
+
+
+def unpacked(model) -> nn.Module:
+    """`model` with plain weights where compressed-tensors had packed codes (`lib.quantization.export`), in place: what
+    they would become at the first forward pass, with nothing of the packing left. Other models as they are."""
+    packed = [m for m in model.modules() if getattr(m, "quantization_scheme", None) is not None]
+    if packed:
+        from compressed_tensors.compressors import decompress_module
+
+        model.hf_quantizer.compressor.remove_decompression_hook(model)
+        for module in packed:
+            decompress_module(module, leave_decompressed=False)
+        model.hf_quantizer.remove_quantization_config(model)
     return model
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from lib.harness import claims, fits, index, notebooks, paths, presets, results, runner
+from lib.harness import claims, fits, index, notebooks, paths, presets, results, runner, take_home
 
 app = typer.Typer(
     add_completion=False,
@@ -163,6 +163,17 @@ def power(
     if paper not in claims.PAPERS:
         raise ValueError(f"power is reckoned for {', '.join(claims.PAPERS)}, given {paper!r}")
     typer.echo(claims.power(paper, results.load_runs(paper), seeds).to_markdown(index=False, floatfmt=".3g"))
+
+
+@app.command("export")
+@one_sentence
+def export_(
+    run: Annotated[str, typer.Argument(help="name of a folder under results/runs, or its path")],
+    arm: Annotated[str, typer.Option(help="an arm whose weights the run kept (KEEP)")],
+    to: Annotated[Path, typer.Option(help="a new folder")],
+) -> None:
+    """Take an arm of a run home: a model folder that transformers and vLLM load, with its card."""
+    typer.echo(take_home.export(run, arm, to))
 
 
 @app.command("results")

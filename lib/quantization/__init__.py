@@ -1,4 +1,4 @@
-"""Weight quantization: RTN, AWQ, GPTQ and NF4, training through the rounding, and quantized weights on disk.
+"""Weight quantization: RTN, AWQ, GPTQ and NF4, training through the rounding, and quantized models as folders.
 
 A *quantizer* is a callable w (out, in) -> w_hat of the same shape, e.g. functools.partial(rtn.fake_quant, bits=4,
 group=64, symmetric=False). Every apply_* changes the model in place: deep-copy it first to keep the original.
@@ -7,7 +7,7 @@ group=64, symmetric=False). Every apply_* changes the model in place: deep-copy 
 from lib.quantization import awq, gptq, nf4, rtn
 from lib.quantization.awq import apply_awq
 from lib.quantization.blocks import block_linears, check_model
-from lib.quantization.export import load_quantized, save_quantized
+from lib.quantization.export import save_quantized
 from lib.quantization.format import Quantized, check_format
 from lib.quantization.gptq import apply_gptq
 from lib.quantization.nf4 import apply_nf4
@@ -26,7 +26,6 @@ __all__ = [
     "check_model",
     "codes_changed",
     "gptq",
-    "load_quantized",
     "nf4",
     "rtn",
     "save_quantized",

@@ -7,6 +7,7 @@ be unchanged.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -134,12 +135,12 @@ def best_scale(
 
 
 def best_limits(
-    w: Tensor, gram: Tensor, *, bits: int, group: int | None, symmetric: bool, grid: int, max_shrink: float
+    w: Tensor, gram: Tensor, quantizer: Callable[[Tensor], Tensor], *, grid: int, max_shrink: float
 ) -> Tensor:
     """Per row and group, the M_i = max|w| (1 - i/grid), i/grid < max_shrink, that minimises the group's output error.
 
     error = mean over tokens of (x_g . (Q(clamp(w, -M_i, M_i)) - w))^2 = d' G d, with gram G = sum x_g x_g' (in/g, g,
-    g).
+    g) and Q the quantizer.
     w (out, in) -> (out, in/g).
     """
     groups = w.view(w.shape[0], gram.shape[0], gram.shape[1])
@@ -149,7 +150,7 @@ def best_limits(
     for i in range(max(1, round(grid * max_shrink))):
         limit = peak * (1 - i / grid)
         clipped = groups.clamp(-limit, limit).view(w.shape)
-        d = (fake_quant(clipped, bits=bits, group=group, symmetric=symmetric).view_as(groups) - groups).transpose(0, 1)
+        d = (quantizer(clipped).view_as(groups) - groups).transpose(0, 1)
         error = (torch.bmm(d, gram) * d).sum(-1).t().unsqueeze(-1)
         better = error < best
         best, limits = torch.where(better, error, best), torch.where(better, limit, limits)
@@ -166,6 +167,7 @@ def search(
     bits: int,
     group: int | None,
     symmetric: bool,
+    scales: torch.dtype | None = None,
     how: Effort = Effort(),  # noqa: B008  a tuple
     device: torch.device | str | None = None,
     track: Callable[[Iterable, str], Iterable] = lambda it, desc: it,
@@ -175,7 +177,8 @@ def search(
     Scales the model in place without changing its function (keep it in float32: the scales are lost in part in
     bfloat16) and rounds nothing. calibration: pairs (input_ids (B, T), attention_mask (B, T)); mean |x| and clip errors
     use all its tokens, the losses its first `tokens`, rounded up to chunks of 512. Blocks are fed by the unquantized
-    blocks before them. device: where one block at a time works, for a model that is kept elsewhere.
+    blocks before them. scales as in `rtn.quantize`. device: where one block at a time works, for a model that is kept
+    elsewhere.
     """
     scaling, grid, clip, max_shrink, tokens = how
     if scaling not in SCALINGS:
@@ -185,8 +188,7 @@ def search(
     check_covered(model)
     groups = {name: check_format(bits, group, layer.in_features) for name, layer in block_linears(model).items()}
 
-    def quantizer(w):
-        return fake_quant(w, bits=bits, group=group, symmetric=symmetric)
+    quantizer = partial(fake_quant, bits=bits, group=group, symmetric=symmetric, scales=scales)
 
     stream = BlockStream(model, calibration, device=device)
     for _, block in stream.blocks:
@@ -219,9 +221,8 @@ def search(
                 if not layer.endswith(NOT_CLIPPED):
                     w = module.weight.to(sums[layer].dtype)
                     gram = sums[layer][:, :-1].reshape(-1, width[layer], width[layer])
-                    found.limits[f"{name}.{layer}"] = best_limits(
-                        w, gram, bits=bits, group=group, symmetric=symmetric, grid=grid, max_shrink=max_shrink
-                    )
+                    limits = best_limits(w, gram, quantizer, grid=grid, max_shrink=max_shrink)
+                    found.limits[f"{name}.{layer}"] = limits
         stream.hidden = outputs
     return found
 
@@ -250,7 +251,8 @@ def transform(model: nn.Module, calibration: Iterable[tuple[Tensor, Tensor]], **
 def apply_awq(model: nn.Module, calibration: Iterable[tuple[Tensor, Tensor]], **settings) -> dict[str, Quantized]:
     """`transform`, then RTN: the model holds the dequantized weights in its own dtype. settings as in `search`."""
     transform(model, calibration, **settings)
-    return apply_rtn(model, **{key: settings[key] for key in ("bits", "group", "symmetric")})
+    form = ("bits", "group", "symmetric", "scales")
+    return apply_rtn(model, **{key: value for key, value in settings.items() if key in form})
 
 
 def _calls(

@@ -14,8 +14,8 @@ BITS = range(2, 9)
 class Quantized:
     """w_hat = (codes - zero) * scale, group by group.
 
-    codes (out, in) uint8, or int8 if symmetric; scale and zero (out, in/group), zero None if symmetric; group in
-    weights.
+    codes (out, in) uint8, or int8 if symmetric; scale (out, in/group) in the type it is stored in; zero (out, in/group)
+    whole numbers, None if symmetric; group in weights.
     """
 
     codes: Tensor
@@ -25,11 +25,12 @@ class Quantized:
     group: int
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(codes - zero) * scale in the dtype of the scale, then cast: (out, in)."""
-        codes = self.codes.view(*self.scale.shape, self.group).to(self.scale.dtype)
+        """(codes - zero) * scale in float32 or in a finer dtype of the scale, then cast: (out, in)."""
+        scale = self.scale.to(torch.promote_types(self.scale.dtype, torch.float32)).unsqueeze(-1)
+        codes = self.codes.view(*self.scale.shape, self.group).to(scale.dtype)
         if self.zero is not None:
             codes.sub_(self.zero.unsqueeze(-1))
-        return codes.mul_(self.scale.unsqueeze(-1)).view(self.codes.shape).to(dtype)
+        return codes.mul_(scale).view(self.codes.shape).to(dtype)
 
     def to(self, device: torch.device | str) -> Quantized:
         """The same, elsewhere."""
@@ -38,8 +39,8 @@ class Quantized:
 
     @property
     def bits_per_weight(self) -> float:
-        """Storage b + (16 + b) / g with a 16-bit scale and, if asymmetric, a b-bit zero-point for each group."""
-        return self.bits + (16 + (0 if self.zero is None else self.bits)) / self.group
+        """Storage b + (s + b) / g with a scale of s bits and, if asymmetric, a b-bit zero-point for each group."""
+        return self.bits + (8 * self.scale.element_size() + (0 if self.zero is None else self.bits)) / self.group
 
 
 def check_format(bits: int, group: int | None, in_features: int) -> int:

@@ -19,6 +19,7 @@ def quantize_layer(
     group: int | None,
     symmetric: bool,
     act_order: bool,
+    scales: torch.dtype | None = None,
     block: int = 128,
     damp: float = 0.01,
 ) -> Quantized:
@@ -26,8 +27,9 @@ def quantize_layer(
 
     w (out, in), hessian H = (2/n) sum x x' (in, in), of any scale. Inputs that were always zero get weight 0; H gets
     damp * mean(diag H) on its diagonal. Each group's grid is RTN's, fitted to the weights as they stand when its first
-    column comes up; act_order takes columns by falling diag H and fits all grids beforehand. block bounds work, not
-    results.
+    column comes up; act_order takes columns by falling diag H and fits all grids beforehand, so that a group is always
+    made of neighbouring columns and a file needs no index of groups (g_idx). scales as in `rtn.quantize`. block bounds
+    work, not results.
     ValueError for a bad format or shape, RuntimeError if H stays indefinite.
     """
     rows, columns = w.shape
@@ -56,7 +58,7 @@ def quantize_layer(
     zero = None if symmetric else torch.empty_like(scale)
 
     def fit(part, groups):
-        s, z = rtn.grid(part.reshape(rows, -1, width), bits=bits, symmetric=symmetric)
+        s, z = rtn.grid(part.reshape(rows, -1, width), bits=bits, symmetric=symmetric, scales=scales)
         scale[:, groups] = s.squeeze(-1)
         if zero is not None:
             zero[:, groups] = z.squeeze(-1)
@@ -86,7 +88,7 @@ def quantize_layer(
     unordered[order] = codes
     if not torch.isfinite(scale).all():
         raise RuntimeError("GPTQ: the weights are no longer finite; give more calibration tokens or a larger damp")
-    return rtn.pack(unordered.t().contiguous(), scale, zero, bits=bits)
+    return rtn.pack(unordered.t().contiguous(), scale.to(scales or dtype), zero, bits=bits)
 
 
 def _inverse_factor(h: Tensor, damp: float) -> Tensor:
@@ -107,27 +109,25 @@ def apply_gptq(
     model: nn.Module,
     calibration: Iterable[tuple[Tensor, Tensor]],
     *,
-    bits: int,
-    group: int | None,
-    symmetric: bool,
     act_order: bool,
     damp: float = 0.01,
     device: torch.device | str | None = None,
     track: Callable[[Iterable, str], Iterable] = lambda it, desc: it,
+    **form,
 ) -> dict[str, Quantized]:
     """GPTQ on the decoder blocks in order, each calibrated on what the already quantized blocks before it put out.
 
     calibration: pairs (input_ids (B, T), attention_mask (B, T)), padding left out. The model then holds the dequantized
     weights in its own dtype. Layers that read the same input share one Hessian. device: where one block at a time
-    works, for a model that is kept elsewhere.
+    works, for a model that is kept elsewhere. form: bits, group, symmetric and scales as in `rtn.quantize`.
     """
     check_covered(model)
     for layer in block_linears(model).values():
-        check_format(bits, group, layer.in_features)
+        check_format(form["bits"], form["group"], layer.in_features)
     stream = BlockStream(model, calibration, device=device)
     tokens = sum(int(keep.sum()) for keep in stream.keep)
     result = {}
-    for index in track(range(len(stream.blocks)), f"GPTQ {bits} bits"):
+    for index in track(range(len(stream.blocks)), f"GPTQ {form['bits']} bits"):
         name = stream.blocks[index][0]
         with stream.at_work(index) as module:
             layers = linears(module)
@@ -139,15 +139,13 @@ def apply_gptq(
                 stacked = quantize_layer(
                     torch.cat([layers[layer].weight for layer in names]),
                     sums[names[0]] * (2 / tokens),
-                    bits=bits,
-                    group=group,
-                    symmetric=symmetric,
                     act_order=act_order,
                     damp=damp,
+                    **form,
                 )
                 for layer, part in zip(names, _split(stacked, [layers[layer].out_features for layer in names])):
                     result[f"{name}.{layer}"] = part.to(stream.home)
-                    layers[layer].weight.copy_(part.dequantize(part.scale.dtype))
+                    layers[layer].weight.copy_(part.dequantize(layers[layer].weight.dtype))
             stream.hidden = stream.forward(index)
     return {name: result[name] for name in block_linears(model)}
 

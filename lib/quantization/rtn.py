@@ -20,16 +20,17 @@ def levels(bits: int, symmetric: bool) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if symmetric else (0, 2**bits - 1)
 
 
-def grid(w: Tensor, *, bits: int, symmetric: bool) -> tuple[Tensor, Tensor | None]:
+def grid(w: Tensor, *, bits: int, symmetric: bool, scales: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
     """Step and zero-point of each group, w (..., g) -> (..., 1).
 
     s = (max(w, 0) - min(w, 0)) / (2^b - 1), z = round(-min(w, 0) / s); symmetric: s = max|w| / (2^(b-1) - 1), z = None.
+    scales: the type steps are stored in. They are rounded to it here, before anything is rounded to them, so that the
+    weights a model is trained or measured with are those that a file holds.
     """
     low, high = w.amin(-1, keepdim=True).clamp_(max=0), w.amax(-1, keepdim=True).clamp_(min=0)
-    if symmetric:
-        return torch.maximum(high, -low).div_(2 ** (bits - 1) - 1).clamp_min_(TINY), None
-    scale = (high - low).div_(2**bits - 1).clamp_min_(TINY)
-    return scale, (-low).div_(scale).round_()
+    scale = torch.maximum(high, -low).div_(2 ** (bits - 1) - 1) if symmetric else (high - low).div_(2**bits - 1)
+    scale = scale.clamp_min_(TINY).to(scales or w.dtype).to(w.dtype)
+    return scale, None if symmetric else (-low).div_(scale).round_().clamp_(max=2**bits - 1)
 
 
 def to_codes(w: Tensor, scale: Tensor, zero: Tensor | None, *, bits: int, symmetric: bool) -> Tensor:
@@ -55,20 +56,23 @@ def _grouped(w: Tensor, bits: int, group: int | None) -> Tensor:
     return w.detach().to(torch.promote_types(w.dtype, torch.float32)).reshape(w.shape[0], -1, group)
 
 
-def quantize(w: Tensor, *, bits: int, group: int | None, symmetric: bool) -> Quantized:
+def quantize(
+    w: Tensor, *, bits: int, group: int | None, symmetric: bool, scales: torch.dtype | None = None
+) -> Quantized:
     """q = clamp(round(w / s) + z, 0, 2^b - 1), s and z per group as in `grid`: w (out, in) -> codes, scales,
     zero-points.
 
-    group: consecutive input channels that share a scale, None or -1 for the whole row. ValueError if bits is not 2..8,
-    if group does not divide the input channels, or if w is not finite. Sources: arXiv 2210.17323 (grid), 2306.00978
-    (groups).
+    group: consecutive input channels that share a scale, None or -1 for the whole row. scales: the type they are stored
+    in, float32 (or that of a finer w) if None. ValueError if bits is not 2..8, if group does not divide the input
+    channels, or if w is not finite. Sources: arXiv 2210.17323 (grid), 2306.00978 (groups).
     """
     groups = _grouped(w, bits, group)
-    scale, zero = grid(groups, bits=bits, symmetric=symmetric)
+    scale, zero = grid(groups, bits=bits, symmetric=symmetric, scales=scales)
     if not torch.isfinite(scale).all():
         raise ValueError("the weight holds values that are not finite and cannot be quantized")
     codes = to_codes(groups, scale, zero, bits=bits, symmetric=symmetric)
-    return pack(codes.view(w.shape), scale.squeeze(-1), None if zero is None else zero.squeeze(-1), bits=bits)
+    scale, zero = scale.squeeze(-1).to(scales or scale.dtype), None if zero is None else zero.squeeze(-1)
+    return pack(codes.view(w.shape), scale, zero, bits=bits)
 
 
 def pack(codes: Tensor, scale: Tensor, zero: Tensor | None, *, bits: int) -> Quantized:
@@ -77,14 +81,16 @@ def pack(codes: Tensor, scale: Tensor, zero: Tensor | None, *, bits: int) -> Qua
     return Quantized(codes, scale, zero, bits, codes.shape[1] // scale.shape[1])
 
 
-def fake_quant(w: Tensor, *, bits: int, group: int | None, symmetric: bool) -> Tensor:
+def fake_quant(
+    w: Tensor, *, bits: int, group: int | None, symmetric: bool, scales: torch.dtype | None = None
+) -> Tensor:
     """w_hat = (q - z) s as floating point (out, in), bit-identical to quantize(...).dequantize() but without the codes.
 
     Meant for every training step: six in-place passes after the two that find each group's range. Carries no gradient;
     see `ste.straight_through`. Errors as `quantize`, except that values which are not finite are passed on.
     """
     groups = _grouped(w, bits, group)
-    scale, zero = grid(groups, bits=bits, symmetric=symmetric)
+    scale, zero = grid(groups, bits=bits, symmetric=symmetric, scales=scales)
     return from_codes_(to_codes(groups, scale, zero, bits=bits, symmetric=symmetric), scale, zero).view(w.shape)
 
 
@@ -95,6 +101,7 @@ def apply_rtn(
     bits: int,
     group: int | None,
     symmetric: bool,
+    scales: torch.dtype | None = None,
     track: Callable[[Iterable, str], Iterable] = lambda it, desc: it,
 ) -> dict[str, Quantized]:
     """RTN on every linear layer inside the decoder blocks; the model then holds the dequantized weights in its own
@@ -105,6 +112,6 @@ def apply_rtn(
         check_format(bits, group, linear.in_features)
     result = {}
     for name, linear in track(linears.items(), f"RTN {bits} bits"):
-        result[name] = quantize(linear.weight, bits=bits, group=group, symmetric=symmetric)
-        linear.weight.copy_(result[name].dequantize(result[name].scale.dtype))
+        result[name] = quantize(linear.weight, bits=bits, group=group, symmetric=symmetric, scales=scales)
+        linear.weight.copy_(result[name].dequantize(linear.weight.dtype))
     return result

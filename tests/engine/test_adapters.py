@@ -130,3 +130,18 @@ def test_a_store_that_is_none_is_refused():
         models.load("tiny-random", dtype=torch.float32, store="int3")
     with pytest.raises(ValueError, match="too small to be kept as nf4"):
         models.load("tiny-random", dtype=torch.float32, store="nf4")
+
+
+def test_a_folder_of_adapters_finds_its_base_and_merges(tiny_model, byte_tokenizer, tmp_path):
+    """`AutoPeftModelForCausalLM` needs the folder alone; what it merges is W + (alpha / r) B A."""
+    from peft import AutoPeftModelForCausalLM
+
+    tiny_model.save_pretrained(tmp_path / "base")
+    model = copy.deepcopy(tiny_model)
+    moved(adapters.add(model, names(model), rank=2, alpha=6.0, generator=g()))
+    folder = adapters.save(model, tmp_path / "a", base=str(tmp_path / "base"))
+    back = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    torch.testing.assert_close(back(IDS).logits, model(IDS).logits)
+    merged = back.merge_and_unload()
+    torch.testing.assert_close(merged(IDS).logits, model(IDS).logits, rtol=1e-4, atol=1e-4)
+    assert merged.state_dict().keys() == tiny_model.state_dict().keys()

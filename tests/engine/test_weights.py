@@ -97,19 +97,17 @@ def test_a_lost_expert_is_missed(saved):
             load(saved("mixtral", lambda t, g=gone: {n: x for n, x in t.items() if g not in n}, **experts))
 
 
-def test_codes_are_no_weights(saved, tmp_path):
-    folder = saved()
-    model = load(folder)
+def test_codes_alone_are_no_weights(saved, tmp_path, byte_tokenizer):
+    """A file of packed codes whose config does not say so: nothing is filled up with random numbers."""
+    model = load(saved())
     codes = quantization.apply_rtn(model, bits=4, group=16, symmetric=False)
-    quantization.save_quantized(f"{folder}/quantized.safetensors", codes, {})
-    load(folder)  # a file beside the weights is nobody's harm
-    (tmp_path / "x").mkdir()
-    (file := tmp_path / "x" / "model.safetensors").write_bytes(open(f"{folder}/quantized.safetensors", "rb").read())
-    for name in ("model.safetensors", "quantized.safetensors"):
-        (tmp_path / "x" / "config.json").write_text(open(f"{folder}/config.json").read())
-        file = file.rename(file.with_name(name))  # nothing but codes, whatever it is called
-        with pytest.raises(ValueError, match=f"{name} in .* was written by save_quantized .*load_quantized"):
-            models.check(str(tmp_path / "x"), accepted=False)
+    folder = str(quantization.save_quantized(tmp_path / "m", model, codes, tokenizer=byte_tokenizer))
+    assert torch.equal(load(folder).lm_head.weight, model.lm_head.weight)
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    del config["quantization_config"]
+    (tmp_path / "m/config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="no whole language model: its weights lack .*_proj.weight"):
+        load(folder)
 
 
 def test_shards_that_are_not_there_are_named_before_anything_is_read(saved, tmp_path):

@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -171,7 +172,7 @@ def test_clip_limits_equal_the_search_typed_again():
     w[0, 1] = 6.0  # an outlier worth cutting
     form = dict(bits=2, group=group, symmetric=False)
     gram = torch.stack([x[:, g : g + group].T @ x[:, g : g + group] for g in range(0, 12, group)])
-    limits = awq.best_limits(w, gram, grid=20, max_shrink=0.5, **form)
+    limits = awq.best_limits(w, gram, partial(rtn.fake_quant, **form), grid=20, max_shrink=0.5)
     for row in range(5):
         for g in range(3):
             part, xs = w[row, 4 * g : 4 * g + 4], x[:, 4 * g : 4 * g + 4]
@@ -208,7 +209,7 @@ def test_limits_are_those_of_the_scaled_inputs_and_clipping_keeps_to_them():
     for name, limit in found.limits.items():
         w = block_linears(scaled)[name].weight
         x = inputs[name].view(inputs[name].shape[0], -1, 16).transpose(0, 1)
-        expected = awq.best_limits(w, x.transpose(1, 2) @ x, grid=20, max_shrink=0.5, **FORMAT)
+        expected = awq.best_limits(w, x.transpose(1, 2) @ x, partial(rtn.fake_quant, **FORMAT), grid=20, max_shrink=0.5)
         torch.testing.assert_close(limit, expected)
         bound = limit.repeat_interleave(16, 1)
         assert torch.equal(block_linears(clipped)[name].weight, w.clamp(-bound, bound))

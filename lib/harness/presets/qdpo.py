@@ -44,6 +44,10 @@ SETTINGS = {
     "group": Setting(smoke=32, small=64, paper=128, published=None, source=OURS, help="input channels that share a "
         "scale; -1 for a whole row"),
     "symmetric": Setting(smoke=False, small=False, paper=False, published=None, source=OURS, help="no zero-point"),
+    "scales": Setting(smoke="bfloat16", small="bfloat16", paper="bfloat16", published=None, source=OURS + ": what a "
+        "checkpoint holds and every kernel reads, so that a model taken home is the one that was measured",
+        help="type in which a group's scale is stored, and to which it is rounded inside the quantizer",
+        allowed=["bfloat16", "float32"]),
     "calibration": Setting(smoke=2, small=32, paper=128, published=None, source=OURS, help="training prompts with "
         "answers, of all categories alike, that calibrate AWQ and GPTQ", allowed=(1, 4096)),
     "n_train": Setting(smoke=8, small=192, paper=320, published=None, source=OURS, help="training prompts"),
@@ -72,6 +76,10 @@ SETTINGS = {
                          help="arms whose task accuracy is measured",
                          allowed=["fp", "rtn", "awq", "gptq", "nf4", "sft", "kd", "tskd", "qdpo", "qdpo-r2",
                              "soft-qdpo", "qdpo-dpop", "qdpo-lora", "qdpo-round2"], many=True),
+    "keep": Setting(smoke="none", small="qdpo", study="none", paper="qdpo", published=None, source="ours; cannot "
+        "change the result", help="arms whose weights stay in the run's folder, for `plumbline export`; none of them: "
+        "none", allowed=["none", "rtn", "awq", "gptq", "sft", "kd", "tskd", "qdpo", "qdpo-r2", "soft-qdpo", "qdpo-dpop",
+            "qdpo-lora", "qdpo-round2"], many=True),
     "ablate_bits": Setting(smoke="3,4", small="4,5",
         study="3,4,5,6", paper="3,4,5,6", published=None, source="ours", help="bits of "
         "the untrained ablation", allowed=[str(b) for b in range(2, 9)], many=True),

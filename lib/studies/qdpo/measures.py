@@ -99,7 +99,7 @@ def breakdown(study: Study, arm: str, *, steps: int, stop_ids: Sequence[int]) ->
 def formats(study: Study, bits: Sequence[int], groups: Sequence[int]) -> None:
     """Flip rate and KL of untrained round-to-nearest over formats, teacher-forced on the validation prompts."""
     for b, g in itertools.product(bits, groups):
-        quantizer = partial(rtn.fake_quant, bits=b, group=g, symmetric=study.cfg.symmetric)
+        quantizer = partial(rtn.fake_quant, **study.format | {"bits": b, "group": g})
         latents.Latent(block_linears(study.student), partial(latents.Full, quantizer=quantizer), study.sources)
         for name, value in study.validation.validation(study.student).items():
             study.run.metric(

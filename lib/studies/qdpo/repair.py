@@ -4,7 +4,7 @@ and recorded."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -13,9 +13,11 @@ from lib.data import Pair
 from lib.engine import latents, training
 from lib.harness import seeding
 from lib.quantization import block_linears, rtn
+from lib.quantization.export import bits_per_weight
 from lib.quantization.ste import codes_changed
 from lib.studies.qdpo.measures import measure
 from lib.studies.qdpo.study import Study
+from lib.studies.qdpo.take_home import keep
 
 
 def post_training(study: Study, arm: str, apply: Callable) -> None:
@@ -23,9 +25,11 @@ def post_training(study: Study, arm: str, apply: Callable) -> None:
     if arm in study.cfg.items_of("arms"):
         with study.run.stage(arm):
             model = _wide(study.fp)
-            stored = list(apply(model).values())
-            study.run.metric("arms", "weights", arm, "bits per weight", _size(stored))
-            measure(study, arm, model.to(study.fp.dtype).to(study.fp.device))
+            stored = apply(model)
+            study.run.metric("arms", "weights", arm, "bits per weight", bits_per_weight(stored.values()))
+            model = _as(model, study.fp)
+            keep(study, arm, model, stored)
+            measure(study, arm, model)
 
 
 def _wide(model):
@@ -37,6 +41,15 @@ def _wide(model):
     }
     own |= {id(b): b.detach().to("cpu", copy=True) for b in model.buffers()}
     return copy.deepcopy(model, memo=own).float()  # what is in the memo is taken, not copied
+
+
+def _as(model, like):
+    """`model` with every tensor in the type and place it has in `like`. Not `model.to(bfloat16)`, which would round
+    the frequencies of rotary positions too, and they are float32 in a model that was loaded in bfloat16."""
+    for kind in ("parameters", "buffers"):
+        for mine, other in zip(getattr(model, kind)(), getattr(like, kind)(), strict=True):
+            mine.data = mine.data.to(other)
+    return model
 
 
 def train(
@@ -66,7 +79,7 @@ def train(
         latent = start or latents.Latent(block_linears(study.student), _latent(study, lora=lora), study.sources)
         latent.sync()
         before = _codes(study, latent)
-        study.run.metric("arms", "weights", arm, "bits per weight", _size(before.values()))
+        study.run.metric("arms", "weights", arm, "bits per weight", bits_per_weight(before.values()))
         with latents.checkpointed(study.student, on=cfg.checkpoint):
             study.curves[arm] = training.fit(
                 latent,
@@ -81,7 +94,9 @@ def train(
                 stop=None if target is None else lambda curve: _reached(curve, target),
                 desc=arm,
             )
-        _record(study, arm, lr=lr, changed=_changed(before, _codes(study, latent)))
+        after = _codes(study, latent)
+        _record(study, arm, lr=lr, changed=_changed(before, after))
+        keep(study, arm, study.student, after)
         measure(study, arm, study.student)
     return latent
 
@@ -106,11 +121,6 @@ def _record(study: Study, arm: str, *, lr: float, changed: float) -> None:
     run.metric("training", "train", arm, "kept step", kept["step"])
     run.metric("training", "validation prompts", arm, "kept kl", kept["validation kl"])
     run.metric("training", "validation prompts", arm, "kept flips", kept["validation flip rate"])
-
-
-def _size(stored: Collection) -> float:
-    """Bits a weight, over all layers."""
-    return sum(q.bits_per_weight * q.codes.numel() for q in stored) / sum(q.codes.numel() for q in stored)
 
 
 def _codes(study: Study, latent) -> dict:

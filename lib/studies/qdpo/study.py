@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lib import scoring
@@ -29,7 +30,7 @@ class Study(NamedTuple):
     validation: Fidelity
     test_ids: list[str]
     task: dict  # multiple-choice questions
-    format: dict  # bits, group and symmetric of the quantizer
+    format: dict  # bits, group, symmetric and scales of the quantizer
     quantizer: Callable[[Tensor], Tensor]
     student: Any
     sources: dict[str, Tensor]  # full-precision weights by layer
@@ -45,7 +46,7 @@ def build(
 ) -> Study:
     """A study of which nothing is measured yet; the student is a copy of the full-precision model."""
     check_covered(fp)
-    form = dict(bits=cfg.bits, group=cfg.group, symmetric=cfg.symmetric)
+    form = dict(bits=cfg.bits, group=cfg.group, symmetric=cfg.symmetric, scales=getattr(torch, cfg.scales))
     return Study(
         cfg=cfg,
         run=run,

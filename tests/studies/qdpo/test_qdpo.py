@@ -121,3 +121,66 @@ def test_a_post_training_quantizer_leaves_full_precision_alone(study):
             p.add_(1.0)
     assert all(torch.equal(p, before[n]) for n, p in study.fp.named_parameters())
     assert not {id(b) for b in copy.buffers()} & {id(b) for b in study.fp.buffers()}
+
+
+def test_a_post_training_arm_keeps_the_positions_of_full_precision():
+    """In bfloat16 the frequencies of rotary positions are float32, and rounding them would flip tokens by itself."""
+    from lib.engine import models
+
+    fp, _ = models.load("tiny-random", dtype=torch.bfloat16)
+    wide = repair._wide(fp)
+    back = repair._as(wide, fp)
+    assert {b.dtype for b in back.buffers()} == {torch.float32} and {p.dtype for p in back.parameters()} == {fp.dtype}
+    ids = torch.arange(200)[None]
+    assert torch.equal(back(ids).logits, fp(ids).logits)
+    assert not torch.equal(repair._wide(fp).to(fp.dtype)(ids).logits, fp(ids).logits)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_arm_that_is_kept_comes_back_to_the_bit(sandbox, prompts, dtype):
+    """A trained arm, and AWQ, which leaves norms of its own; KEEP names no other."""
+    from functools import partial
+
+    from lib import quantization
+    from lib.engine import models
+    from lib.studies.qdpo import take_home
+
+    fp, tokenizer = models.load("tiny-random", dtype=getattr(torch, dtype))
+    given = {"PRESET": "smoke", "SEED": 0, "ARMS": "fp,rtn,awq,kd", "TASK_ARMS": "fp", "KEEP": "awq,kd", "DTYPE": dtype}
+    cfg = presets.resolve("qdpo", given)
+    ids = data.encode(tokenizer, prompts)
+    settings = dict(max_new_tokens=8, stop_ids=[257], batch=4)
+    f = flipping.Fidelity(fp, tokenizer, ids, answers=generation.generate_cached(fp, ids, **settings), **settings)
+    run = results.start(cfg, notebook="n")
+    run.manifest |= {"model": models.describe(fp), "data": []}
+    study = build(cfg, run, fp, tokenizer, test=f, validation=f, test_ids=[p.id for p in prompts], task={})
+    held = {}
+
+    def remember(arm, apply):
+        def applied(model):
+            held[arm] = (model, apply(model))
+            return held[arm][1]
+
+        return applied
+
+    calibration = data.calibration(ids, study.test.answers, n=2, batch=2)
+    awq = partial(quantization.apply_awq, calibration=calibration, **study.format)
+    repair.post_training(study, "awq", remember("awq", awq))
+    repair.post_training(study, "rtn", partial(quantization.apply_rtn, **study.format))
+    x, w = [p.prompt for p in make_pairs(study, prompts)], [p.chosen for p in make_pairs(study, prompts)]
+    teacher = objectives.teacher_states(study.fp, x, w, batch=4)
+    kd = objectives.distillation(study.student, x, w, teacher, tau=None)
+    repair.train(study, "kd", kd, make_pairs(study, prompts), lr=1e-3)
+    assert sorted(p.name for p in run.dir.glob("*.safetensors")) == ["awq.safetensors", "kd.safetensors"]
+    some = torch.arange(80)[None]
+    for arm, model in (("awq", held["awq"][0]), ("kd", study.student)):
+        back, _, weights = take_home.restore(run.record(), arm)
+        assert torch.equal(back(some).logits, model(some).logits) and weights.keys() == block_linears(model).keys()
+        assert not torch.equal(back(some).logits, fp(some).logits)
+        told = take_home.write(run.record(), arm, sandbox / arm) if arm == "kd" else "in all"
+        assert told.endswith("in all")
+    again, _ = models.load(str(sandbox / "kd"), dtype=getattr(torch, dtype))
+    assert torch.equal(again(some).logits, study.student(some).logits)
+    run.manifest["model"]["sha256"] = "0" * 16
+    with pytest.raises(ValueError, match="tiny-random has other weights .* than when the run was made"):
+        take_home.restore(run.record(), "kd")
