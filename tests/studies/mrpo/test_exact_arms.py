@@ -78,7 +78,7 @@ def test_means_keep_their_order(draws):
     assert not torch.allclose(x[0], x[1], atol=1e-3) and not torch.allclose(x[1], x[2], atol=1e-3)
 
 
-@pytest.mark.parametrize("arm", ["dpo", "mrpo", "single", "multi-dpo", "geometric", "kd"])
+@pytest.mark.parametrize("arm", ["dpo", "mrpo", "mrpo-swapped", "single", "multi-dpo", "geometric", "kd"])
 def test_the_optimum_has_no_gradient_by_the_house_losses(draws, arm):
     """The policy's own log-probs through lib.losses, by autograd: beta, offsets, clipping and weights are theirs."""
     b, spec = bench(draws, beta=0.6), ARMS[arm]
@@ -94,7 +94,7 @@ def test_the_optimum_has_no_gradient_by_the_house_losses(draws, arm):
         epsilon = 0.1 if spec.clip else None
         row = {"primary": 0, "second": 1}.get(spec.kind)
         ref = (rw[row], rl[row]) if row is not None else references.combine(
-            rw, rl, a, mean=spec.mean, epsilon=epsilon, adaptive=True)  # fmt: skip
+            rw, rl, a, mean=spec.mean, epsilon=epsilon, adaptive=True, swap_weights=spec.swap)  # fmt: skip
         loss = references.dpo(pi_w, pi_l, *ref, beta=0.6).loss.sum()
     if spec.kd:
         world = torch.arange(5)[:, None]
