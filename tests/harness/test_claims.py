@@ -199,6 +199,11 @@ def test_a_claim_without_its_control_cannot_hold(role, moved, verdict):
     assert row.verdict == verdict and ("G" in row.why) == (verdict != "holds")
 
 
+def test_a_defect_found_after_the_runs_voids_their_verdict():
+    row = decide(pool(("a", 0.7), ("b", 0.5)), void="the clock stood still")
+    assert (row.verdict, row.why) == ("cannot tell here", "the clock stood still") and row.interval.low > 0.1
+
+
 def test_a_family_is_corrected_and_the_verdict_read_from_the_interval_printed():
     """The same effect resolves alone and not among twenty; controls take no part in a family."""
     runs = pool(("a", 0.56), ("b", 0.5), size=0.14)
@@ -251,7 +256,7 @@ def test_every_claim_has_its_sides_right(paper, c):
         return out
 
     def of(gain):
-        return verdicts.rows([replace(c, controls=())], claims.Pool(runs(gain)))[0].verdict
+        return verdicts.rows([replace(c, controls=(), void="")], claims.Pool(runs(gain)))[0].verdict
 
     up, down = (-far, far) if c.kind == "below" else (far, -far)
     if c.kind == "same":

@@ -93,6 +93,7 @@ class Claim:
     published: tuple[tuple[str, str, str, str], ...] | str = NO_NUMBER
     source: str = ""
     unit: str = "prompt"
+    void: str = ""
     trained: bool = True
 
     @property

@@ -96,6 +96,8 @@ def _row(c: Claim, e, level: float, missing: str, done: dict[str, Row], smoke: b
     verdict, why = KINDS[c.kind].decide(i, c), ""
     if smoke:
         verdict, why = SMOKE, "preset smoke measures nothing"
+    elif c.void:
+        verdict, why = CANNOT, c.void
     elif c.unit == "prompt" and e.seeds < MIN_SEEDS:
         verdict, why = OPEN, f"{e.seeds} seed(s): what varies with the seed is unknown below {MIN_SEEDS}"
     elif silent := [_silent(done[k]) for k in c.controls if _silent(done[k])]:
