@@ -8,7 +8,6 @@ assumption, and is what the bias is judged by.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -50,24 +49,3 @@ def ratio(slow: Tensor, fast: Tensor, budget: int) -> float:
     """How many times the queries of `fast` (worlds,) `slow` needs: the geometric mean over the same worlds, each cut at
     the budget."""
     return (log_restricted(slow, budget) - log_restricted(fast, budget)).mean().exp().item()
-
-
-def censored_ratio(slow: Tensor, fast: Tensor, budget: int, *, steps: int = 200) -> float:
-    """The same ratio without the cut, if log T is normal with one deviation for both methods: Tobit, by expectation
-    and maximisation (a world cut off counts as what is expected of it beyond the budget)."""
-    cut = math.log(budget)
-    logs = [log_restricted(t, budget) for t in (slow, fast)]
-    reached = [t < budget for t in (slow, fast)]
-    normal = torch.distributions.Normal(0.0, 1.0)
-    means, deviation = [x.mean() for x in logs], torch.cat(logs).std().clamp(min=1e-6)
-    for _ in range(steps):
-        filled, more = [], []
-        for x, seen, mean in zip(logs, reached, means):
-            z = (cut - mean) / deviation
-            mills = (normal.log_prob(z).exp() / (1 - normal.cdf(z)).clamp(min=1e-12)).to(x.dtype)
-            filled.append(torch.where(seen, x, mean + deviation * mills))
-            more.append(torch.where(seen, 0.0, deviation**2 * (1 + z * mills - mills**2)))
-        means = [x.mean() for x in filled]
-        spread = torch.cat([(x - m) ** 2 + v for x, m, v in zip(filled, means, more)])
-        deviation = spread.mean().sqrt().clamp(min=1e-6)
-    return (means[0] - means[1]).exp().item()

@@ -12,17 +12,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from lib import stats
 from lib.harness import claims
 from lib.harness.claims.claim import Claim, metric_of
 from lib.harness.claims.sea import COMPARISONS, EXACT
 
-COLUMNS = ["cell", "comparison", "ratio", "low", "high", "worlds", "reached", "reached by the other"]
+COLUMNS = ["cell", "comparison", "ratio", "low", "high", "uncut", "worlds", "reached", "reached by the other"]
 
 
 def table(runs: Sequence, level: float = 0.8, pairs: Mapping[str, tuple[str, str]] = COMPARISONS) -> pd.DataFrame:
     """One row a cell and comparison: how many times fewer queries the first method needs, its 95 % interval over
-    worlds, and the share of worlds in which each method reaches the level at all. Cells and methods not run are left
-    out."""
+    worlds, the same without the cut at the budget if log queries are normal (`stats.uncut`), and the share of worlds
+    in which each method reaches the level at all. Cells and methods not run are left out."""
     pool, rows = claims.Pool(runs), []
     for cell in EXACT:
         for name, arms in pairs.items():
@@ -30,11 +31,15 @@ def table(runs: Sequence, level: float = 0.8, pairs: Mapping[str, tuple[str, str
                 unit="world")  # fmt: skip
             try:
                 ratio, low, high = np.exp(pool.of(claim).interval()[:3])
-                shares = [pool.rows(cell, arm, f"reached, {level}").value for arm in arms]
+                logs = [pool.rows(cell, arm, f"log queries, {level}").value for arm in arms]
+                there = [pool.rows(cell, arm, f"reached, {level}").value for arm in arms]
             except claims.NotRun:
                 continue
-            rows.append((cell.removeprefix("exact "), name, ratio, low, high, len(shares[0]),
-                *(s.mean() for s in shares)))  # fmt: skip
+            # a world that was cut off stands at the budget; where none was, there is no cut
+            cut = max((x[t == 0].max() for x, t in zip(logs, there) if (t == 0).any()), default=np.inf)
+            one, other = stats.uncut(logs, cut)
+            rows.append((cell.removeprefix("exact "), name, ratio, low, high, np.exp(other - one), len(logs[0]),
+                *(t.mean() for t in there)))  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

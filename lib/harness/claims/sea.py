@@ -75,7 +75,7 @@ CLAIMS = [
     *_grid("P1", f"Heads told the true rewards need fewer queries than passive {TO}", "sea-truth", "passive",
         role=POSITIVE, source=CRITIC),
     *_grid("P2", f"Heads whose labels are coins need more queries than SEA {TO}", "sea-logit", "sea-coins",
-        role=POSITIVE, source=CRITIC),
+        role=POSITIVE, source=CRITIC, smallest=0.1),
     *_grid("N1", f"Passive with other random numbers needs as many {TO}", "passive-again", "passive", kind="same",
         role=NEGATIVE, source=CRITIC),
     *_home("P3", "Twice the queries raise the win rate: passive", "passive-twice", "passive", ANY, role=POSITIVE,
