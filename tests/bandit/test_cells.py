@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from lib.bandit import cells
+from lib.bandit.enumerated import Enumerated
 from lib.bandit.methods import METHODS, labelled_by_heads, prompts_of, rounds
+from lib.bandit.online import Agent
 from lib.harness.presets import sea
+from lib.scoring.oracles import Oracle
 
 SEED, WORLDS = 900, 12
 play = lambda arm, cell=sea.TINY, lr=0.08, **kw: cells.compete(  # noqa: E731
@@ -71,6 +74,30 @@ def test_heads_told_the_truth_win_and_heads_taught_by_coins_lose():
         ("passive", "sea-logit", "sea-coins", "sea-truth")}  # fmt: skip
     assert lucky["sea-truth"] > lucky["sea-logit"] + 0.05 and lucky["sea-truth"] > lucky["passive"] + 0.1
     assert lucky["sea-coins"] < lucky["sea-logit"] - 0.03
+
+
+def test_coins_turn_half_of_what_the_heads_are_taught_and_nothing_else():
+    """Of every pair that is remembered, whether its first answer is the truly better one: always, or by a coin."""
+    right = {}
+    for taught in ("labels", "coins"):
+        cell = cells.CELLS[sea.TINY]._replace(labels="deterministic", flip=0.0)
+        g = lambda s: torch.Generator().manual_seed(s)  # noqa: E731
+        world = Enumerated(prompts=4, answers=30, dim=4, coverage="easy", lr=0.01, generator=g(0), worlds=10)
+        oracle = Oracle(world.reward, labels=cell.labels, flip=cell.flip, generator=g(1))
+        agent = Agent(world, METHODS["bai-logit"]._replace(taught=taught), oracle, cell, generator=g(2))
+        chosen, real = [], world.step
+        world.step = lambda c, duels, *rest, real=real, chosen=chosen: (
+            chosen.append((c, duels)) or real(c, duels, *rest)
+        )
+        for _ in range(8):
+            agent.round()
+        for c, duels in chosen:  # the policy is taught by the labels in both
+            won, lost = world.true(c).gather(1, duels).unbind(1)
+            assert (won >= lost).all()
+        reward = {tuple(f.tolist()): r for f, r in zip(world.features.flatten(0, 1), world.rewards.flatten().tolist())}
+        pairs = agent.buffer.store[: agent.buffer.seen].flatten(0, 1)
+        right[taught] = sum(reward[tuple(a.tolist())] > reward[tuple(b.tolist())] for a, b in pairs) / len(pairs)
+    assert right["labels"] > 0.99 and 0.4 < right["coins"] < 0.6
 
 
 @pytest.mark.parametrize("arm, field, beta, aim", [("passive-ipo", "ipo_beta", 0.2, "2.5"),

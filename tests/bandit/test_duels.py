@@ -237,6 +237,9 @@ def test_double_reverse_and_delta_ucb_by_hand():
     assert r.mean(0).tolist() == [[2, 1, 0]] and r.std(0).tolist() == [[0, 2, 1]]
     assert bandit.delta_ucb(r, kinds)[0].tolist() == [1, 2]
     assert bandit.delta_ucb(r, kinds, width=0.0)[0].tolist() == [0, 2]  # no optimism: the largest gap of the means
+    # means (3, 1/2, 0), deviations (0, 2, 0): answer 1 may be the lowest of all, at 1/2 - 2, though its mean is not
+    low = torch.tensor([[3.0, -1.5, 0], [3, 0.5, 0], [3, 2.5, 0]])[:, None]
+    assert bandit.delta_ucb(low, kinds)[0].tolist() == [0, 1]
     one = torch.tensor([[1.0, 5, 0]])[:, None]
     assert bandit.double_reverse(one, kinds, torch.tensor([[0, 0]]))[0].tolist() == [1, 2]
     assert bandit.delta_ucb(one, kinds)[0].tolist() == [1, 2]

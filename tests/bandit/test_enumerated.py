@@ -128,7 +128,7 @@ def test_worlds_at_several_rates_are_the_same_worlds_and_each_goes_at_its_own():
 
 
 def test_what_the_start_must_lose_by_loops():
-    w = world("hard")
+    w = world("easy")
     worst = max(
         float(w.start[p, i] - w.start[p, j])
         for p in range(6)
@@ -136,7 +136,8 @@ def test_what_the_start_must_lose_by_loops():
         for j in range(12)
         if w.rewards[p, j] > w.rewards[p, i]
     )
-    assert w.overcome() == pytest.approx(worst) and worst > 3
+    spread = (w.start.amax(1) - w.start.amin(1)).max().item()
+    assert w.overcome() == pytest.approx(worst) and 0 < worst < spread - 0.01
 
 
 def test_a_state_is_a_copy():
