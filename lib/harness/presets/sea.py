@@ -159,7 +159,7 @@ SETTINGS = {
         published="Offline, "
         "Online, APL, XPO, SEA", source=PAPER + "; the others are controls", help="methods in the language world",
         allowed=METHODS, many=True),
-    "worlds": Setting(smoke=2, small=12, study=24, paper=24, published=None, source=OURS, help="exact worlds a "
+    "worlds": Setting(smoke=2, small=12, study=16, paper=16, published=None, source=OURS, help="exact worlds a "
         "cell and seed", allowed=(2, 10000)),
     "world_cells": Setting(smoke=TINY, small=BASE, study=",".join(CELLS), paper=",".join(CELLS), published=None,
         source=OURS, help="cells of the grid of exact worlds (`lib.bandit.cells`)", allowed=[*CELLS, TINY], many=True),
