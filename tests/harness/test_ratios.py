@@ -15,7 +15,7 @@ TIMES = {"passive": 4.0, "passive-matched": 3.0, "random-sea": 2.0, "sea-logit":
 
 
 class Record:
-    def __init__(self, seed, cells, missing=()):
+    def __init__(self, seed, cells, missing=(), budget=1e4):
         self.manifest = {"paper": "sea", "preset": "study", "seed": seed, "settings": {}, "run_id": str(seed)}
         rng = np.random.default_rng(seed)
         rows = []
@@ -26,8 +26,8 @@ class Record:
                     continue
                 values = math.log(30 * times) + world + rng.normal(size=20) * 0.05
                 for k, v in enumerate(values):
-                    rows.append((cell, arm, "log queries, 0.8", f"{seed}-{k}", v, np.nan))
-                    rows.append((cell, arm, "reached, 0.8", f"{seed}-{k}", float(v < math.log(100)), np.nan))
+                    rows.append((cell, arm, "log queries, 0.8", f"{seed}-{k}", min(v, math.log(budget)), np.nan))
+                    rows.append((cell, arm, "reached, 0.8", f"{seed}-{k}", float(v < math.log(budget)), np.nan))
         self.rows = pd.DataFrame(rows, columns=["dataset", "arm", "metric", "prompt_id", "value", "weight"])
 
     def items(self):
@@ -47,7 +47,15 @@ def test_the_ratios_are_those_of_the_methods():
     parts = of.ratio[["= more steps", "x synthetic pairs", "x the choice"]].prod()
     assert parts == pytest.approx(of.ratio["SEA for passive"]), "the gain, factor by factor"
     assert (of.low < of.ratio).all() and (of.ratio < of.high).all() and (of.high / of.low < 1.1).all()
-    assert of.reached["SEA for passive"] > of["reached by the other"]["SEA for passive"]
+    assert of.reached.eq(1).all() and of.uncut.to_numpy() == pytest.approx(of.ratio.to_numpy())
+
+
+def test_worlds_cut_at_the_budget_are_kept_and_the_cut_undone_beside():
+    """Passive takes 120 queries, SEA 30, and 100 are given: most of passive's worlds are cut off."""
+    found = ratios.table([Record(s, sea.EXACT[:1], budget=100) for s in range(20)]).set_index("comparison")
+    gain = found.loc["SEA for passive"]
+    assert gain.worlds == 400 and gain["reached by the other"] < 0.5 < 0.9 < gain.reached
+    assert 1.5 < gain.ratio < 3.2 and gain.uncut == pytest.approx(4, rel=0.1)
 
 
 def test_what_was_not_run_is_left_out():
