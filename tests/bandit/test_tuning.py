@@ -11,9 +11,20 @@ from lib.harness.presets import sea
 INSIDE = {0.01: (5.0, 0.5), 0.02: (4.0, 0.6), 0.04: (4.5, 0.6)}
 
 
-def test_the_best_is_the_fewest_queries_then_the_higher_win_rate():
-    assert tuning.best(INSIDE) == 0.02 and tuning.beyond(INSIDE) is None
-    assert tuning.best(INSIDE | {0.04: (4.0, 0.7)}) == 0.04
+def test_the_lowest_is_the_fewest_queries_then_the_higher_win_rate():
+    assert tuning.lowest(INSIDE) == tuning.best(INSIDE) == 0.02 and tuning.beyond(INSIDE) is None
+    assert tuning.lowest(INSIDE | {0.04: (4.0, 0.7)}) == 0.04
+    assert tuning.best({0.01: (4.0, 0.5), 0.02: (5.0, 0.9)}) == 0.01  # too few to smooth: queries, not win rates
+
+
+def test_the_best_is_not_a_lucky_point():
+    """The lowest is 0.16, alone between worse ones; the smooth curve is lowest at 0.04: (4.2 + 8 + 4.1) / 4."""
+    curve = dict(
+        zip([0.01, 0.02, 0.04, 0.08, 0.16, 0.32], [(5.0, 0), (4.2, 0), (4.0, 0), (4.1, 0), (3.9, 0), (5.5, 0)])
+    )
+    assert tuning.lowest(curve) == 0.16 and tuning.beyond(curve) is None and tuning.best(curve) == 0.08
+    curve[0.08] = (4.4, 0.9)
+    assert tuning.best(curve) == 0.04
 
 
 @pytest.mark.parametrize("queries, at, more", [((3, 4, 5), 0.01, 0.005), ((5, 4, 3), 0.04, 0.08)])
