@@ -49,7 +49,7 @@ class Cell(NamedTuple):
     anchor: float = 0.1
     buffer: int = 5000
     oversample: int = 4
-    optimism: float = 1e-3
+    optimism: float = 1e-5
 
 
 _CLEAN = dict(labels="deterministic", flip=0.0, burn_in=2, budget=192)
