@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import patheffects
 
 from lib import stats
 from lib.harness import claims
@@ -44,6 +45,7 @@ def table(runs: Sequence, level: float = 0.8, pairs: Mapping[str, tuple[str, str
 
 
 BETTER, WORSE, OPEN = "#2166ac", "#b2182b", "#8c8c8c"
+HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # so that lines do not cross the numbers
 AXIS = (0.5, 0.7, 1, 1.4, 2, 3, 5)
 
 
@@ -60,18 +62,18 @@ def figure(runs: Sequence, level: float = 0.8):
     low, high = (float(f(v)) for f, v in ((np.min, [AXIS[0], *found.low]), (np.max, [AXIS[-2], *found.high])))
     for axes, name in zip(panels[0], names):
         axes.axvspan(1 / worth, worth, color="#f2f2f2", zorder=0)
-        axes.axvline(1, color="#555555", lw=0.8, zorder=1)
+        axes.axvline(1, color="#777777", lw=0.8, zorder=1)
         for r in found[found.comparison == name].itertuples():
             y, color = cells.index(r.cell), BETTER if r.low > 1 else WORSE if r.high < 1 else OPEN
             axes.plot([r.low, r.high], [y, y], color=color, lw=2.2, solid_capstyle="round", zorder=2)
             axes.plot(r.ratio, y, "o", color=color, markersize=5, zorder=3)
-            axes.annotate(f"{r.ratio:.2f}", (r.ratio, y), xytext=(0, 4.5), textcoords="offset points", ha="center",
-                fontsize=6.5, color=color)  # fmt: skip
+            axes.annotate(f"{r.ratio:.2f}", (r.ratio, y), xytext=(0, 5), textcoords="offset points", ha="center",
+                fontsize=7, color=color, path_effects=HALO, zorder=4)  # fmt: skip
         axes.set(xscale="log", xlim=(low * 0.93, high * 1.07), ylim=(len(cells) - 0.45, -0.65))
         ticks = [x for x in AXIS if low <= x <= high]
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks], fontsize=7)
         axes.minorticks_off()
-        axes.set_title(name, fontsize=8.5, loc="left")
+        axes.set_title(name, fontsize=8.5, loc="left", weight="bold" if name == next(iter(COMPARISONS)) else None)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
     panels[0][0].set_yticks(range(len(cells)), cells, fontsize=8)

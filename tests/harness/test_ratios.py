@@ -44,7 +44,7 @@ def test_the_ratios_are_those_of_the_methods():
     assert of.ratio["SEA for passive"] == pytest.approx(4, rel=0.03) and of.worlds.eq(60).all()
     assert of.ratio["DRTS for SEA"] == pytest.approx(1, rel=0.03)
     assert of.ratio["DeltaUCB for SEA"] == pytest.approx(0.5, rel=0.03)
-    parts = of.ratio[["= more steps", "x synthetic pairs", "x the choice"]].prod()
+    parts = of.ratio[["= more steps", "× synthetic pairs", "× the choice"]].prod()
     assert parts == pytest.approx(of.ratio["SEA for passive"]), "the gain, factor by factor"
     assert (of.low < of.ratio).all() and (of.ratio < of.high).all() and (of.high / of.low < 1.1).all()
     assert of.reached.eq(1).all() and of.uncut.to_numpy() == pytest.approx(of.ratio.to_numpy())
