@@ -78,6 +78,6 @@ def figure(runs: Sequence, level: float = 0.8):
         axes.tick_params(axis="y", length=0)
     panels[0][0].set_yticks(range(len(cells)), cells, fontsize=8)
     if len(found):
-        over = f"95 % interval over {found.worlds.min()} worlds"
+        over = f"95 % interval over {found.worlds.min()} worlds or more"
         drawn.supxlabel(f"times fewer queries to a win rate of {level:g}; {over}", fontsize=8)
     return drawn

@@ -41,7 +41,7 @@ MORE = [  # in the first cell only: the paper's variants, losses, rivals and rul
 ]
 METHODS = CORE + MORE + ["bai", "sea-ets", "uncertainty", "selm", "apl-entropy"]
 BASE, TINY = "noisy hard", "tiny"
-HEADLINE = "noisy hard 2 a round"  # the cell of the headlines: in the pilots SEA saved more there than elsewhere
+HEADLINE = "noisy hard 2 a round"  # of the headlines: a cell in which the pilots saw SEA save queries
 CELLS = [
     BASE,
     "noisy easy",
