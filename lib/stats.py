@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.special import log_ndtr, stdtr, stdtrit
 
 LEVEL = 0.95
 ROUNDING = 1e-12  # of the largest number that enters: what is left below it is no variance
@@ -281,6 +281,27 @@ def holm_levels(p_values, level: float = LEVEL) -> np.ndarray:
     p = np.asarray(p_values, float)
     alphas = (1 - level) / (len(p) - np.searchsorted(np.sort(p), p))
     return 1 - np.minimum(alphas, alphas[p >= alphas].min(initial=1.0))
+
+
+def uncut(samples, cut: float, steps: int = 200) -> list[float]:
+    """Means of samples of which what lies at or above `cut` is known to lie beyond it and no more, if all are normal
+    with one deviation: Tobit's, by expectation and maximisation. NaN for a sample that lies beyond it entirely."""
+    samples = [np.asarray(x, float) for x in samples]
+    seen = [x < cut for x in samples]
+    if all(known.all() for known in seen):
+        return [x.mean() for x in samples]
+    means, deviation = [np.minimum(x, cut).mean() for x in samples], max(np.concatenate(samples).std(), 1e-9)
+    for _ in range(steps):
+        squares, n = 0.0, 0
+        for k, (x, known) in enumerate(zip(samples, seen)):
+            z = (cut - means[k]) / deviation
+            mills = np.exp(-(z**2) / 2 - log_ndtr(-z)) / np.sqrt(2 * np.pi)  # of the normal beyond z: its mean
+            filled = np.where(known, x, means[k] + deviation * mills)
+            means[k] = filled.mean()
+            beyond = deviation**2 * (1 + z * mills - mills**2)  # and its variance
+            squares, n = squares + ((filled - means[k]) ** 2 + np.where(known, 0.0, beyond)).sum(), n + len(x)
+        deviation = max(np.sqrt(squares / n), 1e-9)
+    return [m if known.any() else np.nan for m, known in zip(means, seen)]
 
 
 def verdict(interval: Interval, smallest: float) -> str:

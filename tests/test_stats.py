@@ -322,3 +322,14 @@ def test_verdict_needs_a_size_and_not_worse_its_three_branches():
         stats.verdict(stats.Interval(0, -1, 1, 9), 0)
     said = [stats.not_worse(stats.Interval(v, v - 0.02, v + 0.02, 9), 0.03) for v in (0.0, -0.03, -0.06)]
     assert said == ["holds", "not resolved", "fails"]
+
+
+def test_a_cut_is_undone_where_samples_are_normal():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1.0, 2.0, 20000), rng.normal(2.0, 2.0, 20000)
+    assert stats.uncut([a, b], 50.0) == pytest.approx([a.mean(), b.mean()])  # nothing is cut
+    for cut in (3.0, 1.5, 0.0):  # up to seven of ten
+        found = stats.uncut([np.minimum(a, cut), np.minimum(b, cut)], cut, steps=400)
+        assert found == pytest.approx([1.0, 2.0], abs=0.1)
+    known, unknown = stats.uncut([np.minimum(a, 0.0), np.zeros(5)], 0.0)
+    assert np.isfinite(known) and np.isnan(unknown)

@@ -1,5 +1,5 @@
 """Online alignment as a contextual dueling bandit: which answers to compare (`duels`), the loop (`online`), exact
-worlds (`enumerated`)."""
+worlds (`enumerated`), their grid (`cells`) and the queries that a win rate takes (`reaching`)."""
 
 from lib.bandit.duels import (
     SPREADS,
@@ -8,6 +8,8 @@ from lib.bandit.duels import (
     anchor,
     best_and_worst,
     best_arm,
+    delta_ucb,
+    double_reverse,
     double_thompson,
     entropy,
     first_two,
@@ -28,6 +30,8 @@ __all__ = [
     "anchor",
     "best_and_worst",
     "best_arm",
+    "delta_ucb",
+    "double_reverse",
     "double_thompson",
     "entropy",
     "first_two",

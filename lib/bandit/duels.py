@@ -2,7 +2,8 @@
 
 Rewards (K, B, N): K heads, B prompts, N answers each; a duel is two of the N. `kinds` (B, N) gives equal answers of a
 prompt equal numbers: a duel never holds one answer twice while two differ. Source: arXiv 2411.01493 (SEA) and its
-release; APL: arXiv 2402.08114.
+release; APL: arXiv 2402.08114; `double_reverse` and `delta_ucb`: ActiveUltraFeedback, arXiv 2603.09692, as its release
+computes them.
 """
 
 from __future__ import annotations
@@ -79,10 +80,12 @@ def release_anchor(ensemble: Ensemble, *, weight: float, seen: int) -> Tensor:
 
 def kinds_of(answers: Sequence[Sequence]) -> Tensor:
     """(B, N) numbers that are equal within a row where the answers are."""
+    if isinstance(answers[0][0], int):
+        return torch.tensor(answers)
     rows = []
     for row in answers:
         seen: dict = {}
-        rows.append([seen.setdefault(a if isinstance(a, int) else tuple(a), len(seen)) for a in row])
+        rows.append([seen.setdefault(tuple(a), len(seen)) for a in row])
     return torch.tensor(rows)
 
 
@@ -120,9 +123,24 @@ def least_certain(rewards: Tensor, kinds: Tensor, *, kind: str = "sigma") -> Ten
     """The pair whose comparison varies most over the heads."""
     n = rewards.shape[-1]
     every = torch.stack([spread(rewards, torch.full(rewards.shape[1:2], i), kind) for i in range(n)], 1)  # (B, N, N)
-    flat = every.masked_fill(kinds[:, :, None] == kinds[:, None], -1.0)
-    flat = flat.masked_fill(torch.eye(n, dtype=torch.bool), -2.0).flatten(1).argmax(1)  # where all are equal, any two
-    return torch.stack([flat // n, flat % n], 1)
+    return _largest(every, kinds)
+
+
+def double_reverse(rewards: Tensor, kinds: Tensor, heads: Tensor) -> Tensor:
+    """DRTS: one drawn head's best answer against another drawn head's worst, heads (B, 2).
+
+    The release draws each answer's reward around the ensemble's mean; here a draw is a head, as everywhere in SEA.
+    """
+    best = _of(rewards, heads[:, 0]).argmax(-1)
+    return _pair(best, -_of(rewards, heads[:, 1]), kinds)
+
+
+def delta_ucb(rewards: Tensor, kinds: Tensor, *, width: float = 1.0) -> Tensor:
+    """DeltaUCB: the pair whose gap may be the largest: argmax over i, j of (mean + width s)_i - (mean - width s)_j with
+    s the heads' deviation (the release: width 1)."""
+    mean, s = rewards.mean(0), rewards.std(0, correction=min(1, len(rewards) - 1))
+    gap = (mean + width * s)[:, :, None] - (mean - width * s)[:, None]
+    return _largest(gap, kinds)
 
 
 def two_of(kinds: Tensor, generator: torch.Generator) -> Tensor:
@@ -185,6 +203,14 @@ def _ends(values: Tensor) -> Tensor:
     first = values.argmax(1)
     own = F.one_hot(first, values.shape[1]).bool()
     return torch.stack([first, values.masked_fill(own, torch.inf).argmin(1)], 1)
+
+
+def _largest(every: Tensor, kinds: Tensor) -> Tensor:
+    """The pair (i, j) of two different answers whose value (B, N, N) is the largest; where all are equal, any two."""
+    n, lowest = kinds.shape[1], torch.finfo(every.dtype).min
+    hidden = every.clamp(min=lowest / 2).masked_fill(kinds[:, :, None] == kinds[:, None], lowest)
+    flat = hidden.masked_fill(torch.eye(n, dtype=torch.bool), -torch.inf).flatten(1).argmax(1)
+    return torch.stack([flat // n, flat % n], 1)
 
 
 def _pair(first: Tensor, values: Tensor, kinds: Tensor) -> Tensor:

@@ -5,23 +5,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from lib.bandit.methods import METHODS
-from lib.bandit.online import Agent, Candidates, play
+from lib.bandit.online import Candidates
 from lib.engine.latents import check_gradients
-from lib.harness import seeding
-from lib.scoring.oracles import Oracle, free
+from lib.scoring.oracles import free
 
 
 class Enumerated:
     """`worlds` independent worlds played side by side, P prompts each; regret and win rates are sums, not estimates.
 
     Prompt p belongs to world p // P. Policy: softmax(start's logits + an MLP of the answer's features). coverage
-    "easy": the start knows nothing; "hard": it prefers bad answers.
+    "easy": the start knows nothing; "hard": it prefers bad answers. lr: one rate, or several: then every world is there
+    once for each, all at the first rate, all at the second, and so on.
     """
 
     def __init__(
@@ -31,14 +29,15 @@ class Enumerated:
         answers: int,
         dim: int,
         coverage: str,
-        lr: float,
+        lr: float | Sequence[float],
         generator: torch.Generator,
         worlds: int = 1,
     ):
         if coverage not in ("easy", "hard"):
             raise ValueError(f"coverage is easy or hard, given {coverage!r}")
         g = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
-        self.dim, self.lr, self.generator, self.worlds, self.prompts = dim, lr, generator, worlds, prompts
+        rates = [lr] if isinstance(lr, float) else list(lr)
+        self.dim, self.generator, self.worlds, self.prompts = dim, generator, worlds * len(rates), prompts
         self.features = g(worlds * prompts, answers, dim)
         raw = (
             torch.tanh(self.features.view(worlds, -1, dim) @ g(worlds, dim, dim) / dim**0.5) @ g(worlds, dim, 1)
@@ -47,11 +46,16 @@ class Enumerated:
         noise = g(worlds * prompts, answers)
         self.start = 0.5 * noise if coverage == "easy" else -0.75 * self.rewards + 0.5 * noise
         sizes = [(dim, 32), (32, 32), (32, 1)]
-        self.weights = [
-            (g(worlds, i, o) / i**0.5 if o > 1 else torch.zeros(worlds, i, o)).requires_grad_() for i, o in sizes
-        ]
-        self.biases = [torch.zeros(worlds, 1, o, requires_grad=True) for _, o in sizes]
-        self.optimizer = torch.optim.Adam([*self.weights, *self.biases], lr=lr)
+        drawn = [g(worlds, i, o) / i**0.5 if o > 1 else torch.zeros(worlds, i, o) for i, o in sizes]
+        if len(rates) > 1:
+            beside = lambda x: x.repeat(len(rates), *[1] * (x.dim() - 1))  # noqa: E731
+            self.features, self.rewards, self.start = map(beside, (self.features, self.rewards, self.start))
+            drawn = list(map(beside, drawn))
+        self.weights = [w.requires_grad_() for w in drawn]
+        self.biases = [torch.zeros(self.worlds, 1, o, requires_grad=True) for _, o in sizes]
+        # Adam's step is its rate times a direction: it goes at the largest, and each world keeps its part of the way
+        self.optimizer = torch.optim.Adam([*self.weights, *self.biases], lr=max(rates))
+        self.part = torch.tensor(rates).repeat_interleave(worlds)[:, None, None] / max(rates)
 
     def logits(self, prompts: Sequence[int] | slice, answers: Tensor | None = None) -> Tensor:
         """The policy's logits (B, A) of as many prompts of each world, world by world; of `answers` (B, n) only, if
@@ -94,6 +98,10 @@ class Enumerated:
         """True rewards (B,)."""
         return self.rewards[tuple(torch.tensor(texts).T)] if texts else torch.zeros(0)
 
+    def true(self, c: Candidates) -> Tensor:
+        """True rewards (B, N) of a round's candidates, for the method whose heads are told."""
+        return self.rewards[c.prompts].gather(1, torch.tensor(c.answers))
+
     def step(self, c: Candidates, duels: Tensor, mask: Tensor, loss: Callable, bonus: tuple[float, int] | None) -> dict:
         """One Adam step on the round's pairs, the chosen answer first."""
         answers = torch.tensor(c.answers)
@@ -115,12 +123,17 @@ class Enumerated:
         total.backward()
         named = [(f"weight {i}", w) for i, w in enumerate(self.weights)]
         check_gradients(named + [(f"bias {i}", b) for i, b in enumerate(self.biases)], "the worlds' policy")
+        before = [p.detach().clone() for p in (*self.weights, *self.biases)]
         self.optimizer.step()
+        with torch.no_grad():
+            for p, old in zip((*self.weights, *self.biases), before):
+                p.copy_(torch.lerp(old, p, self.part))
         return {"loss": total.item()}
 
     @torch.no_grad()
     def evaluate(self, pick: Callable[[Tensor], Tensor] | None, source: str, *, n: int = 10) -> dict[str, Tensor]:
-        """Per prompt: P(win) of the greedy (or picked) answer against the start's, expected reward, KL to the start."""
+        """Per prompt: P(win) of the greedy (or picked) answer against the start's, and against any of the prompt's
+        answers, a yardstick that does not depend on the start; expected reward, KL to the start."""
         own, start = self.logits(slice(None)).log_softmax(-1), self.start.log_softmax(-1)
         if pick is None:
             answer = own.argmax(-1)
@@ -133,7 +146,8 @@ class Enumerated:
         mine = self.rewards.gather(1, answer[:, None])
         beats = (mine > self.rewards).float() + 0.5 * (mine == self.rewards).float()
         return {
-            "win rate": (start.exp() * beats).sum(1), "expected reward": (own.exp() * self.rewards).sum(1),
+            "win rate": (start.exp() * beats).sum(1), "win rate, any answer": beats.mean(1),
+            "expected reward": (own.exp() * self.rewards).sum(1),
             "reward": mine[:, 0],
             "KL to the start": (own.exp() * (own - start)).sum(1),
         }  # fmt: skip
@@ -141,6 +155,12 @@ class Enumerated:
     def by_world(self, scores: Tensor) -> Tensor:
         """Means (worlds,) of scores a prompt."""
         return scores.view(self.worlds, -1).mean(1)
+
+    def overcome(self) -> float:
+        """The largest number of nats by which the start prefers an answer to a better one of the same prompt: a policy
+        that ranks them right has to move that far."""
+        start = self.start.gather(1, self.rewards.argsort(1))  # the worst answer first
+        return (start.cummax(1).values - start).max().item()
 
     def regret(self, log: Sequence[tuple]) -> Tensor:
         """Mean over each world's part of an oracle's log of r(best) minus the mean reward of the two answers compared,
@@ -166,41 +186,3 @@ class Enumerated:
                 p.copy_(s)
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.generator.set_state(state["generator"])
-
-
-def compete(arm: str, coverage: str, cfg, *, lr: float, seed: int, worlds: int) -> tuple[list[dict], dict[str, Tensor]]:
-    """One method in that many worlds at once: (one row a look, scores (worlds,)), the oracle's count checked against
-    its log."""
-    g = partial(seeding.torch_generator, seed)
-    known = Enumerated(
-        prompts=8,
-        answers=cfg.world_answers,
-        dim=8,
-        coverage=coverage,
-        lr=lr,
-        generator=g(f"{coverage} world"),
-        worlds=worlds,
-    )
-    oracle = Oracle(known.reward, labels=cfg.labels, flip=cfg.flip, generator=g(f"{coverage} oracle"))
-    agent = Agent(known, METHODS[arm], oracle, cfg, generator=g(f"{coverage} agent"))
-    rows, over, last = play(agent, budget=cfg.world_budget, every=max(1, cfg.world_budget // 8), desc=arm, quiet=True)
-    if not oracle.queries == len(oracle.log) >= cfg.world_budget * worlds:
-        raise RuntimeError(
-            f"{arm}: {oracle.queries} queries counted, {len(oracle.log)} logged, {cfg.world_budget * worlds} "
-            "were the budget"
-        )
-    scores = {k: known.by_world(v) for k, v in last.items()}
-    return rows, scores | {
-        "win rate, whole run": known.by_world(over["win rate"]),
-        "duel regret": known.regret(oracle.log),
-    }
-
-
-def tuned(arm: str, coverage: str, cfg) -> tuple[dict[float, float], dict[str, Tensor]]:
-    """One method at the rate that served it best in other worlds: (win rate over the run there, by rate; its scores
-    (worlds,) here)."""
-    tried = {}
-    for lr in map(float, cfg.items_of("world_lrs")):
-        _, scores = compete(arm, coverage, cfg, lr=lr, seed=cfg.seed + 1000, worlds=cfg.tuning_worlds)
-        tried[lr] = scores["win rate, whole run"].mean().item()
-    return tried, compete(arm, coverage, cfg, lr=max(tried, key=tried.get), seed=cfg.seed, worlds=cfg.worlds)[1]

@@ -15,7 +15,7 @@ from lib import losses
 class Method(NamedTuple):
     """What a method does differently; the default is passive online preference optimization (variant 1)."""
 
-    explore: str = "passive"  # passive, random, bai, ets, uncertainty, certainty, entropy
+    explore: str = "passive"  # passive, random, bai, ets, uncertainty, drts, deltaucb, certainty, entropy
     source: str = "policy"  # who answers: policy, start, or both (one each)
     learn: str = "policy"  # policy, heads, or both
     synthetic: float = 0.0  # share of the pairs that a drawn head labels, after burn-in
@@ -27,6 +27,7 @@ class Method(NamedTuple):
     spread: str = "sigma"
     bonus: str = "none"  # optimism on the start's answers: none, xpo, selm
     loss: str = ""  # policy loss; empty: the setting's
+    taught: str = "labels"  # what the heads know: labels, coins (their labels are tossed), truth (the true rewards)
 
 
 METHODS = {
@@ -46,6 +47,13 @@ METHODS = {
     "sea-ets": Method(explore="ets", learn="both", synthetic=0.3),
     "uncertainty": Method(explore="uncertainty", learn="both"),
     "uncertainty-logit": Method(explore="uncertainty", learn="both", spread="logit"),
+    "drts": Method(explore="drts", learn="both", synthetic=0.3),  # ActiveUltraFeedback's two rules in SEA's loop
+    "deltaucb": Method(explore="deltaucb", learn="both", synthetic=0.3),
+    "random-sea": Method(explore="random", learn="both", synthetic=0.3),  # SEA without its choice
+    "sea-coins": Method(explore="bai", learn="both", synthetic=0.3, spread="logit", taught="coins"),
+    "sea-truth": Method(explore="bai", learn="both", synthetic=0.3, spread="logit", taught="truth"),
+    "passive-again": Method(),  # other random numbers in the same worlds: how far apart two equal methods fall
+    "passive-twice": Method(),  # twice the budget
     "xpo": Method(source="both", bonus="xpo"),
     "selm": Method(source="both", bonus="selm"),
     "apl-certainty": Method(explore="certainty"),
@@ -106,9 +114,8 @@ def check_shares(method: Method, batch: int) -> None:
 
 
 def check(cfg) -> None:
-    """ValueError before any work if a budget does not hold one round, or a method's round can be empty."""
-    for name in ("budget", "world_budget"):
-        if cfg[name] < cfg.batch:
-            raise ValueError(f"{name} holds at least one round of {cfg.batch} queries (batch), given {cfg[name]}")
-    for arm in cfg.items_of("arms") + cfg.items_of("world_arms"):
+    """ValueError before any work if the budget does not hold one round, or a method's round can be empty."""
+    if cfg.budget < cfg.batch:
+        raise ValueError(f"budget holds at least one round of {cfg.batch} queries (batch), given {cfg.budget}")
+    for arm in cfg.items_of("arms"):
         check_shares(METHODS[arm], cfg.batch)

@@ -113,8 +113,7 @@ class Agent:
         c = self.world.propose(self.world.draw(size * over), many, m.source)
         if over > 1:
             c = self._clearest(c, size)
-        with torch.no_grad():
-            rewards = self.heads(c.features.float())
+        rewards = self._rewards(c)
         duels = self._duels(c, rewards)
         kinds = bandit.kinds_of(c.answers)
         synthetic = torch.zeros(self.world.worlds, size, dtype=torch.bool)
@@ -146,12 +145,21 @@ class Agent:
             ]  # candidate 1 is the start's
             out |= self.world.step(c, duels, mask, self.loss, bonus)
         if m.learn != "policy":
-            self.buffer.add(
-                real.features.gather(1, duels[asked][..., None].expand(-1, -1, c.features.shape[-1])), mask[asked]
-            )
+            pairs = real.features.gather(1, duels[asked][..., None].expand(-1, -1, c.features.shape[-1]))
+            if m.taught == "coins":
+                tossed = torch.rand(len(pairs), 1, 1, generator=self.generator) < 0.5
+                pairs = torch.where(tossed, pairs.flip(1), pairs)
+            self.buffer.add(pairs, mask[asked])
             out |= self._learn_heads()
         self.rounds += 1
         return out
+
+    def _rewards(self, c: Candidates) -> Tensor:
+        """What the heads think of the candidates, (K, B, N); all of them the true rewards where the method is told."""
+        if self.method.taught == "truth":
+            return self.world.true(c).expand(self.cfg.heads, -1, -1)
+        with torch.no_grad():
+            return self.heads(c.features.float())
 
     def _clearest(self, c: Candidates, size: int) -> Candidates:
         """APL: of the prompts drawn the `size` of each world that are most certain, or most entropic."""
@@ -189,8 +197,13 @@ class Agent:
             return bandit.double_thompson(rewards, kinds, order)
         if rule == "uncertainty":
             return bandit.least_certain(rewards, kinds, kind=kind)
+        if rule == "drts":
+            return bandit.double_reverse(rewards, kinds, self._heads(2 * len(kinds)).view(-1, 2))
+        if rule == "deltaucb":
+            return bandit.delta_ucb(rewards, kinds)
         raise ValueError(
-            f"explore is one of passive, random, bai, ets, uncertainty, certainty, entropy, given {rule!r}"
+            "explore is one of passive, random, bai, ets, uncertainty, drts, deltaucb, certainty, entropy, given "
+            f"{rule!r}"
         )
 
     def _heads(self, n: int) -> Tensor:
@@ -265,7 +278,14 @@ def looks_of(budget: int, every: int) -> list[int]:
 
 
 def play(
-    agent: Agent, *, budget: int, every: int, desc: str, quiet: bool = False, keep: Path | None = None
+    agent: Agent,
+    *,
+    budget: int,
+    every: int,
+    desc: str,
+    quiet: bool = False,
+    keep: Path | None = None,
+    watch: Callable[[int, dict[str, Tensor]], None] = lambda queries, scores: None,
 ) -> tuple[list[dict], dict[str, Tensor], dict[str, Tensor]]:
     """Rounds until the oracle was asked `budget` times a world, looking at the start and about every `every` queries.
 
@@ -273,7 +293,8 @@ def play(
     scores averaged over the run; its last scores). The average is over the same query counts for every method
     (`looks_of`), read between the looks on a line, since rounds do not end at the same counts. keep: where a run that
     is stopped, by an oracle that fails or by hand, leaves all it has; the next call with the same file goes on from
-    there, and the file is gone once the run is done.
+    there, and the file is gone once the run is done. watch: called at every look with the queries a world and the
+    scores.
     """
     if budget < agent.cfg.batch or every < 1:
         raise ValueError(
@@ -288,6 +309,7 @@ def play(
         announce(f"{desc}: going on after {agent.oracle.queries} queries of a run that was stopped")
     else:
         last = agent.evaluate()
+        watch(0, last)
         rows, total = [{"step": 0, **_means(last)}], {k: torch.zeros_like(v) for k, v in last.items()}
     steps = range(agent.rounds, rounds(agent.method, agent.cfg, budget))
     for _ in steps if quiet else track(steps, desc):
@@ -302,6 +324,7 @@ def play(
         done = asked >= budget
         if done or asked // every > rows[-1]["step"] // every:
             now, at = agent.evaluate(), rows[-1]["step"]
+            watch(asked, now)
             for way in [(q - at) / (asked - at) for q in counts if at < q <= asked]:
                 total = {k: v + (1 - way) * last[k] + way * now[k] for k, v in total.items()}
             last = now

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from lib.harness import claims, maps
+from lib.harness import claims, maps, ratios
 
 SIZE = (7.0, 3.6)
 COLOURS = {
@@ -292,7 +292,8 @@ INDEX = {  # paper -> its figures in results/
         "lambda": by_lambda},
     "lab": {"coverage": covered, "phases": by_phase, "exam": lambda r: arms(r, "accuracy", "exam"),
         "forgetting": lambda r: arms(r, "forgotten", "forgetting")},
-    "sea": {"queries": lambda r: by_queries(r, "language"), "hard": lambda r: by_queries(r, "exact hard")},
+    "sea": {"queries": lambda r: by_queries(r, "language"),
+        "exact": lambda r: by_queries(r, claims.PAPERS["sea"].HOME), "map": ratios.figure},
     "mrpo": {"exact": maps.exact, "sections": maps.sections, "plain": _accuracy("plain"),
         "direct": _accuracy("direct"), "varied": _accuracy("varied"), "abundant": _accuracy("plain+varied")},
 }  # fmt: skip

@@ -126,7 +126,7 @@ def test_kinds():
     assert bandit.kinds_of([[(1, 2), (3,), (1, 2)], [(9,), (9,), (8,)]]).tolist() == [
         [0, 1, 0],
         [0, 0, 1],
-    ] and bandit.kinds_of([[4, 4, 2]]).tolist() == [[0, 0, 1]]
+    ] and bandit.kinds_of([[4, 4, 2]]).tolist() == [[4, 4, 2]]  # whole numbers say it themselves
 
 
 def test_reward_loss_by_hand():
@@ -225,3 +225,35 @@ def test_a_duel_holds_two_answers_even_where_all_are_equal(heads, kind):
         bandit.double_thompson(r, kinds, order), bandit.best_and_worst(r, drawn), bandit.widest(r[0])[0],
     ):  # fmt: skip
         assert (pair[:, 0] != pair[:, 1]).all()
+
+
+def test_double_reverse_and_delta_ucb_by_hand():
+    """Three heads, three answers. DRTS: the drawn head's best against another's worst. DeltaUCB: means (2, 1, 0) and
+    deviations (0, 2, 1): the widest gap is answer 1 (1 + 2) over answer 2 (0 - 1), though its mean is not the best."""
+    r = torch.tensor([[2.0, 3, -1], [2, 1, 0], [2, -1, 1]])[:, None]
+    kinds = torch.arange(3)[None]
+    drts = lambda a, b: bandit.double_reverse(r, kinds, torch.tensor([[a, b]]))[0].tolist()  # noqa: E731
+    assert [drts(0, 0), drts(0, 1), drts(1, 2), drts(2, 0), drts(2, 2)] == [[1, 2], [1, 2], [0, 1], [0, 2], [0, 1]]
+    assert r.mean(0).tolist() == [[2, 1, 0]] and r.std(0).tolist() == [[0, 2, 1]]
+    assert bandit.delta_ucb(r, kinds)[0].tolist() == [1, 2]
+    assert bandit.delta_ucb(r, kinds, width=0.0)[0].tolist() == [0, 2]  # no optimism: the largest gap of the means
+    # means (3, 1/2, 0), deviations (0, 2, 0): answer 1 may be the lowest of all, at 1/2 - 2, though its mean is not
+    low = torch.tensor([[3.0, -1.5, 0], [3, 0.5, 0], [3, 2.5, 0]])[:, None]
+    assert bandit.delta_ucb(low, kinds)[0].tolist() == [0, 1]
+    one = torch.tensor([[1.0, 5, 0]])[:, None]
+    assert bandit.double_reverse(one, kinds, torch.tensor([[0, 0]]))[0].tolist() == [1, 2]
+    assert bandit.delta_ucb(one, kinds)[0].tolist() == [1, 2]
+
+
+def test_the_new_rules_never_duel_an_answer_with_itself():
+    """Where the second head's worst is the first head's best it takes its second worst, as a redraw in the end does."""
+    r = torch.tensor([[3.0, 2, 1], [1, 2, 3]])[:, None]
+    kinds = torch.arange(3)[None]
+    assert bandit.double_reverse(r, kinds, torch.tensor([[0, 1]]))[0].tolist() == [0, 1]
+    wide = torch.tensor([[9.0, 0, 0], [-9, 0, 0]])[:, None]  # both the highest and the lowest bound are answer 0's
+    assert bandit.delta_ucb(wide, kinds)[0].tolist() in ([0, 1], [0, 2])
+    same = torch.tensor([[0, 0, 1]])  # equal answers: never compared while two differ
+    for rewards in (r, wide):
+        for pair in (bandit.double_reverse(rewards, same, torch.tensor([[0, 1]])), bandit.delta_ucb(rewards, same)):
+            assert same[0, pair[0, 0]] != same[0, pair[0, 1]]
+    assert bandit.delta_ucb(r, torch.zeros(1, 3, dtype=torch.long))[0].unique().numel() == 2

@@ -295,7 +295,7 @@ FEW = {
         exam_general=8, exam_text=6, answer_tokens=8, blocks=1, tasks="none", arms="phased,replay-all", noises="0.5",
     ),
     "sea": dict(n_train=16, n_test=4, n_validation=4, tokens=6, candidates=3, batch=4, budget=12, every=8, burn_in=1,
-        heads_batch=4, buffer=100, blocks=1, worlds=2, world_answers=30, world_budget=64),
+        heads_batch=4, buffer=100, blocks=1, worlds=2),
 }  # fmt: skip
 
 
@@ -325,8 +325,9 @@ def test_the_paper_preset_on_miniatures_of_its_models(sandbox, miniatures, monke
         "sea": dict(
             model=str(miniatures / "pythia"),
             reward=str(miniatures / "reward"),
-            world_arms="sea",
-            world_tuned="sea",
+            world_cells="tiny",
+            world_arms="passive,sea-logit",
+            world_more="none",
             arms="passive,sea-logit,xpo",
         ),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -36,6 +37,7 @@ METRICS = {
     "exact match": Metric(True, 0.02, SHARE),
     "rouge-l": Metric(True, 0.02, SHARE),
     "fp likelihood": Metric(True, 0.02, "two hundredths of a nat a token"),
+    "log queries": Metric(False, math.log(2) / 2, HALF + "twice the efficiency, halved as a logarithm: 1.41 times"),
     "expected reward": Metric(True, 0.05, "a twentieth of the answers' standard deviation"),
     "duel regret": Metric(False, 0.05, "a twentieth of the answers' standard deviation"),
     "forgotten": Metric(False, 0.02, SHARE),

@@ -9,87 +9,119 @@ from __future__ import annotations
 
 from functools import partial
 
-from lib.harness.claims.claim import POSITIVE, Claim
+from lib.harness.claims.claim import NEGATIVE, POSITIVE, Claim
+from lib.harness.presets.sea import BASE, CELLS, HEADLINE
 
 PAPER, CRITIC = "arXiv 2411.01493, sections 6.1-6.3", "arXiv 2604.02766 and our controls"
-EASY, HARD, LANGUAGE = "exact easy", "exact hard", "language"
-ALL, EXACT, TUNED = (EASY, HARD, LANGUAGE), (EASY, HARD), (f"{EASY}, tuned", f"{HARD}, tuned")
+LANGUAGE, EXACT = "language", tuple(f"exact {c}" for c in CELLS)
+HOME = f"exact {BASE}"  # the cell that has every method
+HEAD = f"exact {HEADLINE}"
 FINAL, WHOLE, REGRET, REWARD = "win rate", "win rate, whole run", "duel regret", "expected reward"
+ANY, QUERIES = "win rate, any answer", "log queries, 0.8"
 TABLE = [
     (LANGUAGE, FINAL),
     (LANGUAGE, WHOLE),
     (LANGUAGE, "win rate, held-out oracle"),
-    (EASY, FINAL),
-    (HARD, FINAL),
-    (EASY, REWARD),
-    (HARD, REWARD),
-    (HARD, REGRET),
-    *((d, WHOLE) for d in TUNED),
+    (HEAD, QUERIES),
+    (HOME, QUERIES),
+    (HOME, ANY),
+    (HOME, REWARD),
+    (HOME, REGRET),
 ]
 ONE_B = tuple(("figure 1, left", "pythia 1b", arm, "gain in win rate over SFT") for arm in ("SEA", "online", "offline"))
 FEWER = (("section 6.1", "pythia", "SEA", "better sample efficiency, at least"),)
-# More policy steps on the same queries must raise the win rate; a world in which they do not tells methods apart by
-# chance alone.
-STEPS = {EASY: "P1", HARD: "P1", TUNED[0]: "P2", TUNED[1]: "P2", LANGUAGE: "P1"}
+TO = "to a win rate of 0.8 against any answer, log of the ratio"
+
+# What the map of the cells shows: the fewer queries of the first arm beside the second, factor by factor. The first is
+# the product of the next three.
+COMPARISONS = {
+    "SEA for passive": ("sea-logit", "passive"),
+    "= more steps": ("passive-matched", "passive"),
+    "× synthetic pairs": ("random-sea", "passive-matched"),
+    "× the choice": ("sea-logit", "random-sea"),
+    "DRTS for SEA": ("drts", "sea-logit"),
+    "DeltaUCB for SEA": ("deltaucb", "sea-logit"),
+    "told the truth": ("sea-truth", "passive"),
+}
+
+# Which rows must have moved, and which must not, before a metric decides anything.
+CONTROLS = {QUERIES: ("P1", "N1"), ANY: ("P3",), REWARD: ("P3",), FINAL: ("P4",), WHOLE: ("P4",)}
 
 
-def _each(id, statement, a, b, metric, datasets=ALL, *, headlines=(), **more) -> list[Claim]:
+def _each(id, statement, a, b, metric, datasets, *, headlines=(), **more) -> list[Claim]:
     """The same claim in several worlds; in the exact ones the unit is a world."""
     more = {"source": PAPER} | more
-    free = more.get("role") == POSITIVE or metric == REGRET  # regret is measured while collecting, whoever learns
+    control = more.get("role") is not None
     return [
         Claim(id=f"{id} {d}", statement=f"{statement}, {d}", dataset=d, metric=metric, arms=(a, b),
             headline=d in headlines, unit="prompt" if d == LANGUAGE else "world",
-            controls=() if free else (f"{STEPS[d]} {d}",), **more)
+            **{"controls": () if control else tuple(f"{k} {d}" for k in CONTROLS.get(metric, ()))} | more)
         for d in datasets
     ]  # fmt: skip
 
 
-_exact, _critic = partial(_each, datasets=EXACT), partial(_each, source=CRITIC)
-_tuned = partial(_each, datasets=TUNED, source=CRITIC)
+_grid, _home = partial(_each, metric=QUERIES, datasets=EXACT), partial(_each, datasets=(HOME,))
+_language = partial(_each, datasets=(LANGUAGE,))
 CLAIMS = [
-    *_critic("P1", "More policy steps a query raise the win rate: whole run, passive-matched minus passive",
-        "passive-matched", "passive", WHOLE, role=POSITIVE),
-    *_tuned("P2", "The same at tuned rates", "passive-matched", "passive", WHOLE, role=POSITIVE),
-    *_each("O1", "Online beats offline at equal queries: final win rate of passive minus offline", "passive",
+    *_language("O1", "Online beats offline at equal queries: final win rate of passive minus offline", "passive",
         "offline", FINAL, headlines=(LANGUAGE,), published=ONE_B[1:]),
-    *_exact("O2", "SEA as printed beats passive: final win rate", "sea", "passive", FINAL),
-    *_each("O3", "SEA as released beats passive: final win rate", "sea-logit", "passive", FINAL,
+    *_language("O3", "SEA as released beats passive: final win rate", "sea-logit", "passive", FINAL,
         headlines=(LANGUAGE,), published=ONE_B[:2]),
-    *_each("O4", "SEA as released needs fewer queries than passive: win rate averaged over the run", "sea-logit",
-        "passive", WHOLE, published=FEWER),
-    *_each("O5", "SEA as released beats XPO: final win rate", "sea-logit", "xpo", FINAL),
-    *_each("O6", "SEA as released beats APL: final win rate", "sea-logit", "apl-certainty", FINAL),
-    *_each("O7", "E&E beats passive too: final win rate of sea-ets minus passive", "sea-ets", "passive", FINAL,
-        (LANGUAGE,)),
-    *_exact("V1", "Variants: synthetic pairs help, sea minus bai (3 over 2)", "sea", "bai", FINAL),
-    *_exact("V2", "Variants: active choice helps, bai minus passive (2 over 1)", "bai", "passive", FINAL),
-    *_exact("V3", "Variants: active choice as released, bai-logit minus passive (2 over 1)", "bai-logit", "passive",
-        FINAL),
-    *_exact("V4", "Variants: sea-bon minus bai-bon (6 over 5)", "sea-bon", "bai-bon", FINAL),
-    *_exact("V5", "Variants: bai-bon minus passive-bon (5 over 4)", "bai-bon", "passive-bon", FINAL),
-    *_exact("V6", "Variants: learning the policy too, sea-bon minus heads-only (6 over 7)", "sea-bon", "heads-only",
-        FINAL),
-    *_exact("L1", "With SLiC too: final win rate of SEA as released minus passive", "sea-logit-slic", "passive-slic",
-        FINAL),
-    *_exact("L2", "With IPO too: final win rate of SEA as released minus passive", "sea-logit-ipo", "passive-ipo",
-        FINAL),
-    *_exact("E1", "While collecting, E&E duels the better answers: regret of bai-logit minus ets", "ets", "bai-logit",
+    *_grid("R1", f"SEA as released needs fewer queries than passive {TO}", "sea-logit", "passive", headlines=(HEAD,),
+        published=FEWER),
+    *_grid("R2", f"At exactly equal steps a query it still does {TO}", "sea-logit", "passive-matched",
+        headlines=(HEAD,), source=CRITIC),
+    *_grid("R3", f"The choice beats a random pair of the same M answers {TO}", "sea-logit", "random-sea",
+        headlines=(HEAD,), source=CRITIC),
+    # controls: what must move the metrics, and what must not
+    *_grid("P1", f"Heads told the true rewards need fewer queries than passive {TO}", "sea-truth", "passive",
+        role=POSITIVE, source=CRITIC),
+    *_grid("P2", f"Heads whose labels are coins need more queries than SEA {TO}", "sea-logit", "sea-coins",
+        role=POSITIVE, source=CRITIC, smallest=0.1),
+    *_grid("N1", f"Passive with other random numbers needs as many {TO}", "passive-again", "passive", kind="same",
+        role=NEGATIVE, source=CRITIC),
+    *_home("P3", "Twice the queries raise the win rate: passive", "passive-twice", "passive", ANY, role=POSITIVE,
+        source=CRITIC),
+    *_language("P4", "More policy steps a query raise the win rate: whole run, passive-matched minus passive",
+        "passive-matched", "passive", WHOLE, role=POSITIVE, source=CRITIC),
+    # details of the exact worlds, in the home cell
+    *_home("R4", f"SEA as printed needs fewer queries than passive {TO}", "sea", "passive", QUERIES),
+    *_home("R5", "SEA as released needs fewer queries than passive, to 0.7", "sea-logit", "passive",
+        "log queries, 0.7", published=FEWER),
+    *_home("R6", "SEA as released needs fewer queries than passive, to 0.9", "sea-logit", "passive",
+        "log queries, 0.9", published=FEWER),
+    *_home("A1", f"DRTS as SEA's choice needs fewer queries {TO}", "drts", "sea-logit", QUERIES,
+        source="arXiv 2603.09692"),
+    *_home("A2", f"DeltaUCB as SEA's choice needs fewer queries {TO}", "deltaucb", "sea-logit", QUERIES,
+        source="arXiv 2603.09692"),
+    *_home("O4", "Online beats offline: final win rate of passive minus offline", "passive", "offline", ANY),
+    *_home("O5", f"SEA as released needs fewer queries than XPO {TO}", "sea-logit", "xpo", QUERIES),
+    *_home("O6", f"SEA as released needs fewer queries than APL {TO}", "sea-logit", "apl-certainty", QUERIES),
+    *_home("V1", "Variants: synthetic pairs help, sea-logit minus bai-logit (3 over 2)", "sea-logit", "bai-logit",
+        ANY),
+    *_home("V2", "Variants: active choice helps, bai-logit minus passive (2 over 1)", "bai-logit", "passive", ANY),
+    *_home("V3", "Variants: active choice helps without synthetic pairs, bai-logit minus random", "bai-logit",
+        "random", ANY, source=CRITIC),
+    *_home("V4", "Variants: sea-bon minus bai-bon (6 over 5)", "sea-bon", "bai-bon", ANY),
+    *_home("V5", "Variants: bai-bon minus passive-bon (5 over 4)", "bai-bon", "passive-bon", ANY),
+    *_home("V6", "Variants: learning the policy too, sea-bon minus heads-only (6 over 7)", "sea-bon", "heads-only",
+        ANY),
+    *_home("L1", f"With SLiC too SEA as released needs fewer queries {TO}", "sea-logit-slic", "passive-slic", QUERIES),
+    *_home("L2", f"With IPO too SEA as released needs fewer queries {TO}", "sea-logit-ipo", "passive-ipo", QUERIES),
+    *_home("E1", "While collecting, E&E duels the better answers: regret of bai-logit minus ets", "ets", "bai-logit",
         REGRET),
-    *_exact("E2", "While collecting, uncertainty duels the worst: regret of uncertainty-logit minus bai-logit",
+    *_home("E2", "While collecting, uncertainty duels the worst: regret of uncertainty-logit minus bai-logit",
         "bai-logit", "uncertainty-logit", REGRET),
-    *_exact("E3", "Afterwards BAI beats uncertainty: expected reward", "bai-logit", "uncertainty-logit", REWARD),
-    *_exact("E4", "Afterwards uncertainty beats E&E: expected reward", "uncertainty-logit", "ets", REWARD),
-    *_critic("K1", "At equal steps a query SEA as released still beats passive: final win rate", "sea-logit",
-        "passive-matched", FINAL, headlines=(LANGUAGE,)),
-    *_tuned("K4", "With each method's learning rate tuned SEA as released still beats passive: final win rate",
-        "sea-logit", "passive", FINAL),
-    *_tuned("K5", "With each method's learning rate tuned SEA as released still needs fewer queries: win rate "
-        "averaged over the run", "sea-logit", "passive", WHOLE, headlines=TUNED[1:], published=FEWER),
-    *_tuned("K6", "With rates tuned and equal steps a query: win rate averaged over the run, sea-logit minus "
-        "passive-matched", "sea-logit", "passive-matched", WHOLE, headlines=TUNED[1:]),
-    *_critic("K2", "The choice beats a random pair of the same M answers: bai-logit minus random", "bai-logit",
-        "random", FINAL, EXACT),
-    *_critic("K3", "SEA as released beats passive under an oracle nobody was trained on", "sea-logit", "passive",
-        "win rate, held-out oracle", (LANGUAGE,)),
+    *_home("E3", "Afterwards BAI beats uncertainty: expected reward", "bai-logit", "uncertainty-logit", REWARD),
+    *_home("E4", "Afterwards uncertainty beats E&E: expected reward", "uncertainty-logit", "ets", REWARD),
+    # details of the language world
+    *_language("O7", "SEA as released needs fewer queries than passive: win rate averaged over the run", "sea-logit",
+        "passive", WHOLE, published=FEWER),
+    *_language("O8", "SEA as released beats XPO: final win rate", "sea-logit", "xpo", FINAL),
+    *_language("O9", "SEA as released beats APL: final win rate", "sea-logit", "apl-certainty", FINAL),
+    *_language("K0", "E&E beats passive too: final win rate of sea-ets minus passive", "sea-ets", "passive", FINAL),
+    *_language("K1", "At equal steps a query SEA as released still beats passive: final win rate", "sea-logit",
+        "passive-matched", FINAL, source=CRITIC),
+    *_language("K3", "SEA as released beats passive under an oracle nobody was trained on", "sea-logit", "passive",
+        "win rate, held-out oracle", source=CRITIC, controls=("P4 language",)),
 ]  # fmt: skip

@@ -9,33 +9,49 @@ OURS = "ours"
 PAPER = "section 6 and appendix D"
 CODE = "release code"
 LOSSES = ["dpo", "slic", "ipo", "ipo-mean"]
-METHODS = [
-    "offline",
+CORE = [  # in every cell of the grid of exact worlds: what is compared, then the controls
     "passive",
     "passive-matched",
+    "random-sea",
+    "sea-logit",
+    "drts",
+    "deltaucb",
+    "passive-again",
+    "sea-truth",
+    "sea-coins",
+]
+MORE = [  # in the first cell only: the paper's variants, losses, rivals and rules
+    "passive-twice",
+    "offline",
     "random",
-    "bai",
+    "bai-logit",
     "sea",
     "passive-bon",
     "bai-bon",
     "sea-bon",
     "heads-only",
-    "bai-logit",
-    "sea-logit",
     "ets",
-    "sea-ets",
-    "uncertainty",
     "uncertainty-logit",
     "xpo",
-    "selm",
     "apl-certainty",
-    "apl-entropy",
     "passive-slic",
-    "passive-ipo",
     "sea-logit-slic",
+    "passive-ipo",
     "sea-logit-ipo",
 ]
-EXACT = [m for m in METHODS if m not in ("sea-ets", "selm")]
+METHODS = CORE + MORE + ["bai", "sea-ets", "uncertainty", "selm", "apl-entropy"]
+BASE, TINY = "noisy hard", "tiny"
+HEADLINE = "noisy hard 2 a round"  # of the headlines: a cell in which the pilots saw SEA save queries
+CELLS = [
+    BASE,
+    "noisy easy",
+    "clean hard",
+    "clean easy dim 64",
+    HEADLINE,
+    "noisy hard dim 8",
+    "noisy hard 50 answers",
+    "noisy hard 24 prompts",
+]
 MAIN = [
     "sea-logit",
     "sea-ets",
@@ -45,7 +61,6 @@ MAIN = [
     "passive",
     "offline",
 ]  # the longest first: they run side by side
-TUNED = ["passive", "passive-matched", "sea", "sea-logit"]
 RULES = "plain, direct, varied, full, cheerful, afinn, or a reward model (folder or hub id)"
 
 SEEDS = range(8)  # of preset study
@@ -145,33 +160,30 @@ SETTINGS = {
         published="Offline, "
         "Online, APL, XPO, SEA", source=PAPER + "; the others are controls", help="methods in the language world",
         allowed=METHODS, many=True),
-    "worlds": Setting(smoke=2, small=20, paper=20, published=None, source=OURS, help="exact worlds a coverage",
-        allowed=(1, 10000)),
-    "tuning_worlds": Setting(smoke=1, small=5, paper=5, published=None, source=OURS, help="other exact worlds a "
-        "coverage, in which each method's rate is chosen", allowed=(1, 10000)),
-    "world_answers": Setting(smoke=30, small=300, paper=300, published=None, source=OURS, help="answers of a prompt "
-        "in an exact world", allowed=(3, 10**5)),
-    "world_budget": Setting(smoke=64, small=512, paper=512, published=None, source=OURS, help="queries a method in "
-        "an exact world", allowed=(1, 10**7)),
-    "world_lr": Setting(smoke=1e-3, small=1e-2, paper=1e-2, published=None, source=OURS, help="Adam rate of the "
-        "exact policy, the same for every method", allowed=(1e-9, 1.0)),
-    "world_tuned": Setting(smoke="passive,sea", small="passive,passive-matched,sea-logit",
-        study=",".join(TUNED), paper=",".join(TUNED), published=None,
-        source="ours: a control", help="methods "
-        "played once more, each at its best rate", allowed=METHODS, many=True),
-    "world_lrs": Setting(smoke="1e-3,1e-2", small="1e-2,3e-2,1e-1,3e-1", paper="1e-2,3e-2,1e-1,3e-1", published=None,
-        source=OURS, help="rates these are tried at in other worlds", many=True),
-    "world_arms": Setting(smoke=",".join(["passive", "sea", "ets"]), small="passive,passive-matched,sea-logit",
-        study=",".join(EXACT), paper=",".join(EXACT),
-        published="the seven variants of Table 1", source=PAPER, help="methods in the exact worlds", allowed=METHODS,
-        many=True),
+    "worlds": Setting(smoke=2, small=12, study=16, paper=16, published=None, source=OURS, help="exact worlds a "
+        "cell and seed", allowed=(2, 10000)),
+    "world_cells": Setting(smoke=TINY, small=HEADLINE, study=",".join(CELLS), paper=",".join(CELLS), published=None,
+        source=OURS, help="cells of the grid of exact worlds (`lib.bandit.cells`)", allowed=[*CELLS, TINY], many=True),
+    "world_arms": Setting(smoke="passive,sea-logit,sea-truth", small=",".join(CORE), paper=",".join(CORE),
+        published="Online, SEA", source=PAPER + "; the others are controls and decompose the gain",
+        help="methods in every cell", allowed=METHODS, many=True),
+    "world_more": Setting(smoke="none", small="none", study=",".join(MORE), paper=",".join(MORE),
+        published="the seven variants of Table 1", source=PAPER, help="more methods, in the first cell only; none: no "
+        "more", allowed=["none", *METHODS], many=True),
+    "world_rates": Setting(smoke="sea_rates.csv", small="sea_rates.csv", paper="sea_rates.csv", published=None,
+        source="ours: python -m lib.bandit.tuning", help="table of the learning rate of every method in every cell, "
+        "chosen in other worlds; a file under data/ or anywhere"),
 }  # fmt: skip
 
 
+def exact(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(cell, method) of everything that is played in the exact worlds; nothing for a run of before there was a grid."""
+    cells, more = split(given.get("world_cells", "")), split(given.get("world_more", "none"))
+    rows = [(cell, arm) for cell in cells if cell for arm in split(given["world_arms"])]
+    return rows + [(cells[0], arm) for arm in more if arm != "none" and (cells[0], arm) not in rows]
+
+
 def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every method in the language world, and in the exact worlds of both coverages."""
-    rows = [("language", arm) for arm in split(given["arms"])]
-    for coverage in ("easy", "hard"):
-        rows += [(f"exact {coverage}", arm) for arm in split(given["world_arms"])]
-        rows += [(f"exact {coverage}, tuned", arm) for arm in split(given.get("world_tuned", "")) if arm]
-    return rows
+    """Every method in the language world, and what is played in the exact ones."""
+    played = [(f"exact {cell}", arm) for cell, arm in exact(given)]
+    return [("language", arm) for arm in split(given["arms"])] + played
