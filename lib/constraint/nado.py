@@ -213,7 +213,11 @@ class _Weights:
         self.z, self.v, self.x, self.delta, self.floor = z, v, x, delta, floor
 
     def __getitem__(self, s: slice) -> Tensor:
-        z, x, limits = self.z[s].to(self.v.dtype).add_(self.v[s]), self.x[s], torch.finfo(self.v.dtype)
+        z, x, limits = (
+            self.z[s].to(self.v.dtype) + self.v[s],
+            self.x[s],
+            torch.finfo(self.v.dtype),
+        )  # reads write nothing
         if self.delta == 1:
             return soft_weight(F.logsigmoid(z), z, x[:, 0], delta=1.0, floor=self.floor)
         r = z.sigmoid_()
@@ -284,12 +288,13 @@ def expected_success(log_p: Tensor, every: tuple[Tensor, Tensor]) -> tuple[Tenso
     return (log_p + every[0]).logsumexp(-1), (log_p + every[1]).logsumexp(-1)
 
 
-def importance(log_p: Tensor, tau: float) -> Tensor:
-    """Weights (B,) of answers drawn from p^tau, for expectations under p: softmax of (1 - tau) log p(y) over the batch.
-    tau 1: all equal."""
-    if not 0 < tau <= 1:
-        raise ValueError(f"tau lies in (0, 1], given {tau}")
-    return ((1 - tau) * log_p).softmax(0)
+def importance(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Weights (B,) of answers drawn from q, for expectations under p: p(y) / q(y), self-normalised over the batch.
+
+    q is the law by which they were really drawn: token by token at temperature 1 / tau it is the product of
+    softmax(tau z) over their tokens, which is not p(y)^tau, as the weights p^(1 - tau) of NADO's code take it to be.
+    """
+    return (log_p - log_q).softmax(0)
 
 
 # ---- what it is compared with

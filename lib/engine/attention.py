@@ -23,21 +23,36 @@ _LAYOUT: ContextVar[tuple[Tensor, Tensor, Tensor] | None] = ContextVar("layout",
 
 
 @contextmanager
-def layout(mask: Tensor, query: Tensor, key: Tensor, *, on: bool):
-    """A forward whose slots are no plain sequence: mask (B, 1, Q, K) bool, who may see whom at all; query (B, Q) and
-    key (B, K), their positions. Gives the `attention_mask` to call the model with.
+def layout(mask: Tensor, query: Tensor, key: Tensor, *, model):
+    """A forward of `model` whose slots are no plain sequence: mask (B, 1, Q, K) bool, who may see whom at all; query
+    (B, Q) and key (B, K), their positions. Gives the `attention_mask` to call the model with.
 
-    on: the model has our attention, and whatever a layer restricts further (a sliding window, a chunk) counts in
-    positions, not in slots. Otherwise the mask is all that the layers get.
+    With our attention whatever a layer restricts further (a sliding window, a chunk) counts in positions, not in slots.
+    For sdpa and eager the mask is all that the layers get; ValueError for an attention that reads no such mask.
     """
-    if not on:
-        yield mask
+    kind = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if kind != NAME:
+        yield _handed(mask, kind, model)
         return
     token = _LAYOUT.set((mask, query, key))
     try:  # a mask of two axes: without any, transformers would take restarting positions for sequences of its own
         yield torch.ones(mask.shape[0], mask.shape[-1], dtype=torch.bool, device=mask.device)
     finally:
         _LAYOUT.reset(token)
+
+
+def _handed(mask: Tensor, kind: str | None, model) -> Tensor:
+    """The mask as another attention reads it: sdpa as it is, eager as what is added to the scores."""
+    if kind in (None, "sdpa"):
+        return mask
+    if kind != "eager":
+        raise ValueError(
+            f"packed rows are read by our attention, by sdpa or by eager, {name_of(model)} has {kind}: "
+            "load it with lib.engine.models.load, or call model.set_attn_implementation('sdpa')"
+        )
+    return torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill_(
+        ~mask, torch.finfo(model.dtype).min
+    )
 
 
 def _mask(batch_size: int, q_length: int, kv_length: int, *args, mask_function=None, **kwargs) -> Tensor | None:

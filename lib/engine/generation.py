@@ -186,8 +186,7 @@ def _logits(model, steer) -> Callable[[Tensor], Tensor]:
 
 def _forward(model, ids: Tensor, position: Tensor, mask: Tensor, slots: _Slots) -> Tensor:
     """Final hidden states (B, n, D) of the next n tokens, whose slots are claimed."""
-    ours = model.config._attn_implementation == attention.NAME
-    with attention.layout(mask, position, slots.position, on=ours) as mask:
+    with attention.layout(mask, position, slots.position, model=model) as mask:
         return model.base_model(
             input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=slots, use_cache=True
         ).last_hidden_state

@@ -80,8 +80,7 @@ def forward(model, packed: Packed, embeds: Tensor | None = None) -> Tensor:
     A model with our attention makes its own masks (windows and chunks included) and asks for the packing; any other
     gets the packed mask as it is.
     """
-    ours = getattr(getattr(model, "config", None), "_attn_implementation", None) == attention.NAME
-    with attention.layout(packed.attention_mask, packed.position_ids, packed.position_ids, on=ours) as mask:
+    with attention.layout(packed.attention_mask, packed.position_ids, packed.position_ids, model=model) as mask:
         out = model.base_model(
             input_ids=packed.input_ids if embeds is None else None,
             inputs_embeds=embeds,

@@ -18,8 +18,8 @@ def digests(settings: Mapping[str, Any]) -> dict[str, str]:
     as seen from notebooks/, where a run works."""
     found = {}
     for value in settings.values():
-        for item in {value, *value.split(",")} if isinstance(value, str) else ():
-            name = item.strip()
+        items = {value, *value.split(","), value.partition("#")[0]} if isinstance(value, str) else ()  # folder#label
+        for name in (item.strip() for item in items):
             place = _place(name)
             if place is not None:
                 found[name] = digest(place)

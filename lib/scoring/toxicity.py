@@ -73,26 +73,28 @@ JUDGES = {"alt-profanity-check": classifier, "better-profanity": wordlist, "nega
 
 
 def judge(spec: str, *, dtype: torch.dtype, device: str, batch: int) -> Judge:
-    """The judge that `spec` names: one of `JUDGES`, or a sequence classifier (a local folder or a hub id, safetensors).
+    """The judge that `spec` names: one of `JUDGES`, or a sequence classifier (a local folder or a hub id, safetensors)
+    whose attribute may be named: "owner/name#toxic".
 
-    A classifier with two outputs gives softmax(logits)[1], with one output sigmoid(logit); texts are cut at its longest
-    input, and one without a token scores 0. ValueError for a name that is neither, for more outputs, or where the
-    weights lack a head; FileNotFoundError for a folder without weights.
+    With one output the score is sigmoid(logit); with several softmax(logits) of that label, or its sigmoid where the
+    labels do not exclude each other. Without a name two outputs mean that the second is the attribute, unless they
+    have names. Texts are cut at the longest input, and one without a token scores 0. ValueError for a name that is
+    neither, a label that is not there or must be named, or weights without a head; FileNotFoundError for a folder
+    without weights.
     """
     if spec in JUDGES:
         return JUDGES[spec]
+    given, (spec, _, label) = spec, spec.partition("#")
     if "/" not in spec and not Path(spec).expanduser().is_dir():
         raise ValueError(
             f"a judge is one of {', '.join(JUDGES)}, a folder with a classifier, or a hub id like 'owner/name'; "
-            f"given {spec!r}"
+            f"given {given!r}"
         )
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     folder = checked_folder(spec)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    outputs = AutoConfig.from_pretrained(folder).num_labels
-    if outputs > 2:
-        raise ValueError(f"a judge has one output or two, of which the second is toxic; {spec!r} has {outputs}")
+    column, several = _attribute(AutoConfig.from_pretrained(folder), spec, label)
     # a bare language model has no head, which would be random
     model = weights.whole(AutoModelForSequenceClassification, folder, spec=spec, dtype=dtype, use_safetensors=True)
     model = model.to(device).eval().requires_grad_(False)
@@ -118,10 +120,27 @@ def judge(spec: str, *, dtype: torch.dtype, device: str, batch: int) -> Judge:
             mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(ids[r]) for r in part], batch_first=True)
             padded = torch.nn.utils.rnn.pad_sequence([ids[r] for r in part], batch_first=True, padding_value=pad)
             logits = model(padded.to(device), attention_mask=mask.to(device)).logits.double().cpu()
-            out[part] = logits[:, 0].sigmoid() if logits.shape[1] == 1 else logits.softmax(-1)[:, 1]
+            out[part] = (logits.sigmoid() if several or logits.shape[1] == 1 else logits.softmax(-1))[:, column]
         return checked(out)
 
     return score
+
+
+def _attribute(config, spec: str, label: str) -> tuple[int, bool]:
+    """(the output that is the attribute, whether several may be true at once) of a classifier; a guess would turn the
+    study round."""
+    names = [str(config.id2label[i]) for i in range(config.num_labels)]
+    several = getattr(config, "problem_type", None) == "multi_label_classification"
+    found = [i for i, name in enumerate(names) if name.casefold() == label.casefold()]
+    if label and not found:
+        raise ValueError(f"{spec!r} has no label {label!r}, it has {', '.join(names)}")
+    if found or len(names) == 1:
+        return (found or [0])[0], several
+    if len(names) > 2 or names != ["LABEL_0", "LABEL_1"]:
+        raise ValueError(
+            f"{spec!r} has the labels {', '.join(names)}: say which is to be avoided, such as {spec}#{names[-1]}"
+        )
+    return 1, several
 
 
 def checked(scores: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """The constraint's target, its distance, and NADO, held against loops and against enumeration (test_tabular)."""
 
+import copy
 import math
 
 import pytest
 import torch
 
 from lib import constraint
+from lib.constraint import tabular
 from lib.constraint.nado import (
     Nado,
     consistency,
@@ -181,13 +183,24 @@ def test_the_success_rate_of_a_prefix_by_its_next_tokens():
     assert torch.allclose(e.exp(), want) and torch.allclose(no.exp(), 1 - want)
 
 
-def test_importance_weights():
-    log_p = torch.tensor([-1.0, -3.0], dtype=D64)
-    assert importance(log_p, 1.0).tolist() == [0.5, 0.5]
-    w = importance(log_p, 0.8)
-    assert (w[0] / w[1]).item() == pytest.approx(math.exp(0.2 * 2))
-    with pytest.raises(ValueError, match=r"tau lies in \(0, 1\], given 0"):
-        importance(log_p, 0.0)
+@pytest.mark.parametrize("tau", [0.5, 0.8, 1.0])
+def test_importance_weights_give_the_success_rate_of_the_model_itself(tau):
+    """Answers drawn token by token at temperature 1 / tau, all of them enumerated: weights p / q give E_p[C] exactly;
+    weights p^(1 - tau), right only for draws from p^tau over whole answers, do not."""
+    w = tabular.world(vocabulary=3, length=3, share=0.5, seed=0)
+    tables = tabular.log_tables(w.start)
+    log_p, log_q = (tabular.answers(x) for x in (tables, [(tau * t).log_softmax(-1) for t in tables]))
+    can = log_p > -torch.inf  # after its end an answer has one way to go on
+    log_p, log_q, fine = log_p[can], log_q[can], w.fine[can]
+    truth = (log_p.exp() * fine).sum().item()
+
+    def estimate(weights):
+        mass = log_q.exp() * weights
+        return ((mass * fine).sum() / mass.sum()).item()
+
+    assert estimate(importance(log_p, log_q)) == pytest.approx(truth, rel=1e-12)
+    biased = estimate(((1 - tau) * log_p).softmax(0))
+    assert (abs(biased - truth) > 1e-3) == (tau < 1)
 
 
 def test_the_policy_gradient_points_where_the_exact_one_does():
@@ -217,6 +230,9 @@ def test_weights_row_by_row_are_the_soft_weights(style, delta, floor):
         assert torch.allclose(torch.cat([got[slice(0, 8)], got[slice(8, 16)]]), want, atol=1e-9) and torch.allclose(
             nado.log_success(h), nado(h)[0]
         )
+        assert torch.equal(got[slice(0, 8)], got[slice(0, 8)])  # a read writes nothing, so that a second gives the same
+        narrow = copy.deepcopy(nado).float().weights(h.float(), x.float(), delta=delta, floor=floor)
+        assert torch.equal(narrow[slice(0, 8)], narrow[slice(0, 8)])
     out, head = [], torch.randn(30, 6, generator=g, dtype=D64)
     for w in (lambda s: want[s], lambda s: nado.weights(h[s], x[s], delta=delta, floor=floor)):
         hidden = h.clone().requires_grad_()

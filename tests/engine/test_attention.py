@@ -68,3 +68,24 @@ def test_a_model_gives_the_same_logits_and_generates_the_same_text(tiny_model):
     model.set_attn_implementation("sdpa")
     assert torch.allclose(model(ids, attention_mask=mask).logits[mask.bool()], ours[mask.bool()], atol=1e-12)
     assert ask().tolist() == text.tolist()
+
+
+@pytest.mark.parametrize("kind", [attention.NAME, "sdpa", "eager"])
+def test_packed_rows_are_read_alike_by_every_attention(tiny_model, kind):
+    """Two answers beside each other after their prompt give what each gives alone, whichever attention reads the
+    mask: eager adds it to the scores, and a mask of true and false would move them by one nat in place of closing."""
+    from lib.engine.logprobs import hidden_states, pack
+
+    prompt, answers = [5, 6, 7], [[8, 9, 10], [11, 12]]
+    alone = torch.cat([tiny_model(torch.tensor([[*prompt, *a]]), output_hidden_states=True).hidden_states[-1][
+        0, len(prompt) - 1 : -1] for a in answers])  # fmt: skip
+    tiny_model.set_attn_implementation(kind)
+    assert torch.allclose(hidden_states(tiny_model, pack([(prompt, answers)])), alone, atol=1e-5)
+
+
+def test_an_attention_that_reads_no_mask_of_ours_is_refused(tiny_model):
+    from lib.engine.logprobs import hidden_states, pack
+
+    tiny_model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="by sdpa or by eager, LlamaForCausalLM .* has flash_attention_2"):
+        hidden_states(tiny_model, pack([([5, 6], [[7]])]))

@@ -39,3 +39,13 @@ def test_a_large_file_by_size_time_and_ends(tmp_path, monkeypatch):
 
 def test_a_value_that_can_be_no_file_is_none():
     assert inputs.digests({"a": "x" * 5000, "b": "\0", "c": "", "d": "http://localhost:8000/v1 name", "e": "."}) == {}
+
+
+def test_a_folder_whose_label_is_named_counts_by_its_content(tmp_path):
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "config.json").write_text("{}")
+    name = str(tmp_path / "judge")
+    before = inputs.digests({"oracle": f"{name}#toxic"})
+    assert list(before) == [name]
+    (tmp_path / "judge" / "config.json").write_text("{ }")
+    assert inputs.digests({"oracle": f"{name}#toxic"}) != before

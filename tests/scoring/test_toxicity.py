@@ -126,8 +126,11 @@ def test_judges_by_name_and_what_is_none(tmp_path, byte_tokenizer):
     BertModel(bert(byte_tokenizer)).save_pretrained(tmp_path / "headless")
     for name in ("six", "headless"):
         byte_tokenizer.save_pretrained(tmp_path / name)
-    with pytest.raises(ValueError, match="one output or two, .* has 6"):
+    with pytest.raises(ValueError, match="six' has the labels LABEL_0, .*LABEL_5: say which is to be avoided, such as"):
         judge(tmp_path / "six")
+    assert judge(f"{tmp_path / 'six'}#label_3")(["tea"]).item() < 1
+    with pytest.raises(ValueError, match="six' has no label 'rude', it has LABEL_0, "):
+        judge(f"{tmp_path / 'six'}#rude")
     with pytest.raises(ValueError, match="no trained classifier: its weights lack classifier.bias"):
         judge(tmp_path / "headless")
     scored = BertForSequenceClassification(bert(byte_tokenizer, num_labels=2))
@@ -136,3 +139,26 @@ def test_judges_by_name_and_what_is_none(tmp_path, byte_tokenizer):
     byte_tokenizer.save_pretrained(tmp_path / "broken")
     with pytest.raises(ValueError, match="text 0 has nan"):
         judge(tmp_path / "broken")(["a", "b"])
+
+
+@pytest.mark.parametrize("kind", ["single_label_classification", "multi_label_classification"])
+def test_an_attribute_is_read_by_its_name_and_never_guessed(tmp_path, byte_tokenizer, kind):
+    """Label 0 may be the toxic one: with names it must be said which, or the study would be turned round."""
+    from transformers import BertForSequenceClassification
+
+    labels = {0: "toxic", 1: "neutral"}
+    config = bert(byte_tokenizer, num_labels=2, id2label=labels, label2id={v: k for k, v in labels.items()})
+    config.problem_type = kind
+    model = BertForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    byte_tokenizer.save_pretrained(tmp_path)
+
+    def score(spec):
+        return toxicity.judge(spec, dtype=torch.float32, device="cpu", batch=2)(["some words"]).item()
+
+    with pytest.raises(ValueError, match="has the labels toxic, neutral: say which is to be avoided"):
+        score(str(tmp_path))
+    with torch.inference_mode():
+        logits = model(torch.tensor([byte_tokenizer("some words")["input_ids"]])).logits[0].double()
+    want = logits.softmax(-1) if kind.startswith("single") else logits.sigmoid()
+    assert [score(f"{tmp_path}#{name}") for name in ("Toxic", "neutral")] == pytest.approx(want.tolist(), abs=1e-5)

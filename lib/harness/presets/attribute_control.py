@@ -20,7 +20,7 @@ ARMS = [
     "ours-stale",
     "ours-parallel",
 ]
-JUDGES = "alt-profanity-check, better-profanity, negative (VADER), or a classifier (folder or hub id)"
+JUDGES = "alt-profanity-check, better-profanity, negative (VADER), or a classifier (folder or hub id, #label)"
 
 SEEDS = range(8)  # of preset study
 

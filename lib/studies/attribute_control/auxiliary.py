@@ -18,6 +18,7 @@ from lib import constraint
 from lib.constraint.nado import Nado, expected_success
 from lib.engine import latents, trunk
 from lib.engine.generation import Completion, Sampling, generate, recorded
+from lib.engine.logprobs import CHUNK, sum_logprob
 from lib.harness import seeding
 from lib.harness.progress import track
 from lib.scoring.toxicity import checked
@@ -108,7 +109,8 @@ def teach(world: World, nado: Nado, samples: Samples, name: str) -> dict[str, fl
     if not 0 < share < 1:
         return log
     groups, at = hidden(world, samples.rows, samples.pieces, answers=cfg.nado_batch), 0
-    weight = constraint.importance(torch.tensor([sum(c.logprobs) for c in samples.done]), cfg.tau) * own
+    log_p = torch.tensor([sum(c.logprobs) for c in samples.done])
+    weight = constraint.importance(log_p, log_p if cfg.tau == 1 else _drawn_by(world, groups, own)) * own
     weight = torch.cat([weight, torch.ones(len(samples.fine) - own)])
     parts = []
     for h, target, branch, count in groups:
@@ -127,6 +129,20 @@ def teach(world: World, nado: Nado, samples: Samples, name: str) -> dict[str, fl
             optimizer.step()
             sums += torch.stack([bce.detach(), gap.detach()]).cpu() / len(parts)
     return log | {"cross-entropy of R": sums[0].item(), "inconsistency of R": sums[1].item()}
+
+
+@torch.no_grad()
+def _drawn_by(world: World, groups: Sequence[tuple], own: int) -> Tensor:
+    """log-probabilities (own,) of the first answers under the law they were drawn by: each token at temperature
+    1 / tau."""
+    parts = []
+    for h, target, branch, count in groups:
+        tokens = [
+            (world.head.logits(part).float() * world.cfg.tau).log_softmax(-1).gather(-1, which[:, None])[:, 0]
+            for part, which in zip(h.split(CHUNK), target.split(CHUNK))
+        ]
+        parts.append(sum_logprob(torch.cat(tokens), branch, count).cpu())
+    return torch.cat(parts)[:own]
 
 
 def nado_losses(

@@ -65,6 +65,20 @@ def test_samples_are_the_model_s_own_and_labelled(make):
     )
 
 
+def test_the_law_that_answers_were_drawn_by_is_each_token_s_at_its_temperature(make):
+    """log q typed again from a forward over each answer alone; at tau 1 it is log p as sampling recorded it."""
+    for tau in (0.5, 1.0):
+        w = make(tau=tau)
+        s = collect(w, "x", n=3, prompts=3, mixed=1)
+        got = auxiliary._drawn_by(w, hidden(w, s.rows, s.pieces, answers=2), len(s.done))
+        prompts = [p for p, answers in s.rows[:3] for _ in answers]
+        for p, c, q in zip(prompts, s.done, got.tolist()):
+            logits = w.model(torch.tensor([[*p, *c.tokens]])).logits[0, len(p) - 1 : -1].double()
+            each = (tau * logits).log_softmax(-1)[torch.arange(len(c.tokens)), torch.tensor(c.tokens)]
+            assert q == pytest.approx(each.sum().item(), abs=1e-4)
+            assert tau < 1 or q == pytest.approx(sum(c.logprobs), abs=1e-4)
+
+
 def test_states_are_those_that_generate_reads(make, tiny_model):
     """Row by row through the whole model: index alignment of hidden states, tokens and branches."""
     w = make()
