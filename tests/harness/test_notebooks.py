@@ -290,7 +290,8 @@ FEW = {
     ),
     "lab": dict(
         teacher="templated", chunk=60, calls=2, questions=4, contexts=2, pairs=3, per_leaf=6, draws=1, draw_calls=12,
-        draw_questions=3, model_calls=12, model_draws=1, model_tokens=16, n_two_order=12, n_faithful=12, filter_steps=2, steps="2,2,2",
+        draw_questions=3, model_calls=12, model_draws=1,
+        model_tokens=16, n_two_order=12, n_faithful=12, filter_steps=2, steps="2,2,2",
         batch=4, lr=1e-3, orders=2, rivals=3, contrast_steps=2, contrasts="easy to hard", exam=3, exam_knowledge=6,
         exam_general=8, exam_text=6, answer_tokens=8, blocks=1, tasks="none", arms="phased,replay-all", noises="0.5",
     ),
