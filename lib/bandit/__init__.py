@@ -1,5 +1,5 @@
 """Online alignment as a contextual dueling bandit: which answers to compare (`duels`), the loop (`online`), exact
-worlds (`enumerated`), their grid (`cells`) and the queries that a win rate takes (`reaching`)."""
+worlds (`enumerated`) and the queries that a win rate takes (`reaching`)."""
 
 from lib.bandit.duels import (
     SPREADS,

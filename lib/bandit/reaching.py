@@ -2,7 +2,7 @@
 
 What is compared is log min(T, B): T the queries to the level, B the budget. A run that has not reached the level by B
 counts as B, which is less than it needed. So a ratio of two methods is too close to 1 where the slower one is cut off
-more often, and its sign is never wrong where only one is. `censored_ratio` corrects for the cut under one more
+more often, and its sign is never wrong where only one is. `stats.uncut` corrects for the cut under one more
 assumption, and is what the bias is judged by.
 """
 
@@ -43,9 +43,3 @@ def queries(counts: Sequence[int], rates: Tensor, level: float) -> Tensor:
 def log_restricted(needed: Tensor, budget: int) -> Tensor:
     """log min(T, budget), of T queries at least 1: a level that the start has reached costs nothing."""
     return needed.clamp(1, budget).log()
-
-
-def ratio(slow: Tensor, fast: Tensor, budget: int) -> float:
-    """How many times the queries of `fast` (worlds,) `slow` needs: the geometric mean over the same worlds, each cut at
-    the budget."""
-    return (log_restricted(slow, budget) - log_restricted(fast, budget)).mean().exp().item()

@@ -163,7 +163,8 @@ SETTINGS = {
     "worlds": Setting(smoke=2, small=12, study=16, paper=16, published=None, source=OURS, help="exact worlds a "
         "cell and seed", allowed=(2, 10000)),
     "world_cells": Setting(smoke=TINY, small=HEADLINE, study=",".join(CELLS), paper=",".join(CELLS), published=None,
-        source=OURS, help="cells of the grid of exact worlds (`lib.bandit.cells`)", allowed=[*CELLS, TINY], many=True),
+        source=OURS, help="cells of the grid of exact worlds (`lib.studies.sea.cells`)", allowed=[*CELLS, TINY],
+        many=True),
     "world_arms": Setting(smoke="passive,sea-logit,sea-truth", small=",".join(CORE), paper=",".join(CORE),
         published="Online, SEA", source=PAPER + "; the others are controls and decompose the gain",
         help="methods in every cell", allowed=METHODS, many=True),
@@ -171,8 +172,8 @@ SETTINGS = {
         published="the seven variants of Table 1", source=PAPER, help="more methods, in the first cell only; none: no "
         "more", allowed=["none", *METHODS], many=True),
     "world_rates": Setting(smoke="sea_rates.csv", small="sea_rates.csv", paper="sea_rates.csv", published=None,
-        source="ours: python -m lib.bandit.tuning", help="table of the learning rate of every method in every cell, "
-        "chosen in other worlds; a file under data/ or anywhere"),
+        source="ours: python -m lib.studies.sea.tuning", help="table of the learning rate of every method in every "
+        "cell, chosen in other worlds; a file under data/ or anywhere"),
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The learning rate of every method in every cell, chosen in worlds that no verdict sees, and kept as data.
 
-    python -m lib.bandit.tuning [CELL ...]    tune these cells anew, all in half an hour: data/sea_rates.csv
+    python -m lib.studies.sea.tuning [CELL ...]    tune these cells anew, all in half an hour: data/sea_rates.csv
 
 Every method is tried at the same rates in the same worlds, side by side; its own is that at which it needs the fewest
 queries to the win rates of `reaching.LEVELS` (mean of log min(T, budget): what the claims measure), on the curve
@@ -15,11 +15,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lib.bandit import cells, reaching
+from lib.bandit import reaching
 from lib.bandit.methods import METHODS
 from lib.harness import paths
 from lib.harness.presets import sea
 from lib.harness.progress import announce
+from lib.studies.sea import cells
 
 RATES = (0.01, 0.02, 0.04, 0.08, 0.16)
 WORLDS, SEED = 20, 10_000  # far from the seeds of studies (0 to 199) and pilots (200 and up)
@@ -95,7 +96,7 @@ def rate_of(rates: dict[tuple[str, str], float], cell: str, arm: str) -> float:
     if METHODS[arm].learn == "heads":
         return RATES[0]  # its policy stays the start
     if (cell, arm) not in rates:
-        raise KeyError(f"no rate was tuned for {arm} in cell {cell!r}: python -m lib.bandit.tuning {cell!r}")
+        raise KeyError(f"no rate was tuned for {arm} in cell {cell!r}: python -m lib.studies.sea.tuning {cell!r}")
     return rates[cell, arm]
 
 

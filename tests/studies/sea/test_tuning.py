@@ -4,9 +4,9 @@ import csv
 
 import pytest
 
-from lib.bandit import cells, tuning
 from lib.harness import paths
 from lib.harness.presets import sea
+from lib.studies.sea import cells, tuning
 
 INSIDE = {0.01: (5.0, 0.5), 0.02: (4.0, 0.6), 0.04: (4.5, 0.6)}
 

@@ -1,7 +1,7 @@
 """The grid of exact worlds: how hard a world is, as a record; every method in each, at a rate of its own.
 
-A cell holds all that its worlds and agents are made of, so that rates tuned in it (`lib.bandit.tuning`) are good for
-every run. In the base the start prefers bad answers, labels are drawn and two of ten then turned round; the others
+A cell holds all that its worlds and agents are made of, so that rates tuned in it (`lib.studies.sea.tuning`) are good
+for every run. In the base the start prefers bad answers, labels are drawn and two of ten then turned round; the others
 differ from it as their names say.
 """
 

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lib.bandit import cells
 from lib.bandit.enumerated import Enumerated
 from lib.bandit.methods import METHODS, labelled_by_heads, prompts_of, rounds
 from lib.bandit.online import Agent
 from lib.harness.presets import sea
 from lib.scoring.oracles import Oracle
+from lib.studies.sea import cells
 
 SEED, WORLDS = 900, 12
 play = lambda arm, cell=sea.TINY, lr=0.08, **kw: cells.compete(  # noqa: E731
