@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from lib import stats
 from lib.harness import claims, maps, ratios
 
 SIZE = (7.0, 3.6)
@@ -78,6 +79,16 @@ def curves(by_arm: dict[str, list[dict]], name: str):
     return figure
 
 
+def _interval(pool: claims.Pool, dataset: str, arm: str, metric: str, unit: str) -> stats.Interval:
+    """An arm's mean with its 95 % interval; of a single prompt the value alone."""
+    try:
+        return pool.level(dataset, arm, metric, unit=unit).interval()
+    except claims.NotRun:
+        rows = pool.rows(dataset, arm, metric)
+        value = float(np.average(rows.value, weights=rows.weight))
+        return stats.Interval(value, value, value, len(rows))
+
+
 def arms(runs: Sequence, metric: str, dataset: str = "test prompts"):
     """One bar an arm with its 95 % interval over seeds and prompts; each seed a dot."""
     pool, unit = claims.Pool(runs), claims.units(runs[0].manifest["paper"]).get(dataset, "prompt")
@@ -85,7 +96,7 @@ def arms(runs: Sequence, metric: str, dataset: str = "test prompts"):
     names = [a for a in dict.fromkeys(chosen.arm) if a != "fp"]
     figure, axes = _axes((7.0, 0.24 * len(names) + 0.9))
     for k, arm in enumerate(names):
-        i = pool.level(dataset, arm, metric, unit=unit).interval()
+        i = _interval(pool, dataset, arm, metric, unit)
         axes.barh(k, i.value, color=COLOURS.get(arm), alpha=0.75, height=0.7)
         axes.errorbar(
             i.value, k, xerr=[[max(0, i.value - i.low)], [max(0, i.high - i.value)]], color="black", capsize=2, lw=1
@@ -125,7 +136,7 @@ def breakdown(runs: Sequence):
     names = list(dict.fromkeys(pool.items[pool.items.dataset == "first divergence"].arm))
     figure, axes = _axes((7.0, 2.4))
     for k, name in enumerate(names):
-        i = pool.level("first divergence", name, "agreement", unit="fixed").interval()
+        i = _interval(pool, "first divergence", name, "agreement", "fixed")
         axes.barh(k, i.value, color="#4c78a8", alpha=0.8, height=0.6)
         axes.errorbar(
             i.value, k, xerr=[[max(0, i.value - i.low)], [max(0, i.high - i.value)]], color="black", capsize=2, lw=1

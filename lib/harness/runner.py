@@ -267,6 +267,8 @@ def reproduce(
 ) -> int:
     """All papers and seeds (those that the preset plans, unless given), then the index; goes on after a failure and
     returns the first failing exit code. Several jobs at a time run in processes of their own, of one thread each."""
+    if jobs < 1:
+        raise ValueError(f"at least one run at a time, given jobs {jobs}")
     todo = [(p, s) for p in which for s in (presets.seeds(p, preset) if seeds is None else seeds)]
     configs = {(paper, seed): validate(paper, preset, seed, {})[1] for paper, seed in todo}
     left = [k for k in todo if force or finished(configs[k]) is None]

@@ -199,6 +199,25 @@ def test_a_claim_without_its_control_cannot_hold(role, moved, verdict):
     assert row.verdict == verdict and ("G" in row.why) == (verdict != "holds")
 
 
+@pytest.mark.parametrize(("moved", "verdict"), [(0.025, "cannot tell here"), (0.015, "holds")])
+def test_a_negative_control_that_moves_by_a_size_worth_having_silences(moved, verdict):
+    """Its interval need not lie beyond that size: an interval without 0 is movement."""
+    runs = pool(("a", 0.7), ("b", 0.5), ("c", 0.5 + moved), size=0.05)
+    gate = claim(id="G", role=NEGATIVE, arms=("c", "b"), kind="same")
+    assert decide(runs, gate, controls=("G",)).verdict == verdict
+    assert verdicts.rows([gate], claims.Pool(runs))[0].verdict != "fails"
+
+
+def test_too_little_for_an_interval_is_said_and_loses_nothing():
+    """One prompt: the claim reads not run and says why, the table of arms and the bars show what there is."""
+    runs = [Record(s, "qdpo").add("test prompts", arm, "flips", [0.1]) for s in (0,) for arm in ("qdpo",)]
+    runs[0].add("test prompts", "kd", "flips", [0.2]).add("test prompts", "rtn", "flips", [0.3])
+    row = claims.card("qdpo", runs).set_index("claim").loc["C5 flips"]
+    assert row.verdict == "not run" and "two prompts or worlds at least" in row.why
+    assert claims.beside("qdpo", runs[0], []).set_index("claim").loc["C5 flips"]["one more seed"] == "not run here"
+    assert claims.arms_table("qdpo", runs).arm.tolist() == ["qdpo", "kd", "rtn"]
+
+
 def test_a_defect_found_after_the_runs_voids_their_verdict():
     row = decide(pool(("a", 0.7), ("b", 0.5)), void="the clock stood still")
     assert (row.verdict, row.why) == ("cannot tell here", "the clock stood still") and row.interval.low > 0.1

@@ -68,6 +68,13 @@ def test_power_of_a_plan_is_told_and_an_unknown_paper_refused():
     assert told.exit_code == 0 and "detectable" in told.stdout and "C5 flips" in told.stdout
     refused = invoke("power", "speed")
     assert refused.exit_code == 2 and "power is reckoned for qdpo, lab" in refused.output
+    one = invoke("power", "qdpo", "--seeds", "1")
+    assert one.exit_code == 2 and "a study has two seeds at least, given 1" in one.output
+
+
+def test_no_run_at_a_time_is_refused():
+    none = invoke("reproduce", "--paper", "qdpo", "--preset", "smoke", "--jobs", "0")
+    assert none.exit_code == 2 and "at least one run at a time, given jobs 0" in none.output
 
 
 def test_sweep_checks_every_point_before_it_starts(monkeypatch, sandbox):

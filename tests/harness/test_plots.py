@@ -57,3 +57,14 @@ def test_every_arm_has_its_colour():
 
     arms = presets.settings("qdpo")["arms"].allowed
     assert set(arms) <= plots.COLOURS.keys() and len({plots.COLOURS[a] for a in arms}) == len(arms)
+
+
+def test_a_single_prompt_has_a_bar_and_no_interval():
+    class One(Record):
+        def items(self):
+            rows = super().items()
+            return rows[rows.prompt_id == rows.prompt_id.iloc[0]]
+
+    widths = [p.get_width() for p in plots.arms([One()], "flips").axes[0].patches]
+    assert len(widths) == 2 and all(w > 0 for w in widths)
+    plt.close("all")

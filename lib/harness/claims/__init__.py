@@ -116,7 +116,9 @@ def power(paper: str, runs: Sequence, seeds: int | None = None) -> pd.DataFrame:
     """
     pilots = [r for r in runs if r.manifest["seed"] >= results.PILOTS and r.manifest.get("status") == "done"]
     pool = Pool(pilots or results.evidence(runs, paper))
-    seeds = seeds or len(presets.seeds(paper, "study"))
+    seeds = len(presets.seeds(paper, "study")) if seeds is None else seeds
+    if seeds < 2:
+        raise ValueError(f"a study has two seeds at least, given {seeds}: one does not show how far seeds differ")
     heads = [c for c in PAPERS[paper].CLAIMS if c.role == CLAIM and c.headline]
     level = 1 - (1 - verdicts.LEVEL) / len(heads)
     rows = []

@@ -19,7 +19,7 @@ COLUMNS = ["num_a", "den_a", "num_b", "den_b"]
 
 
 class NotRun(LookupError):
-    """An arm that a claim needs was not run."""
+    """An arm that a claim needs was not run, or of it too little for an interval."""
 
 
 class Pool:
@@ -103,7 +103,10 @@ def tabled(cells: pd.DataFrame, *, unit: str) -> stats.Table:
     if unit != "prompt":
         prompts = prompts if unit == "fixed" else np.array([f"{p}, {s}" for p, s in zip(prompts, seeds)])
         seeds = np.zeros(len(seeds))
-    return (stats.rates if len(columns) == 2 else stats.differences)(*columns, prompts, seeds)
+    try:
+        return (stats.rates if len(columns) == 2 else stats.differences)(*columns, prompts, seeds)
+    except ValueError as error:  # one prompt, say: no reason to lose the run whose results are shown
+        raise NotRun(str(error)) from None
 
 
 def _sums(rows: pd.DataFrame, arm: str) -> pd.DataFrame:

@@ -118,6 +118,7 @@ def _silent(row: Row) -> str:
         return f"control {c.id} was not run"
     if c.role == POSITIVE and row.verdict != HOLDS:
         return f"control {c.id}, which must move it, does not show that it can"
-    if c.role == NEGATIVE and row.verdict == FAILS:
+    # a size worth having, and an interval without 0: that is movement, even where it does not prove more than d
+    if c.role == NEGATIVE and stats.verdict(row.interval, c.worth) in (HOLDS, FAILS):
         return f"control {c.id}, which must not move it, does"
     return ""
