@@ -8,13 +8,12 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lib.harness import claims, fits, index, notebooks, paths, presets, results, runner, take_home
+from lib.harness import claims, fits, health, index, notebooks, paths, presets, reproduction, results, runner, take_home
 
 app = typer.Typer(
     add_completion=False,
@@ -27,7 +26,6 @@ app.add_typer(books, name="notebooks")
 curriculum = typer.Typer(no_args_is_help=True, help="Check a taxonomy of qna.yaml files.")
 app.add_typer(curriculum, name="taxonomy")
 SHOWN = 20  # problems of a taxonomy
-NEED_GB = {"smoke": 1, "small": 6, "study": 6}  # the largest process of the cited runs, rounded up
 
 
 def one_sentence(command):
@@ -150,7 +148,7 @@ def reproduce(
     which = notebooks.papers() if paper in ("", "all") else paper.replace(",", " ").split()
     if preset == "study" and "speed" in which and paper in ("", "all"):
         which.remove("speed")
-    raise typer.Exit(runner.reproduce(which, preset or "small", numbers(seeds) or None, force, jobs))
+    raise typer.Exit(reproduction.reproduce(which, preset or "small", numbers(seeds) or None, force, jobs))
 
 
 @app.command()
@@ -245,33 +243,8 @@ def _with_ray(commands: list[list[str]]) -> list[int]:
 @one_sentence
 def doctor() -> None:
     """Versions, device, memory, and which presets fit this machine."""
-    bad = False
-    for text in metadata.requires("plumbline") or []:
-        if "extra ==" in text:
-            continue
-        name = text.split(";")[0].split("=")[0].split(">")[0].split("<")[0].strip()
-        try:
-            typer.echo(f"OK    {name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            bad = True
-            typer.echo(f"FAIL  {name} is missing: pip install -e .[dev]")
-    import torch
-
-    cuda = torch.cuda.is_available()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    video = torch.cuda.get_device_properties(0).total_memory / 2**30 if cuda else 0
-    typer.echo(
-        f"device {torch.cuda.get_device_name(0) if cuda else 'cpu'}, {os.cpu_count()} cores, {memory:.0f} GB "
-        f"memory, {video:.0f} GB on the GPU"
-    )
-    embedded = (paths.CACHE / "models" / "smollm2-135m-instruct" / "plumbline.json").exists()
-    typer.echo(f"embedded model: {'in data/cache' if embedded else 'not fetched yet (93 MB, once)'}")
-    for preset, need in NEED_GB.items():
-        typer.echo(f"preset {preset}: {'fits' if memory >= need else f'needs {need} GB'}")
-    for paper, (need, host) in fits.known("paper").items():
-        there = f" and {host:.0f} GB of memory" if host else ""
-        enough = video >= need and memory >= host
-        typer.echo(f"preset paper of {paper}: {'fits' if enough else f'needs {need:.0f} GB on a GPU{there}'}")
+    said, bad = health.lines()
+    typer.echo("\n".join(said))
     raise typer.Exit(bad)
 
 

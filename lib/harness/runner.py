@@ -10,12 +10,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.harness import board, claims, fits, index, notebooks, paths, presets, results, runs
+from lib.harness import fits, notebooks, paths, presets, results, runs
 from lib.harness.progress import duration
 
 TIME_LIMIT = {"smoke": 900, "small": 3 * 3600, "study": 6 * 3600, "paper": None}  # seconds a run
@@ -87,30 +86,30 @@ def run(
     paths.check_writable(paths.RUNS)
     paths.check_writable(paths.CACHE)
     if not force and (done := finished(cfg)):
-        _say(f"{paper} {preset} seed {seed}: already done in {done.dir.name} (FORCE=1 or --force runs it again)")
+        say(f"{paper} {preset} seed {seed}: already done in {done.dir.name} (FORCE=1 or --force runs it again)")
         return RunResult(done.dir, OK, "already done")
     fits.check_device(cfg)
     if preset == "paper" and (unknown := fits.check(cfg)):
-        _say(f"{paper}: {unknown}; running without that check")
+        say(f"{paper}: {unknown}; running without that check")
     folder = runs.new_run_dir(paper, preset, seed)
     runs.reserve(folder, cfg, path.stem)
     limit = timeout or TIME_LIMIT[preset]
     given = {k.upper(): v for k, v in overrides.items()} | {"PRESET": preset, "SEED": seed}
     began = time.monotonic()
-    _say(f"{paper} {preset} seed {seed}: starting; expect {duration(_expected(cfg))}")
+    say(f"{paper} {preset} seed {seed}: starting; expect {duration(expected_seconds(cfg))}")
     speed = {k: os.environ.get(k, v) for k, v in (SPEED | BUSY if _busy() else SPEED).items()}
     known = dict(PLUMBLINE_RUN_DIR=str(folder), PLUMBLINE_RUNNER=str(os.getpid()), PLUMBLINE_HEADLESS="1")
     with _environment(**known, PYTHONWARNINGS="ignore", **speed), _terminable():
-        code, reason, cell, tail = _execute(path, folder / "notebook.ipynb", given, limit, _expected(cfg))
+        code, reason, cell, tail = _execute(path, folder / "notebook.ipynb", given, limit, expected_seconds(cfg))
     if code == OK and results.RunRecord(folder).manifest.get("status") != "done":
         code, reason = FAILED, "the notebook ended without its record cell"
     if code != OK:
         runs.fail(folder, reason, cell, tail)
-        _say(f"{paper} {preset} seed {seed}: failed in cell {cell or '?'}: {reason}")
+        say(f"{paper} {preset} seed {seed}: failed in cell {cell or '?'}: {reason}")
         if tail:
-            _say(tail)
+            say(tail)
     else:
-        _say(f"{paper} {preset} seed {seed}: done in {duration(time.monotonic() - began)}, {folder.name}")
+        say(f"{paper} {preset} seed {seed}: done in {duration(time.monotonic() - began)}, {folder.name}")
     return RunResult(folder, code, reason)
 
 
@@ -121,22 +120,12 @@ def spawn(command: Sequence[str], label: str = "", environment: dict | None = No
     env = os.environ | environment if environment else None
     since, process = runs.now(), subprocess.Popen(command, cwd=paths.ROOT, env=env, **piped)
     for line in process.stdout or ():
-        _say(f"{label} | {line.rstrip()}")
+        say(f"{label} | {line.rstrip()}")
     code = process.wait()
     if code:
         by = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
         runs.bury(process.pid, since, f"the process of this run was ended {by}")
     return code if code >= 0 else 128 - code
-
-
-def _apart(paper: str, seed: int, preset: str, force: bool) -> RunResult:
-    """`run` in a process of its own with one thread: two such use two cores better than one of two threads."""
-    command = [sys.executable, "-m", "lib.harness.cli", "run", paper, "--preset", preset, "--seed", str(seed)]
-    began = runs.now()
-    code = spawn([*command, *(["--force"] if force else [])], f"{paper} seed {seed}", {"OMP_NUM_THREADS": "1"})
-    mine = [r for r in results.load_runs(paper, preset) if r.manifest.get("seed") == seed]
-    new = [r for r in mine if r.manifest.get("start", "") >= began] or mine[-1:]
-    return RunResult(new[-1].dir if new else None, code, "" if code == OK else f"exit code {code}")
 
 
 @contextmanager
@@ -209,7 +198,7 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
                 state["cell"] = cell.get("id", str(cell_index))
                 if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", []):
                     spent = time.monotonic() - began
-                    _say(f"  [{duration(spent)}, about {duration(max(0, expected - spent))} left] {state['cell']}")
+                    say(f"  [{duration(spent)}, about {duration(max(0, expected - spent))} left] {state['cell']}")
                 return start(cell, cell_index, **more)
 
             nb_man.cell_start = cell_start
@@ -262,66 +251,7 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
         sockets.cleanup()
 
 
-def reproduce(
-    which: Sequence[str], preset: str, seeds: Sequence[int] | None = None, force: bool = False, jobs: int = 1
-) -> int:
-    """All papers and seeds (those that the preset plans, unless given), then the index; goes on after a failure and
-    returns the first failing exit code. Several jobs at a time run in processes of their own, of one thread each."""
-    if jobs < 1:
-        raise ValueError(f"at least one run at a time, given jobs {jobs}")
-    todo = [(p, s) for p in which for s in (presets.seeds(p, preset) if seeds is None else seeds)]
-    configs = {(paper, seed): validate(paper, preset, seed, {})[1] for paper, seed in todo}
-    left = [k for k in todo if force or finished(configs[k]) is None]
-    if preset == "study" and left:
-        seconds = sum(_expected(configs[k]) for k in left) / min(jobs, len(left))
-        _say(f"{len(left)} of {len(todo)} runs are missing; expect {duration(seconds)} in all")
-    outcome = {}
-    if jobs > 1:
-        with ThreadPoolExecutor(jobs) as pool:
-            outcome = dict(zip(todo, pool.map(lambda k: _apart(*k, preset, force), todo)))
-    else:
-        for k, (paper, seed) in enumerate(todo, 1):
-            _say(f"[{k}/{len(todo)}] {paper}, preset {preset}, seed {seed}")
-            outcome[paper, seed] = run(paper, preset=preset, seed=seed, force=force)
-            if outcome[paper, seed].code in (INTERRUPTED, TERMINATED):
-                break
-    failed = {k: r for k, r in outcome.items() if r.code != OK}
-    left = [job for job in todo if job not in outcome]
-    for paper in which:
-        fresh = [results.RunRecord(r.dir) for (p, _), r in outcome.items() if p == paper and r.code == OK]
-        if fresh and paper not in claims.PAPERS:
-            print(index.speed_markdown(fresh))
-        elif fresh and preset == "smoke":
-            _say(f"\n{paper}: preset smoke shows that it runs and measures nothing; PRESET=small does")
-        elif fresh:
-            _say(f"\n{paper}: headline claims, the newest of {len(fresh)} run(s) here beside the cited ones")
-            print(board.beside(claims.beside(paper, fresh[-1], results.evidence(results.load_runs(paper)))))
-    if preset != "smoke":
-        _publish(which)
-    for (paper, seed), r in failed.items():
-        _say(f"FAILED {paper} seed {seed}: {r.reason} ({r.dir})")
-    if left:
-        _say(f"NOT RUN {', '.join(f'{paper} seed {seed}' for paper, seed in left)}")
-    return next((r.code for r in failed.values()), OK)
-
-
-def _publish(which: Sequence[str]) -> None:
-    for paper in which:
-        mine = [r for r in results.cited(results.load_runs(paper)) if r.manifest["preset"] in ("small", "study")]
-        newest = max(
-            (r for r in mine if (r.dir / "notebook.ipynb").exists()), key=lambda r: r.manifest["start"], default=None
-        )
-        if newest:
-            index.copy_notebook(newest)
-    written = index.write()
-    _say("\nThe board, from all cited runs (results/README.md has details and controls):\n")
-    print(board.text(claims.evaluate(results.load_runs())))
-    _say(f"\nFigures: {paths.FIGURES} ({sum(p.suffix == '.svg' for p in written)} files), tables: {paths.TABLES}")
-    if results.git_state()[1]:
-        _say("Code or data differ from the last commit: these runs are recorded but not cited in the index.")
-
-
-def _expected(cfg) -> float:
+def expected_seconds(cfg) -> float:
     """Seconds of the newest finished run of this paper and preset with the same settings overridden, else the
     budget."""
     runs = results.load_runs(cfg.paper, cfg.preset)
@@ -344,5 +274,5 @@ def _environment(**values: str):
             os.environ.pop(k) if v is None else os.environ.__setitem__(k, v)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(text, flush=True)

@@ -23,8 +23,8 @@ class Record:
         self.manifest = {"paper": paper, "preset": preset, "seed": seed, "settings": settings, "run_id": f"{seed}"}
         self.rows, self.numbers = [], []
 
-    def add(self, dataset, arm, metric, values, weight=np.nan, ids="p{}"):
-        self.rows += [(dataset, arm, metric, ids.format(i), v, weight) for i, v in enumerate(values)]
+    def add(self, dataset, arm, metric, values, weight=np.nan):
+        self.rows += [(dataset, arm, metric, f"p{i}", v, weight) for i, v in enumerate(values)]
         return self
 
     def items(self):
@@ -136,7 +136,7 @@ def test_identical_seeds_are_one_measurement():
 
 
 def test_worlds_are_units_whatever_their_seed():
-    runs = [Record(s).add("d", "a", "accuracy", 0.5 + noise(s, 8), ids=f"{s}-{{}}") for s in range(3)]
+    runs = [Record(s).add("d", "a", "accuracy", 0.5 + noise(s, 8)) for s in range(3)]  # of the same names
     row = decide(runs, arms=("a",), kind="above", bound=0.3, unit="world")
     values = np.concatenate([0.5 + noise(s, 8) for s in range(3)])
     low, high = scipy_stats.t.interval(0.95, 23, values.mean(), values.std(ddof=1) / 24**0.5)

@@ -3,7 +3,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from lib.harness import cli, runner
+from lib.harness import cli, reproduction, runner
 
 invoke = lambda *a: CliRunner().invoke(cli.app, list(a))  # noqa: E731
 
@@ -53,7 +53,7 @@ def test_overrides_are_literals(monkeypatch):
 
 def test_reproduce_passes_on_what_was_asked(monkeypatch):
     seen = []
-    monkeypatch.setattr(runner, "reproduce", lambda *a: seen.append(a) or 7)
+    monkeypatch.setattr(reproduction, "reproduce", lambda *a: seen.append(a) or 7)
     assert invoke("reproduce", "--paper", "qdpo", "--preset", "smoke", "--seeds", "0 2").exit_code == 7
     assert invoke("reproduce", "--paper", "", "--preset", "", "--seeds", "").exit_code == 7
     assert (
