@@ -26,7 +26,8 @@ import pytest  # noqa: E402
 ON_REQUEST = ("gpu", "network")
 FORMULAS = (  # numbers of formulas and of the engine: they get the mark `formula` and run under every instruction set
     "bandit/", "constraint/", "losses/", "quantization/", "test_stats", "scoring/test_metrics", "scoring/test_flipping",
-    "scoring/test_likelihood", "scoring/test_diversity", "engine/test_attention", "engine/test_generation",
+    "scoring/test_likelihood", "scoring/test_diversity", "engine/test_attention", "engine/test_draws",
+    "engine/test_generation",
     "engine/test_head", "engine/test_logprobs", "engine/test_merging", "engine/test_mixing", "engine/test_objectives",
     "engine/test_training", "engine/test_trunk",
 )  # fmt: skip
