@@ -338,8 +338,3 @@ def play(
 
 def _means(scores: dict[str, Tensor]) -> dict[str, float]:
     return {k: v.mean().item() for k, v in scores.items()}
-
-
-def queries_to(rows: Sequence[dict], name: str, level: float) -> float:
-    """Queries at the first look whose `name` is at least `level`; infinity if none is."""
-    return next((float(r["step"]) for r in rows if r[name] >= level), float("inf"))

@@ -361,3 +361,9 @@ def test_any_gpu_may_be_named(paper):
     for device in ("gpu", "cuda:", "cuda:x", "cpu:1"):
         with pytest.raises(ValueError, match=f"DEVICE takes cpu, cuda, cuda:1 .* or mps; given '{device}'"):
             presets.resolve(paper, {"PRESET": "smoke", "SEED": 0, "DEVICE": device})
+
+
+@pytest.mark.parametrize("arm", ["sea-truth", "passive-twice", "passive-again"])
+def test_controls_that_need_the_truth_are_no_methods_of_the_language_world(arm):
+    with pytest.raises(ValueError, match=f"ARMS takes any of .*, given '{arm}'"):
+        presets.resolve("sea", {"PRESET": "smoke", "SEED": 0, "ARMS": f"passive,{arm}"})
