@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from lib.engine import attention
+from lib.engine import attention, fused
 from lib.engine.head import head_of
 from lib.engine.logprobs import hidden_states, pack
 
@@ -38,6 +38,7 @@ def checked(model):
     key = hashlib.sha256(f"{type(model)} {model.config.to_json_string()} {model.dtype}".encode()).hexdigest()
     if key not in _known:
         _known[key] = _shares(model)
+    fused.use(model)
     return _use(model, _known[key])
 
 

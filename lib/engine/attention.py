@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,17 @@ NAME = "plumbline"
 SHORT = 192
 
 
-_LAYOUT: ContextVar[tuple[Tensor, Tensor, Tensor] | None] = ContextVar("layout", default=None)
+class Layout(NamedTuple):
+    """Who may see whom, (B, 1, Q, K) bool; positions of queries (B, Q) and keys (B, K); masks that layers have in
+    common, as they are added to the scores."""
+
+    mask: Tensor
+    query: Tensor
+    key: Tensor
+    added: dict[tuple, tuple[Tensor, Tensor]]
+
+
+_LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
 
 
 @contextmanager
@@ -34,7 +45,7 @@ def layout(mask: Tensor, query: Tensor, key: Tensor, *, model):
     if kind != NAME:
         yield _handed(mask, kind, model)
         return
-    token = _LAYOUT.set((mask, query, key))
+    token = _LAYOUT.set(Layout(mask, query, key, {}))
     try:  # a mask of two axes: without any, transformers would take restarting positions for sequences of its own
         yield torch.ones(mask.shape[0], mask.shape[-1], dtype=torch.bool, device=mask.device)
     finally:
@@ -64,11 +75,11 @@ def _mask(batch_size: int, q_length: int, kv_length: int, *args, mask_function=N
     here = _LAYOUT.get()
     if here is None:
         return sdpa_mask(batch_size, q_length, kv_length, *args, mask_function=mask_function, **kwargs)
-    mask, query, key = here
     if mask_function is causal_mask_function:
-        return mask
-    rows = torch.arange(len(mask), device=mask.device)[:, None, None, None]
-    return mask & mask_function(rows, torch.zeros_like(rows), query[:, None, :, None], key[:, None, None, :])
+        return here.mask
+    rows = torch.arange(len(here.mask), device=here.mask.device)[:, None, None, None]
+    query, key = here.query[:, None, :, None], here.key[:, None, None, :]
+    return here.mask & mask_function(rows, torch.zeros_like(rows), query, key)
 
 
 def shares_prompt(model) -> bool:
@@ -84,30 +95,60 @@ def name_of(model) -> str:
 
 
 class _Short(torch.autograd.Function):
-    """The fused forward, so that values are those of scoring; the gradient through plain products, with scores formed
-    anew.
+    """Attention over few keys on a CPU: values as in scoring, the gradient through plain products.
 
     With P = softmax(q k^T scale + mask) and O = P v: dS = P (dO v^T - rowsum(dO O)), dq = dS k scale, dk = dS^T q
-    scale, dv = P^T dO.
+    scale, dv = P^T dO. P is kept where the forward formed it, and formed where it was fused.
     """
 
     @staticmethod
     def forward(ctx, query, key, value, mask, scale):
-        out = F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
-        ctx.save_for_backward(query, key, value, mask, out)
+        p = _weights(query, key, mask, scale) if _plain(query) else None
+        out = F.scaled_dot_product_attention(query, key, value, mask, scale=scale) if p is None else p @ value
+        ctx.save_for_backward(query, key, value, mask, out, p)
         ctx.scale = scale
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        query, key, value, mask, out = ctx.saved_tensors
-        if mask is not None and mask.dtype == torch.bool:
-            mask = torch.zeros(mask.shape, dtype=grad.dtype).masked_fill(~mask, torch.finfo(grad.dtype).min)
-        scaled = query * ctx.scale
-        scores = scaled @ key.transpose(-1, -2)
-        p = (scores if mask is None else scores + mask).softmax(-1)
-        ds = (grad @ value.transpose(-1, -2)).sub_((grad * out).sum(-1, keepdim=True)).mul_(p)
-        return (ds @ key).mul_(ctx.scale), ds.transpose(-1, -2) @ scaled, p.transpose(-1, -2) @ grad, None, None
+        query, key, value, mask, out, p = ctx.saved_tensors
+        p = _weights(query, key, mask, ctx.scale) if p is None else p
+        ds = (grad @ value.transpose(-1, -2)).sub_((grad * out).sum(-1, keepdim=True)).mul_(p).mul_(ctx.scale)
+        return ds @ key, ds.transpose(-1, -2) @ query, p.transpose(-1, -2) @ grad, None, None
+
+
+def _plain(query: Tensor) -> bool:
+    """Whether plain products are quicker than the fused kernel: in bfloat16 without AMX half its time at 100 keys, as
+    long at 400, and what comes out of a model is no further from float32."""
+    return query.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
+
+
+def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    scores = (query * scale) @ key.contiguous().transpose(-1, -2)
+    return (scores if mask is None else scores.add_(mask)).softmax(-1)
+
+
+def _few_keys(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    if _plain(query):
+        return _weights(query, key, mask, scale) @ value
+    return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
+
+
+def _added(mask: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """A mask (B, 1, Q, K) as it is added to the scores (B, H, groups Q, K) of folded queries; inside a `layout` made
+    once for all layers that have the mask in common."""
+    here = _LAYOUT.get()
+    known = {} if here is None else here.added
+    key = (id(mask), groups, dtype)
+    if key not in known:
+        if mask.dtype == torch.bool:
+            zero = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+            added = zero.masked_fill_(~mask, torch.finfo(dtype).min)
+        else:
+            added = mask
+        folded = added.expand(-1, groups, -1, -1).reshape(len(mask), 1, groups * mask.shape[2], mask.shape[3])
+        known[key] = (mask, folded)  # the mask is kept: another could come to its id
+    return known[key][1]
 
 
 def grouped_attention(
@@ -119,19 +160,19 @@ def grouped_attention(
     """
     b, h, q, d = query.shape
     groups = h // key.shape[1]
-    if groups == 1:
+    few = query.device.type == "cpu" and key.shape[2] <= SHORT
+    if groups == 1 and not few:
         return F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=scale)
     if mask is None and causal:
         mask = torch.ones(q, key.shape[2], dtype=torch.bool, device=query.device).tril()[None, None]
     folded = query.reshape(b, h // groups, groups * q, d)
-    if mask is not None:
-        mask = mask.expand(-1, groups, -1, -1).reshape(mask.shape[0], 1, groups * q, mask.shape[-1])
+    mask = mask if mask is None else _added(mask, groups, query.dtype)
+    if not few:
+        return F.scaled_dot_product_attention(folded, key, value, mask, scale=scale).view(b, h, q, d)
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    if learns and query.device.type == "cpu" and key.shape[2] <= SHORT:
-        out = _Short.apply(folded, key, value, mask, d**-0.5 if scale is None else scale)
-    else:
-        out = F.scaled_dot_product_attention(folded, key, value, mask, scale=scale)
-    return out.view(b, h, q, d)
+    return (_Short.apply if learns else _few_keys)(folded, key, value, mask, d**-0.5 if scale is None else scale).view(
+        b, h, q, d
+    )
 
 
 def scored_attention(

@@ -17,6 +17,7 @@ from torch import Tensor
 from lib.engine import attention
 from lib.engine.draws import draw
 from lib.engine.head import head_of
+from lib.engine.prepacked import logits, prepacked
 from lib.engine.rows import check_rows
 from lib.engine.weights import fingerprint
 from lib.harness.cache import cached
@@ -111,15 +112,18 @@ def generate(
             lambda block, args, out: seen.append(out if isinstance(out, Tensor) else out[0])
         )
     )
+    width, products = min(batch, len(prompts)) * n, max_new_tokens * len(plan)
+    head, stop = _logits(model, steer, width, products), set(stop_ids)
     try:
-        for rows in track(plan, "generate"):
-            some = [prompts[i] for i in rows]
-            if attention.shares_prompt(model):
-                done = _batch(model, some, n, max_new_tokens, set(stop_ids), draw_, steer, seen)
-            else:
-                done = _batch_apart(model, some, n, max_new_tokens, set(stop_ids), draw_, steer)
-            for i, completions in zip(rows, done):
-                out[i * n : (i + 1) * n] = completions
+        with prepacked(model, width, products=products):
+            for rows in track(plan, "generate"):
+                some = [prompts[i] for i in rows]
+                if attention.shares_prompt(model):
+                    done = _batch(model, some, n, max_new_tokens, stop, draw_, head, seen)
+                else:
+                    done = _batch_apart(model, some, n, max_new_tokens, stop, draw_, head)
+                for i, completions in zip(rows, done):
+                    out[i * n : (i + 1) * n] = completions
     finally:
         if hook is not None:
             hook.remove()
@@ -177,9 +181,9 @@ class _Slots:
         return 0  # rules are asked for positions (`attention.layout`), not for slots
 
 
-def _logits(model, steer) -> Callable[[Tensor], Tensor]:
-    head = head_of(model)
-    return head.logits if steer is None else lambda hidden: head.logits(hidden).float() + steer(hidden)
+def _logits(model, steer, rows: int, products: int) -> Callable[[Tensor], Tensor]:
+    plain = logits(head_of(model), rows, products=products)
+    return plain if steer is None else lambda hidden: plain(hidden).float() + steer(hidden)
 
 
 def _forward(model, ids: Tensor, position: Tensor, mask: Tensor, slots: _Slots) -> Tensor:
@@ -190,13 +194,12 @@ def _forward(model, ids: Tensor, position: Tensor, mask: Tensor, slots: _Slots) 
         ).last_hidden_state
 
 
-def _batch_apart(model, prompts, n, max_new_tokens, stop, draw_, steer) -> list[list[Completion]]:
+def _batch_apart(model, prompts, n, max_new_tokens, stop, draw_, head) -> list[list[Completion]]:
     """`_batch` for a model whose candidates cannot share a prompt: every candidate is a row, read anew each step.
 
     Slower by the length of the answer, and right for whatever a model keeps of its past: states, convolutions, biases
     by distance.
     """
-    head = _logits(model, steer)
     rows = [list(p) for p in prompts for _ in range(n)]
     tokens, logprobs = [[] for _ in rows], [[] for _ in rows]
     alive = list(range(len(rows)))
@@ -215,8 +218,8 @@ def _batch_apart(model, prompts, n, max_new_tokens, stop, draw_, steer) -> list[
     return [done[i : i + n] for i in range(0, len(done), n)]
 
 
-def _batch(model, prompts, n, max_new_tokens, stop, draw_, steer, seen: list[Tensor]) -> list[list[Completion]]:
-    device, head = model.device, _logits(model, steer)
+def _batch(model, prompts, n, max_new_tokens, stop, draw_, head, seen: list[Tensor]) -> list[list[Completion]]:
+    device = model.device
     lengths = torch.tensor([len(p) for p in prompts])
     width = max(map(len, prompts))
     ids = torch.zeros(len(prompts), width, dtype=torch.long)

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lib.data import Pair
-from lib.engine import attention, generation, latents, objectives, training, trunk
+from lib.engine import attention, fused, generation, latents, objectives, training, trunk
 from lib.engine.head import head_of
 from lib.engine.logprobs import hidden_states, pack, token_logprobs
 from lib.losses import dpo
@@ -115,6 +115,7 @@ def model_of(config, dtype: torch.dtype):
         torch.set_default_dtype(before)
     model = model.eval().requires_grad_(False)
     attention.use(model)
+    fused.use(model)
     return model
 
 
