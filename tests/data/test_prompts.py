@@ -11,10 +11,10 @@ from lib.harness import paths
 
 def test_our_prompts():
     prompts = data.load_prompts(paths.DATA / "prompts.jsonl")
-    assert len(prompts) >= 400 and len({p.id for p in prompts}) == len({p.text for p in prompts}) == len(prompts)
+    assert len(prompts) >= 840 and len({p.id for p in prompts}) == len({p.text for p in prompts}) == len(prompts)
     counts = Counter((p.category, p.split) for p in prompts)
     assert len({p.category for p in prompts}) == 8
-    assert all(counts[c, "train"] >= 32 and counts[c, "test"] >= 10 for c, _ in counts)
+    assert all(counts[c, "train"] >= 32 and counts[c, "test"] >= 50 for c, _ in counts)
 
 
 def test_no_near_duplicates_across_splits():

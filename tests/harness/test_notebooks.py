@@ -60,7 +60,7 @@ def what_qdpo_records(run):
     assert m[(m.arm == "fp") & (m.metric == "flips")].value.item() == 0
     cut = m[(m.dataset == "pairs, cut at the first divergence") & (m.metric == "delta >= 0")].value.item()
     assert cut == 1.0
-    assert run.manifest["model"]["sha256"] and run.manifest["data"][0]["rows"] == 480
+    assert run.manifest["model"]["sha256"] and run.manifest["data"][0]["rows"] == 840
 
 
 def what_mrpo_records(run):
