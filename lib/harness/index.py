@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.harness import board, claims, paths, plots, results, tried
+from lib.harness import board, claims, forest, front, paths, plots, results, style, tried
 
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
-AGAIN = "Details, controls, arms and the log: [results/README.md](results/README.md)."
 RULES = """Intervals cover seeds and prompts (worlds in the exact worlds) and are corrected by Holm within a paper's
 headline claims, and within its details apart; the verdict is read from the interval printed. Verdicts: **holds**
 (beyond 0 on the claimed side, and of a size worth having), **fails** (beyond 0 on the other side), **no difference**
@@ -43,8 +42,7 @@ def build() -> dict[Path, str]:
     index, readme = paths.RESULTS / "README.md", paths.ROOT / "README.md"
     pages[index] = _between(index, "# Results\n\n" + f"{BEGIN}\n{END}\n", _index(runs, table))
     if readme.exists() and BEGIN in readme.read_text():
-        timed = speed_markdown([r for r in runs if r.manifest["paper"] == "speed"])
-        pages[readme] = _between(readme, "", f"{board.markdown(table)}\n\n{AGAIN}{timed}")
+        pages[readme] = _between(readme, "", front.page(table))
     return pages
 
 
@@ -89,6 +87,7 @@ def write() -> list[Path]:
         path.write_text(text)
         out.append(path)
     runs = results.evidence(results.load_runs())
+    out.append(style.save(forest.headlines(claims.evaluate(runs)), paths.ROOT / front.FIGURE))
     for paper in sorted({r.manifest["paper"] for r in runs} & set(claims.PAPERS)):
         out += plots.index_figures(paper, [r for r in runs if r.manifest["paper"] == paper], paths.FIGURES)
     if any(r.manifest["paper"] == "speed" for r in runs):
