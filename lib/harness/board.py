@@ -6,11 +6,11 @@ import textwrap
 
 import pandas as pd
 
-from lib.harness.claims.claim import CLAIM
+from lib.harness.claims.claim import CLAIM, NO_NUMBER, NOT_SEEN
 from lib.harness.claims.verdicts import NOT_RUN, VERDICTS
 
 WIDTH = 80
-SHOWN = ["claim", "statement", "published", "ours", "n", "seeds", "verdict"]
+NONE = (NO_NUMBER, NOT_SEEN)
 
 
 def number(row) -> str:
@@ -27,25 +27,39 @@ def said(table: pd.DataFrame) -> str:
 def markdown(table: pd.DataFrame) -> str:
     """Headline claims of every paper, one table."""
     heads = table[table.headline & (table.role == CLAIM)]
-    return _rows(heads.assign(claim=heads.paper + " " + heads.claim))
+    return page(heads.assign(claim=heads.paper + " " + heads.claim))
 
 
 def folded(table: pd.DataFrame) -> str:
     """One paper's other claims and its controls, each behind a line that says how they ended."""
     parts = []
     for name, rows in (
-        ("details", table[~table.headline & (table.role == CLAIM)]),
+        ("more claims", table[~table.headline & (table.role == CLAIM)]),
         ("controls", table[table.role != CLAIM]),
     ):
         if len(rows):
-            shown = _rows(rows, [*SHOWN, "why"])
-            parts.append(f"<details><summary>{len(rows)} {name}: {said(rows)}</summary>\n\n{shown}\n\n</details>\n")
+            parts.append(
+                f"<details><summary>{len(rows)} {name}: {said(rows)}</summary>\n\n{page(rows)}\n\n</details>\n"
+            )
     return "\n".join(parts)
 
 
-def _rows(table: pd.DataFrame, columns=SHOWN) -> str:
-    shown = table.assign(ours=[number(r) for r in table.itertuples()], verdict=[f"**{v}**" for v in table.verdict])
-    return shown[list(columns)].to_markdown(index=False, disable_numparse=True)
+def page(table: pd.DataFrame) -> str:
+    """Claims as a narrow table: what was published only where a number was, why a verdict is open beneath it."""
+    rows = pd.DataFrame({
+        "claim": [f"**{r.claim}** {r.statement}" for r in table.itertuples()],
+        "published": ["–" if r.published in NONE else r.published for r in table.itertuples()],
+        "ours": [number(r) for r in table.itertuples()],
+        "n": table.n.to_numpy(),
+        "verdict": [f"**{r.verdict}**{f'; {r.why}' if r.why else ''}" for r in table.itertuples()],
+    })  # fmt: skip
+    return plain_table(rows if (rows.published != "–").any() else rows.drop(columns="published"))
+
+
+def plain_table(table: pd.DataFrame) -> str:
+    """Markdown without padding, so that one long cell does not widen every line of the file."""
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(str(x).replace('|', chr(92) + '|') for x in line)} |" for line in lines)
 
 
 def text(table: pd.DataFrame) -> str:

@@ -136,7 +136,7 @@ def markdown(table: pd.DataFrame) -> str:
             "verdicts": board.said(mine),
             "read on": f"[evidence](results/README.md#{anchor(a['name'])}), [notebook](notebooks/{a['file']})",
         })  # fmt: skip
-    return plain_table(pd.DataFrame(rows))
+    return board.plain_table(pd.DataFrame(rows))
 
 
 COMMANDS = """```
@@ -159,12 +159,6 @@ def page(table: pd.DataFrame) -> str:
         "",
         MEANING,
     ])  # fmt: skip
-
-
-def plain_table(table: pd.DataFrame) -> str:
-    """Markdown without padding, so that one long cell does not widen every line of the file."""
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(str(x).replace('|', chr(92) + '|') for x in line)} |" for line in lines)
 
 
 def alt(table: pd.DataFrame) -> str:

@@ -7,15 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.harness import board, claims, forest, front, paths, plots, results, style, tried
+from lib.harness import board, claims, forest, front, pages, paths, plots, results, style, tried
 
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
-RULES = """Intervals cover seeds and prompts (worlds in the exact worlds) and are corrected by Holm within a paper's
-headline claims, and within its details apart; the verdict is read from the interval printed. Verdicts: **holds**
-(beyond 0 on the claimed side, and of a size worth having), **fails** (beyond 0 on the other side), **no difference**
-(inside plus or minus the smallest effect worth having), **not resolved**, **cannot tell here** (a control of this study
-did not respond), **not run**. Nothing is drawn at random between rows and verdicts.
-"""
 
 
 def build() -> dict[Path, str]:
@@ -29,7 +23,8 @@ def build() -> dict[Path, str]:
         else pd.DataFrame(columns=results.METRIC_COLUMNS)
     )
     metrics = metrics[metrics.exhibit != "map"]  # hundreds of cells a run: its file and the figure hold them
-    pages = {
+    timed = speed_markdown([r for r in runs if r.manifest["paper"] == "speed"])
+    out = {
         paths.TABLES / "claims.csv": table.to_csv(index=False, float_format="%.6g"),
         paths.TABLES / "tuning.csv": tried.tuning(everything).to_csv(index=False, float_format="%.6g"),
         paths.TABLES / "weights.csv": tried.weights(everything).to_csv(index=False, float_format="%.6g"),
@@ -40,10 +35,10 @@ def build() -> dict[Path, str]:
         paths.TABLES / "metrics.csv": metrics.to_csv(index=False, float_format="%.8g"),
     }
     index, readme = paths.RESULTS / "README.md", paths.ROOT / "README.md"
-    pages[index] = _between(index, "# Results\n\n" + f"{BEGIN}\n{END}\n", _index(runs, table))
+    out[index] = _between(index, f"{pages.HOW}\n{BEGIN}\n{END}\n", pages.results(runs, everything, table, timed))
     if readme.exists() and BEGIN in readme.read_text():
-        pages[readme] = _between(readme, "", front.page(table))
-    return pages
+        out[readme] = _between(readme, "", front.page(table))
+    return out
 
 
 SPEED = ["task", "peer", "metric", "ours", "peer_value", "ratio", "low", "high", "n", "device", "run_id"]
@@ -135,50 +130,12 @@ def speed_markdown(runs) -> str:
     shown = t.assign(ratio=[f"{x.ratio:.2f} [{x.low:.2f}, {x.high:.2f}]" for x in t.itertuples()])
     for c in ("ours", "peer_value"):
         shown[c] = [f"{v:.3g}" for v in t[c]]
-    table = shown[["task", "peer", "metric", "ours", "peer_value", "ratio", "n"]].to_markdown(
-        index=False, disable_numparse=True
-    )
+    table = board.plain_table(shown[["task", "peer", "metric", "ours", "peer_value", "ratio", "n"]])
     machine = f"{m['device']}, {m['machine']['cores']} cores of {m['machine']['processor']}, commit {m['commit'][:7]}"
     return (
-        f"\n\n**Speed**, ours beside other libraries, alternating in one run ({machine}); a ratio above 1 is in our "
+        f"\n\nOurs beside other libraries, alternating in one run ({machine}); a ratio above 1 is in our "
         f"favour.\n\n{table}\n"
     )
-
-
-def _index(runs, table: pd.DataFrame) -> str:
-    parts = ["## Headline claims\n", board.markdown(table), "", RULES]
-    for paper in sorted({r.manifest["paper"] for r in runs} & set(claims.PAPERS)):
-        mine = [r for r in runs if r.manifest["paper"] == paper]
-        seeds, preset = sorted({r.manifest["seed"] for r in mine}), mine[0].manifest["preset"]
-        parts += [f"## {paper}\n", board.folded(table[table.paper == paper])]
-        parts += [
-            f"### {paper}: arms\n",
-            f"Mean [95 % interval over seeds and prompts], seeds {seeds}, preset {preset}.\n",
-        ]
-        parts += [claims.arms_table(paper, mine).to_markdown(index=False, disable_numparse=True), ""]
-        parts += [f"![{name}](figures/{paper}_{name}.svg)\n" for name in plots.INDEX[paper]]
-        parts += tried.markdown(paper, results.load_runs(paper))
-        notebook = mine[-1].manifest["notebook"]
-        parts += [f"Executed notebook: [{notebook}](notebooks/{notebook}.ipynb)\n"]
-    timed = [r for r in runs if r.manifest["paper"] == "speed"]
-    if timed:
-        parts += [
-            "## Speed" + speed_markdown(timed),
-            "![speed](figures/speed.svg)\n",
-            "Executed notebook: [95_speed](notebooks/95_speed.ipynb)\n",
-        ]
-    parts += ["## Runs cited\n"]
-    rows = [
-        {
-            "run": f"[{r.dir.name}](runs/{r.dir.name}/manifest.json)", "commit": r.manifest["commit"][:7],
-            "seconds": f"{r.manifest['seconds']:.0f}",
-            "peak memory GB": r.manifest["peak memory GB"], "device": f"{r.manifest['device']}, "
-                f"{r.manifest['machine']['cores']} cores", "dtype": r.manifest["dtype"],
-        }
-        for r in runs
-    ]  # fmt: skip
-    parts.append(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) if rows else "none yet")
-    return "\n".join(parts)
 
 
 def _between(path: Path, default: str, text: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -295,19 +296,62 @@ def covered(runs: Sequence):
     return figure
 
 
-INDEX = {  # paper -> its figures in results/
-    "qdpo": {"flips": lambda r: arms(r, "flips"), "kl": lambda r: arms(r, "kl"),
-        "prefix": lambda r: arms(r, "agreement prefix"),
-             "margins": margin_deciles, "breakdown": breakdown, "formats": formats},
-    "attribute_control": {"toxicity": lambda r: arms(r, "expected maximum, oracle", "written forum"), "pareto": pareto,
-        "lambda": by_lambda},
-    "lab": {"coverage": covered, "phases": by_phase, "exam": lambda r: arms(r, "accuracy", "exam"),
-        "forgetting": lambda r: arms(r, "forgotten", "forgetting")},
-    "sea": {"queries": lambda r: by_queries(r, "language"),
-        "exact": lambda r: by_queries(r, claims.PAPERS["sea"].HOME), "map": ratios.figure},
-    "mrpo": {"exact": maps.exact, "sections": maps.sections, "plain": _accuracy("plain"),
-        "direct": _accuracy("direct"), "varied": _accuracy("varied"), "abundant": _accuracy("plain+varied")},
+class Figure(NamedTuple):
+    """One figure of results/: what draws it from a paper's runs, and words for who cannot see it."""
+
+    draw: Callable
+    alt: str
+
+    def __call__(self, runs: Sequence):
+        return self.draw(runs)
+
+
+OTHERS = "with 95 % intervals"
+INDEX = {  # paper -> its figures in results/; the first is the one that shows its finding
+    "qdpo": {
+        "flips": Figure(lambda r: arms(r, "flips"), f"Flipped tokens of every arm {OTHERS}"),
+        "kl": Figure(lambda r: arms(r, "kl"), f"KL from full precision of every arm {OTHERS}"),
+        "prefix": Figure(
+            lambda r: arms(r, "agreement prefix"), f"Tokens before the first difference of every arm {OTHERS}"
+        ),
+        "margins": Figure(margin_deciles, "Flipped tokens by decile of full precision's margin, a line a seed"),
+        "breakdown": Figure(breakdown, f"Agreement after one flip, four ways, {OTHERS}"),
+        "formats": Figure(formats, "Flipped tokens of round-to-nearest by bits, a line a group size"),
+    },
+    "lab": {
+        "forgetting": Figure(
+            lambda r: arms(r, "forgotten", "forgetting"), f"Forgotten share of every curriculum {OTHERS}"
+        ),
+        "exam": Figure(lambda r: arms(r, "accuracy", "exam"), f"Exam accuracy of every student {OTHERS}"),
+        "phases": Figure(by_phase, "Share right on each part of the curriculum after each phase, a line a curriculum"),
+        "coverage": Figure(covered, "Effective leaves of each sampler by teacher, a dot a repetition"),
+    },
+    "attribute_control": {
+        "toxicity": Figure(
+            lambda r: arms(r, "expected maximum, oracle", "written forum"),
+            f"Expected maximum toxicity of every arm {OTHERS}",
+        ),
+        "pareto": Figure(pareto, "Expected maximum toxicity against the surprise at clean text, a line a method"),
+        "lambda": Figure(by_lambda, "Share of toxic answers by lambda beside the fixed point of theory, a line a seed"),
+    },
+    "mrpo": {
+        "exact": Figure(maps.exact, "Heatmaps of one arm minus another by preference pairs and reference quality"),
+        "sections": Figure(maps.sections, "Expected reward minus DPO's by window, references and rule of weights"),
+        "plain": Figure(_accuracy("plain"), f"Held-out accuracy of every arm on the plain set {OTHERS}"),
+        "direct": Figure(_accuracy("direct"), f"Held-out accuracy of every arm on the direct set {OTHERS}"),
+        "varied": Figure(_accuracy("varied"), f"Held-out accuracy of every arm on the varied set {OTHERS}"),
+        "abundant": Figure(_accuracy("plain+varied"), f"Held-out accuracy with abundant pairs {OTHERS}"),
+    },
+    "sea": {
+        "map": Figure(ratios.figure, "Times fewer queries of one method than another in every exact world, with "
+            "intervals"),
+        "exact": Figure(lambda r: by_queries(r, claims.PAPERS["sea"].HOME),
+            "Win rate by oracle queries in the exact world, a line a method"),
+        "queries": Figure(lambda r: by_queries(r, "language"),
+            "Win rate by oracle queries with a language model, a line a method"),
+    },
 }  # fmt: skip
+SPEED_ALT = "Times better than each peer in units a second and in peak memory, with the range over repeats"
 
 
 def speed(table):

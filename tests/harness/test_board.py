@@ -35,9 +35,22 @@ def test_a_terminal_of_80_columns_shows_headlines_and_counts_the_rest():
 
 def test_a_page_shows_headlines_and_folds_the_rest():
     page, folded = board.markdown(TABLE), board.folded(TABLE[TABLE.paper == "p"])
-    assert page.count("\n") == 4 and "| p C1 " in page and "**holds**" in page and "nan" not in page + folded
-    assert "<summary>2 details: 1 fails, 1 not run</summary>" in folded
+    assert page.count("\n") == 4 and "| **p C1** C1 says" in page and "nan" not in page + folded
+    assert "| **holds** |" in page and "| **not resolved**; this study sees an effect" in page
+    assert "<summary>2 more claims: 1 fails, 1 not run</summary>" in folded
     assert "<summary>1 controls: 1 holds</summary>" in folded and "C1 says" not in folded
+
+
+def test_what_was_published_takes_a_column_only_where_a_number_was():
+    assert "published" not in board.page(TABLE) and board.page(TABLE).count(" --- ") == 4
+    one = TABLE.assign(published=["2 times (table 1)", *TABLE.published[1:]])
+    lines = board.page(one).splitlines()
+    assert "| published |" in lines[0] and "| 2 times (table 1) |" in lines[2] and "| – |" in lines[3]
+    assert "not seen" not in board.page(one)
+
+
+def test_cells_with_a_stroke_stay_cells():
+    assert board.plain_table(pd.DataFrame({"a": ["x | y"]})) == "| a |\n| --- |\n| x \\| y |"
 
 
 def test_a_run_beside_the_cited_ones_in_80_columns():

@@ -61,7 +61,3 @@ def test_the_page_names_every_paper_and_links_it():
     ("Attribute-controlled fine-tuning", "attribute-controlled-fine-tuning")])  # fmt: skip
 def test_anchors_are_those_of_github(heading, found):
     assert front.anchor(heading) == found
-
-
-def test_cells_with_a_stroke_stay_cells():
-    assert front.plain_table(pd.DataFrame({"a": ["x | y"]})) == "| a |\n| --- |\n| x \\| y |"
