@@ -16,12 +16,12 @@ away, every other claim, the controls, the arms, what was tried before, and the 
 per-prompt scores in `runs/`, by rules that were fixed before the runs; the log alone is written by hand.
 """
 RULES = """A number is given as *value [low, high]*: the interval covers seeds and prompts (worlds in the exact worlds)
-and is corrected by Holm within a paper's headline claims, and within its other claims apart. Of a difference, positive is
-the claimed side. The verdict is read from the interval printed; nothing is drawn at random in between.
+and is corrected by Holm within a paper's headline claims, and within its other claims apart. Of a difference, positive
+is the claimed side. The verdict is read from the interval printed; nothing is drawn at random in between.
 """
 HERE = """Beside this page: `runs/<run>/` (settings, commit, versions, seconds, metrics, per-prompt scores),
-`notebooks/` (executed, with outputs), `tables/` (the same as CSV), `paper/` (what the papers printed). A run is cited if it is
-complete, of committed code and without a setting overridden.
+`notebooks/` (executed, with outputs), `tables/` (the same as CSV), `paper/` (what the papers printed). A run is cited
+if it is complete, of committed code and without a setting overridden.
 """
 
 
