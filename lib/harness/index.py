@@ -101,6 +101,11 @@ def check() -> list[str]:
         for p, t in build().items()
         if not p.exists() or p.read_text() != t
     ]
+    there = {r.manifest["paper"] for r in results.evidence(results.load_runs())}
+    wanted = [front.FIGURE] + [
+        f"results/figures/{p}_{f}.svg" for p in plots.INDEX if p in there for f in plots.INDEX[p]
+    ]
+    problems += [f"{f} is missing: run `make results`" for f in wanted if not (paths.ROOT / f).exists()]
     for r in results.cited(results.load_runs()):
         m = r.metrics()
         twice = m.duplicated(["exhibit", "dataset", "arm", "metric"])

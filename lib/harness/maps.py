@@ -1,7 +1,7 @@
 """Figures of MRPO's exact world: where one arm beats another, as heatmaps, and what moves that, as sections.
 
-Red: the first of two arms is better; blue: the second; the black line is where they are equal. Numbers are means over
-worlds and seeds.
+Red: the first of two arms is better; blue: the second; the black line is where they are equal. A cell has its own
+ground, so that it reads alike on a light and a dark page. Numbers are means over worlds and seeds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FormatStrFormatter
 
+from lib.harness import forest, style
+from lib.harness.claims.claim import metric_of
+
 REWARD, EQUAL = "expected reward", "expected reward, equal KL"
 PANELS = {
     "mrpo minus dpo": "MRPO minus DPO\n(does a second reference help?)",
@@ -21,7 +24,8 @@ PANELS = {
     "mrpo minus mrpo-unclipped": "clipped minus unclipped\n(what clipping saves and costs)",
 }
 ROWS = {REWARD: "same $\\beta$", EQUAL: "same KL to the start"}
-GOOD, NONE, WRONG = "#c0392b", "#7f8c8d", "#2c6fad"
+GOOD, NONE, WRONG = style.GREEN, style.GREY, style.PURPLE  # a second reference, by its quality
+WORTH = metric_of(REWARD).smallest
 
 
 def cells(runs: Sequence) -> pd.DataFrame:
@@ -32,6 +36,7 @@ def cells(runs: Sequence) -> pd.DataFrame:
     return by.agg(value=("value", "mean"), error=("half", lambda h: (h**2).sum() ** 0.5 / len(h))).reset_index()
 
 
+@style.drawn
 def _not_run():
     """What stands for a figure where no run has drawn the map."""
     figure = plt.figure(figsize=(6.0, 0.6))
@@ -39,6 +44,7 @@ def _not_run():
     return figure
 
 
+@style.drawn
 def exact(runs: Sequence):
     """Pairs against the quality of the second reference: a panel a comparison, above at equal beta, below at equal
     KL."""
@@ -60,7 +66,15 @@ def exact(runs: Sequence):
     bar = figure.colorbar(image, ax=panels, shrink=0.75, aspect=32, pad=0.015, extend="both")
     bar.set_label("difference in expected true reward (deviations of the answers)", fontsize=8.5)
     bar.ax.tick_params(labelsize=8)
+    said = [f"{title.split(chr(10))[0]}: {_ahead(_grid(m[(m.arm == arm) & (m.metric == EQUAL)]))}" for arm, title in
+        PANELS.items()]  # fmt: skip
+    figure.suptitle(f"Cells where the first is better by {WORTH:g} or more at equal KL. {'; '.join(said)}", x=0.01,
+        ha="left", fontsize=9.5)  # fmt: skip
     return figure
+
+
+def _ahead(grid: pd.DataFrame) -> str:
+    return f"{int((grid.to_numpy() >= WORTH).sum())} of {grid.size}"
 
 
 def _grid(rows: pd.DataFrame) -> pd.DataFrame:
@@ -89,6 +103,7 @@ def _heat(axes, grid: pd.DataFrame, largest: float = 0.3):
     return image
 
 
+@style.drawn
 def sections(runs: Sequence):
     """Through the scarce row of the map: CTRO's window, the number of references, the weights' rules; all minus DPO at
     equal KL."""
@@ -101,10 +116,19 @@ def sections(runs: Sequence):
     _count(panels[1], m)
     _rules(panels[2], m)
     for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
     panels[0].set_ylabel("expected reward minus DPO's, same KL", fontsize=8.5)
+    rules = m[m.dataset == "good and wrong"].sort_values("value")
+    if len(rules):
+        best, worst = (rules.iloc[k] for k in (-1, 0))
+        figure.suptitle("With a good and a wrong reference, expected reward beside DPO: "
+            f"{_name(best.arm)} {best.value:+.2f}, {_name(worst.arm)} {worst.value:+.2f}", x=0.01, ha="left",
+            fontsize=9.5)  # fmt: skip
     return figure
+
+
+def _name(arm: str) -> str:
+    return {"mrpo": "mrpo (arwc)"}.get(arm.removesuffix(" minus dpo"), arm.removesuffix(" minus dpo"))
 
 
 def _window(axes, m: pd.DataFrame) -> None:
@@ -115,18 +139,18 @@ def _window(axes, m: pd.DataFrame) -> None:
     for (q, rows), color, name in zip(found.groupby("q"), (WRONG, NONE, GOOD), ("wrong", "useless", "good")):
         _line(axes, range(len(rows)), rows, color, f"{name} ({q:g})")
     axes.set_xticks(range(len(names)), names)
-    axes.axhline(0, color="black", lw=0.8)
+    axes.axhline(0, color=style.INK, lw=0.8)
     axes.set_title("CTRO's window: from DPO to no clipping", fontsize=9.5)
     axes.set_xlabel("largest $\\epsilon$", fontsize=8.5)
-    axes.legend(title="second reference", frameon=False, fontsize=8, title_fontsize=8, loc="lower left")
+    axes.legend(title="second reference", fontsize=8, title_fontsize=8, loc="lower left")
 
 
 def _count(axes, m: pd.DataFrame) -> None:
     found = m[m.dataset.str.match(r"references \d+$")]
     for arm, color, name in (
-        ("geometric minus dpo", "#2ca02c", "geometric, unclipped"),
-        ("mrpo minus dpo", GOOD, "MRPO"),
-        ("multi-dpo minus dpo", "#9467bd", "Multi-DPO"),
+        ("geometric minus dpo", style.colour("geometric"), "geometric, unclipped"),
+        ("mrpo minus dpo", style.colour("mrpo"), "MRPO"),
+        ("multi-dpo minus dpo", style.colour("multi-dpo"), "Multi-DPO"),
     ):
         rows = found[found.arm == arm]
         _line(axes, rows.dataset.str.split().str[1].astype(int), rows, color, name)
@@ -134,18 +158,16 @@ def _count(axes, m: pd.DataFrame) -> None:
     axes.set_ylim(bottom=0)
     axes.set_title("more references, each good", fontsize=9.5)
     axes.set_xlabel("references, the start among them", fontsize=8.5)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="lower right")
 
 
 def _rules(axes, m: pd.DataFrame) -> None:
     rows = m[m.dataset == "good and wrong"].sort_values("value")
-    colors = [
-        GOOD if arm.startswith("mrpo minus") else "#c9b0ae" if arm.startswith("mrpo") else NONE for arm in rows.arm
-    ]
-    names = rows.arm.str.removesuffix(" minus dpo").replace({"mrpo": "mrpo (arwc)"})
-    axes.barh(range(len(rows)), rows.value, xerr=rows.error, color=colors, height=0.7, error_kw={"lw": 1})
-    axes.set_yticks(range(len(rows)), names)
-    axes.axvline(0, color="black", lw=0.8)
+    for k, r in enumerate(rows.itertuples()):
+        look = style.colour(r.arm.removesuffix(" minus dpo")), "o", True
+        forest.point(axes, k, r.value, r.value - r.error, r.value + r.error, look)
+    axes.set_yticks(range(len(rows)), [_name(arm) for arm in rows.arm])
+    axes.axvline(0, color=style.INK, lw=0.8)
     axes.xaxis.set_major_formatter(FormatStrFormatter("%+.2f"))
     axes.set_title("one good and one wrong beside the start", fontsize=9.5)
     axes.set_xlabel("expected reward minus DPO's, same KL", fontsize=8.5)

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib import patheffects
 
 from lib import stats
-from lib.harness import claims
+from lib.harness import claims, style
 from lib.harness.claims.claim import Claim, metric_of
 from lib.harness.claims.sea import COMPARISONS, EXACT
 
@@ -44,14 +43,14 @@ def table(runs: Sequence, level: float = 0.8, pairs: Mapping[str, tuple[str, str
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-BETTER, WORSE, OPEN = "#2166ac", "#b2182b", "#8c8c8c"
-HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # so that lines do not cross the numbers
+BETTER, WORSE, OPEN = (style.VERDICTS[v][0] for v in ("holds", "fails", "not resolved"))
 AXIS = (0.5, 0.7, 1, 1.4, 2, 3, 5)
 
 
+@style.drawn
 def figure(runs: Sequence, level: float = 0.8):
-    """The map: a row a cell, a column a comparison; a dot and its interval, blue where fewer queries are needed, red
-    where more, grey where the interval contains 1. The band is what is not worth having."""
+    """The map: a row a cell, a column a comparison; a dot and its interval, green where fewer queries are needed,
+    vermillion where more, grey where the interval contains 1. The band is what is not worth having."""
     found = table(runs, level)
     cells, names = list(dict.fromkeys(found.cell)), [n for n in COMPARISONS if n in set(found.comparison)]
     worth = np.exp(metric_of("log queries").smallest)
@@ -61,23 +60,27 @@ def figure(runs: Sequence, level: float = 0.8):
     )  # fmt: skip
     low, high = (float(f(v)) for f, v in ((np.min, [AXIS[0], *found.low]), (np.max, [AXIS[-2], *found.high])))
     for axes, name in zip(panels[0], names):
-        axes.axvspan(1 / worth, worth, color="#f2f2f2", zorder=0)
-        axes.axvline(1, color="#777777", lw=0.8, zorder=1)
+        axes.axvspan(1 / worth, worth, color=style.BAND, lw=0, zorder=0)
+        axes.axvline(1, color=style.INK, lw=0.8, zorder=1)
         for r in found[found.comparison == name].itertuples():
             y, color = cells.index(r.cell), BETTER if r.low > 1 else WORSE if r.high < 1 else OPEN
             axes.plot([r.low, r.high], [y, y], color=color, lw=2.2, solid_capstyle="round", zorder=2)
             axes.plot(r.ratio, y, "o", color=color, markersize=5, zorder=3)
-            axes.annotate(f"{r.ratio:.2f}", (r.ratio, y), xytext=(0, 5), textcoords="offset points", ha="center",
-                fontsize=7, color=color, path_effects=HALO, zorder=4)  # fmt: skip
+            axes.annotate(f"{r.ratio:.2f}", (r.ratio, y), xytext=(0, 4), textcoords="offset points", ha="center",
+                fontsize=7, color=color, zorder=4)  # fmt: skip
         axes.set(xscale="log", xlim=(low * 0.93, high * 1.07), ylim=(len(cells) - 0.45, -0.65))
         ticks = [x for x in AXIS if low <= x <= high]
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks], fontsize=7)
         axes.minorticks_off()
         axes.set_title(name, fontsize=8.5, loc="left", weight="bold" if name == next(iter(COMPARISONS)) else None)
-        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines[["left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
     panels[0][0].set_yticks(range(len(cells)), cells, fontsize=8)
     if len(found):
         over = f"95 % interval over {found.worlds.min()} worlds or more"
         drawn.supxlabel(f"times fewer queries to a win rate of {level:g}; {over}", fontsize=8)
+        of = found[found.comparison == names[0]]
+        drawn.suptitle(f"{names[0]}: fewer queries in {int((of.low > 1).sum())} of {len(of)} worlds, more in "
+            f"{int((of.high < 1).sum())}; {of.ratio.min():.2f} to {of.ratio.max():.2f} times", x=0.01, ha="left",
+            fontsize=9.5)  # fmt: skip
     return drawn

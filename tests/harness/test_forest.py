@@ -1,4 +1,4 @@
-"""The picture of all headline claims."""
+"""The picture of all headline claims, and arms beside one of them."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,4 +48,53 @@ def test_the_picture_shows_each_estimate_in_the_colour_of_its_verdict():
 
 def test_without_a_run_the_picture_is_empty_and_drawn():
     assert "0 headline claims: none" in forest.headlines(pd.DataFrame(table())).get_suptitle()
+    plt.close("all")
+
+
+class Record:
+    """Three arms on the same prompts: b flips 0.2 of the tokens fewer than rtn, qdpo as many."""
+
+    manifest = {"paper": "qdpo", "preset": "small", "seed": 0, "settings": {}}
+    TIMES = {"fp": 0.0, "rtn": 0.5, "kd": 0.3, "qdpo": 0.5}
+
+    def __init__(self, prompts=9):
+        rng = np.random.default_rng(0)
+        noise = rng.normal(size=(len(self.TIMES), prompts)) * 0.01
+        noise -= noise.mean(axis=1, keepdims=True)  # so that the means are those above
+        rows = [("test prompts", arm, "flips", f"p{i}", level + noise[k, i], 10.0)
+            for k, (arm, level) in enumerate(self.TIMES.items()) for i in range(prompts)]  # fmt: skip
+        self.rows = pd.DataFrame(rows, columns=["dataset", "arm", "metric", "prompt_id", "value", "weight"])
+
+    def items(self):
+        return self.rows
+
+    def metrics(self):
+        return pd.DataFrame({"arm": ["kd"], "metric": ["bits per weight"], "value": [5.25]})
+
+
+def test_arms_are_compared_by_difference_and_turned_so_that_more_is_better():
+    base, found = forest.differences([Record()], "flips", "test prompts")
+    found = found.set_index("arm")
+    assert base == "rtn" and found.value["kd"] == pytest.approx(0.2, abs=0.02) and found.low["kd"] > 0.1
+    assert found.low["qdpo"] < 0 < found.high["qdpo"] and found.level["fp"] == pytest.approx(0, abs=0.01)
+    pool = claims.Pool([Record()])
+    assert found.level["kd"] == pytest.approx(pool.level("test prompts", "kd", "flips").value)
+    assert forest.differences([Record()], "flips", "test prompts", base="kd")[0] == "kd"
+
+
+def test_the_forest_shows_them_best_first_and_says_what_it_shows():
+    figure = forest.arms([Record()], "flips")
+    axes = figure.axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()][0] == "kd, 5.2 bit" and len(axes.get_yticklabels()) == 3
+    assert figure.get_suptitle().startswith("Of 2 arms 1 better than rtn, 0 worse, 1 open; qdpo ")
+    assert {t.get_color() for t in axes.get_yticklabels() if t.get_text() == "qdpo"} == {style.METHOD}
+    assert "flipped tokens (share), less is better" in axes.get_xlabel() and "1 seed and 9 prompts" in axes.get_xlabel()
+    assert sum(t.get_text().startswith("0.") for t in axes.texts) == 3, "the levels"
+    plt.close("all")
+
+
+def test_of_a_single_prompt_the_value_is_shown_without_an_interval():
+    _, found = forest.differences([Record(prompts=1)], "flips", "test prompts")
+    assert (found.low == found.value).all() and found.set_index("arm").value["kd"] == pytest.approx(0.2, abs=0.05)
+    assert forest.arms([Record(prompts=1)], "flips")
     plt.close("all")

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from lib.harness import maps
+from lib.harness import maps, style
 
 CELLS = [(n, q) for n in (16, 64) for q in (-0.9, 0.9)]
 
@@ -44,6 +44,7 @@ def test_every_panel_shows_its_cells():
     assert panels[0].images[0].get_array().flatten().tolist() == pytest.approx([-0.074, 0.106, -0.026, 0.154])
     assert [t.get_text() for t in panels[0].texts] == ["-.07", "+.11", "-.03", "+.15"]
     assert [t.get_text() for t in panels[0].get_yticklabels()] == ["16", "64"]
+    assert "MRPO minus DPO: 2 of 4" in figure.get_suptitle()
     plt.close("all")
 
 
@@ -52,7 +53,9 @@ def test_sections_show_windows_counts_and_rules():
     window, count, rules = figure.axes
     assert len(window.lines) == 4 and [t.get_text() for t in window.get_xticklabels()] == ["0", "0.1", "none"]
     assert count.lines[0].get_xydata().tolist() == [[2, 0.02], [3, 0.03]]
-    assert [p.get_width() for p in rules.patches] == [-0.1, 0.2]
+    marks = {m.get_xdata()[0]: m.get_color() for m in rules.lines if m.get_marker() == "o"}
+    assert marks == {-0.1: style.METHOD, 0.2: style.VARIANT}
+    assert figure.get_suptitle().endswith("mrpo-vaw +0.20, mrpo (arwc) -0.10")
     plt.close("all")
 
 

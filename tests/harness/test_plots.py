@@ -1,9 +1,8 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import pytest
 
-from lib.harness import claims, plots
+from lib.harness import claims, paths, plots
 
 
 class Record:
@@ -35,14 +34,6 @@ def test_index_figures_are_byte_equal(tmp_path):
     assert len(a) == len(plots.INDEX["qdpo"]) and [x.read_bytes() for x in a] == [x.read_bytes() for x in b]
 
 
-def test_bars_show_the_pooled_rate():
-    figure = plots.arms([Record()], "flips")
-    widths = [p.get_width() for p in figure.axes[0].patches]
-    pool = claims.Pool([Record()])
-    assert widths == pytest.approx([pool.level("test prompts", a, "flips").value for a in ("rtn", "qdpo")])
-    plt.close("all")
-
-
 def test_curves_and_their_meaning():
     figure = plots.curves(
         {"kd": [{"step": 0, "validation kl": 1.0}, {"step": 1}, {"step": 2, "validation kl": 0.5}]}, "validation kl"
@@ -52,19 +43,18 @@ def test_curves_and_their_meaning():
     plt.close("all")
 
 
-def test_every_arm_has_its_colour():
-    from lib.harness import presets
+def test_the_folder_holds_the_figures_of_the_index_and_no_others():
+    there = {p.stem for p in paths.FIGURES.glob("*.svg")}
+    assert there == {f"{p}_{f}" for p, figures in plots.INDEX.items() for f in figures} | {"headlines", "speed"}
+    words = [f.alt for figures in plots.INDEX.values() for f in figures.values()]
+    assert len(set(words)) == len(words) and plots.INDEX.keys() == claims.PAPERS.keys()
 
-    arms = presets.settings("qdpo")["arms"].allowed
-    assert set(arms) <= plots.COLOURS.keys() and len({plots.COLOURS[a] for a in arms}) == len(arms)
 
-
-def test_a_single_prompt_has_a_bar_and_no_interval():
-    class One(Record):
-        def items(self):
-            rows = super().items()
-            return rows[rows.prompt_id == rows.prompt_id.iloc[0]]
-
-    widths = [p.get_width() for p in plots.arms([One()], "flips").axes[0].patches]
-    assert len(widths) == 2 and all(w > 0 for w in widths)
+def test_timings_say_where_the_whole_range_is_ahead():
+    table = pd.DataFrame([("a", "trl", "per second", 2.0, 1.5, 3.0), ("b", "trl", "per second", 1.1, 0.9, 1.3),
+        ("a", "trl", "peak GB", 1.4, 1.4, 1.4)],
+        columns=["task", "peer", "metric", "ratio", "low", "high"])  # fmt: skip
+    figure = plots.speed(table)
+    assert figure.get_suptitle() == "Whole range above the peer: faster in 1 of 2, smaller in 1 of 1"
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()][0] == "a, per second, trl"
     plt.close("all")

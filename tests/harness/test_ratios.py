@@ -73,6 +73,7 @@ def test_the_map_says_what_is_better_and_what_is_open():
     colours = {t: {line.get_color() for line in a.lines[1:]} for t, a in zip(titles, figure.axes)}
     assert colours["SEA for passive"] == {ratios.BETTER} and colours["DeltaUCB for SEA"] == {ratios.WORSE}
     assert ratios.OPEN in colours["DRTS for SEA"]
+    assert f"SEA for passive: fewer queries in {len(sea.EXACT)} of {len(sea.EXACT)} worlds" in figure.get_suptitle()
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [c.removeprefix("exact ") for c in sea.EXACT]
     plt.close("all")
 
