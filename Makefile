@@ -19,7 +19,7 @@ ifneq ($(shell test -x $(PY) && cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help reproduce test variants check results bench lab clean
+.PHONY: help reproduce test variants check results report bench lab clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo 'make variants    the formula tests once more under several instruction sets and numbers of threads'
 	@echo 'make lab         JupyterLab in notebooks/'
 	@echo 'make results     rebuild the index, tables and figures from results/runs/'
+	@echo 'make report      the same as one offline page, results/report/index.html, with the executed notebooks beside it'
 	@echo 'make bench       time and memory beside other libraries   PRESET=smoke|small|paper'
 	@echo 'make check       ruff, the rules for notebooks, and whether claims and results are true'
 	@echo 'make clean       remove what the tools left behind; not .venv, data/cache or results'
@@ -56,6 +57,9 @@ check: $(STAMP)
 
 results: $(STAMP)
 	@$(VENV)/bin/plumbline results
+
+report: $(STAMP)
+	@$(VENV)/bin/plumbline report
 
 bench: $(STAMP)
 	@$(VENV)/bin/plumbline reproduce --paper speed --preset '$(PRESET)' $(if $(SAFE_FORCE),--force)

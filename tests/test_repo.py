@@ -36,7 +36,7 @@ ROOMS = {
     "harness": (
         2,
         {"numpy", "pandas", "matplotlib", "papermill", "nbformat", "nbclient", "typer", "tqdm", "psutil"},
-        {"torch", "ray", "IPython", "transformers"},
+        {"torch", "ray", "IPython", "transformers", "nbconvert"},
     ),
     "engine": (3, MODEL, {"bitsandbytes", "gguf", "tokenizers", "accelerate", "compressed_tensors"}),
     "scoring": (

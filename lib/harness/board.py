@@ -49,7 +49,7 @@ def page(table: pd.DataFrame) -> str:
     rows = pd.DataFrame({
         "claim": [f"**{r.claim}** {r.statement}" for r in table.itertuples()],
         "published": ["–" if r.published in NONE else r.published for r in table.itertuples()],
-        "ours": [number(r) for r in table.itertuples()],
+        "ours": [number(r).replace(" ", "\u00a0") for r in table.itertuples()],  # one line
         "n": table.n.to_numpy(),
         "verdict": [f"**{r.verdict}**{f'; {r.why}' if r.why else ''}" for r in table.itertuples()],
     })  # fmt: skip

@@ -186,6 +186,18 @@ def results_(check: Annotated[bool, typer.Option(help="only say whether the page
         typer.echo(path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path)
 
 
+@app.command("report")
+@one_sentence
+def report_(
+    to: Annotated[Path | None, typer.Option(help="a folder; results/report if not given")] = None,
+) -> None:
+    """Write the results as one offline page, with the executed notebooks beside it."""
+    from lib.harness import report
+
+    for path in report.write(to):
+        typer.echo(path)
+
+
 @app.command()
 @one_sentence
 def sweep(
