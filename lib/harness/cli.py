@@ -13,7 +13,20 @@ from typing import Annotated
 
 import typer
 
-from lib.harness import claims, fits, health, index, notebooks, paths, presets, reproduction, results, runner, take_home
+from lib.harness import (
+    claims,
+    fits,
+    health,
+    index,
+    notebooks,
+    paths,
+    presets,
+    reproduction,
+    results,
+    runner,
+    start,
+    take_home,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -81,10 +94,7 @@ def numbers(text: str) -> list[int]:
 @one_sentence
 def list_() -> None:
     """Papers, their notebooks and their newest runs."""
-    for paper in notebooks.papers():
-        runs = results.load_runs(paper)
-        last = f"{runs[-1].dir.name} ({runs[-1].manifest.get('status')})" if runs else "no run yet"
-        typer.echo(f"{paper:20} notebooks/{notebooks.find(paper).name:32} {last}")
+    typer.echo(start.listing())
 
 
 @app.command()
@@ -311,8 +321,20 @@ def check_taxonomy(
 @one_sentence
 def presets_(paper: str, preset: str = "small") -> None:
     """All settings of a paper at a preset, with their sources."""
-    typer.echo(presets.table(presets.resolve(paper, {"PRESET": preset, "SEED": 0})).to_markdown(index=False))
+    typer.echo(start.settings(presets.table(presets.resolve(paper, {"PRESET": preset, "SEED": 0}))))
 
+
+TASKS = {  # what `plumbline --help` shows together
+    "Before a run": ("doctor", "list", "presets", "fits", "power"),
+    "Run": ("run", "reproduce", "sweep"),
+    "Results": ("results", "report", "compare", "export"),
+    "Files": ("notebooks", "taxonomy"),
+}
+_place = {name: (k, panel) for k, (panel, name) in enumerate((p, n) for p, names in TASKS.items() for n in names)}
+for _kind in (app.registered_commands, app.registered_groups):
+    for _one in _kind:
+        _one.rich_help_panel = _place.get(_one.name or _one.callback.__name__, (0, "More"))[1]
+    _kind.sort(key=lambda one: _place.get(one.name or one.callback.__name__, (len(_place), ""))[0])
 
 if __name__ == "__main__":
     app()

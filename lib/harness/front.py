@@ -125,8 +125,9 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """The five rows of the front page: paper, what was found, how its headlines ended, where to read on."""
+def markdown(table: pd.DataFrame, root: str = "") -> str:
+    """The rows of the front page: paper, what was found, how its headlines ended, where to read on; `root` leads from
+    the page to the root of the repository."""
     rows = []
     for paper, mine in heads(table).groupby("paper", sort=False):
         a = about(paper)
@@ -134,7 +135,8 @@ def markdown(table: pd.DataFrame) -> str:
             "paper": f"[{a['name']}]({a['link']})",
             "what we found": finding(mine)[0],
             "verdicts": board.said(mine),
-            "read on": f"[evidence](results/README.md#{anchor(a['name'])}), [notebook](notebooks/{a['file']})",
+            "read on": f"[evidence]({root}results/README.md#{anchor(a['name'])}), "
+            f"[notebook]({root}notebooks/{a['file']})",
         })  # fmt: skip
     return board.plain_table(pd.DataFrame(rows))
 

@@ -1,0 +1,96 @@
+"""What 00_start_here answers: is this machine ready, what will a run cost, what to open; and the same in 80 columns."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lib.harness import board, claims, front, health, notebooks, paths, presets, results, runner
+from lib.harness.progress import duration
+
+WIDTH = 80
+
+
+def ready() -> str:
+    """One paragraph on this machine, and what is missing, if anything is."""
+    lines, bad = health.lines()
+    packages = [line for line in lines if line.startswith(("OK ", "FAIL "))]
+    missing = [line.split()[1] for line in packages if line.startswith("FAIL")]
+    rest = [line for line in lines if line not in packages]
+    fits = [m[1] for line in rest if (m := re.match(r"preset (\w+): fits", line))]
+    said = f"**Not ready**: {', '.join(missing)} missing. `make` installs them." if bad else "**Ready.**"
+    machine = "; ".join(line for line in rest if not line.startswith("preset"))
+    return (
+        f"{said} {len(packages) - len(missing)} of {len(packages)} packages; {machine}. "
+        f"Presets that fit: {', '.join(fits) or 'none'}. `plumbline doctor` tells each package and GPU."
+    )
+
+
+def cost(paper: str, preset: str, runs: Sequence) -> tuple[float, bool]:
+    """Seconds of one run of a preset, and whether they were measured here or by us: of the newest finished run of it,
+    else the budget."""
+    mine = [r.manifest for r in runs if r.manifest["paper"] == paper and r.manifest.get("status") == "done"]
+    evidence = preset == "study"  # as which runs of small counted before there was a study
+    done = [m for m in mine if not m["overrides"] and results.is_evidence(m) == evidence
+        and (evidence or m["preset"] == preset)]  # fmt: skip
+    return (float(done[-1]["seconds"]), True) if done else (float(runner.BUDGET[preset]), False)
+
+
+def costs() -> str:
+    """A row a notebook: what each preset takes, and memory; a budget, where nothing was run yet, has a tilde."""
+    runs, rows = results.load_runs(), []
+    for paper in notebooks.papers():
+        row = {"notebook": notebooks.find(paper).stem}
+        for preset in ("smoke", "small", "study"):
+            seconds, measured = cost(paper, preset, runs)
+            n = len(presets.seeds(paper, preset))
+            row[preset] = f"{'' if measured else '~'}{duration(seconds * n)}{f' ({n} seeds)' if n > 1 else ''}"
+        there = [r.manifest["peak memory GB"] for r in runs if r.manifest["paper"] == paper and
+            r.manifest.get("status") == "done" and r.manifest["preset"] != "smoke"]  # fmt: skip
+        row["most memory, GB"] = f"{max(there):.1f}" if there else "–"
+        rows.append(row)
+    return board.plain_table(pd.DataFrame(rows))
+
+
+def what_to_open() -> str:
+    """The map of the notebooks, from notebooks/README.md, with the one that is done first at its head."""
+    text = (paths.NOTEBOOKS / "README.md").read_text(encoding="utf-8")
+    table = re.search(r"^\|.*?(?=\n\n)", text, re.M | re.S)[0]
+    runs = results.load_runs()
+    first = min(claims.PAPERS, key=lambda p: cost(p, "small", runs)[0])
+    path = notebooks.find(first).name
+    return (
+        f'Shortest at preset `small`: [{path}]({path}). With `PRESET = "smoke"` any of them runs in about a minute.\n\n'
+        f"{table}"
+    )
+
+
+def found() -> str:
+    """What was found so far, a row a paper, with links that lead from notebooks/."""
+    return front.markdown(claims.evaluate(results.load_runs()), root="../")
+
+
+def listing() -> str:
+    """Papers, notebooks and newest runs, 80 columns wide."""
+    lines = []
+    for paper in notebooks.papers():
+        runs = results.load_runs(paper)
+        last = f"{runs[-1].dir.name} ({runs[-1].manifest.get('status')})" if runs else "no run yet"
+        lines += [f"{paper:20}notebooks/{notebooks.find(paper).name}", *_under(last, 20)]
+    return "\n".join(lines)
+
+
+def settings(table: pd.DataFrame) -> str:
+    """Every setting with its value, and beneath it the paper's and the source, 80 columns wide."""
+    lines = []
+    for r in table.itertuples(index=False):
+        lines += textwrap.wrap(f"{r.setting:22}{r.here}", WIDTH, subsequent_indent=" " * 22)
+        lines += _under(f"paper: {r.paper}; {r.source}", 26)
+    return "\n".join(lines)
+
+
+def _under(text: str, indent: int) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent)
