@@ -170,7 +170,9 @@ def power(
     """The effect that so many seeds see with 80 % power, from pilots (seeds 200 and up) or from the cited runs."""
     if paper not in claims.PAPERS:
         raise ValueError(f"power is reckoned for {', '.join(claims.PAPERS)}, given {paper!r}")
-    typer.echo(claims.power(paper, results.load_runs(paper), seeds).to_markdown(index=False, floatfmt=".3g"))
+    typer.echo(
+        claims.power(paper, results.load_runs(paper), seeds).to_markdown(tablefmt="simple", index=False, floatfmt=".3g")
+    )
 
 
 @app.command("export")

@@ -94,3 +94,43 @@ def settings(table: pd.DataFrame) -> str:
 
 def _under(text: str, indent: int) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent)
+
+
+def ending(run: results.RunRecord) -> str:
+    """What stands at the end of a paper's notebook: where the run lies, whether it agrees with the cited evidence, how
+    to take it home."""
+    m, name = run.manifest, run.dir.name
+    paper = m["paper"]
+    why = results.uncited(m)
+    counted = "It counts as evidence."
+    if why or not results.is_evidence(m):
+        counted = f"It is no evidence: {'; '.join(why) or 'verdicts are computed from preset study'}."
+    kept = sorted(p.stem for p in run.dir.glob("*.safetensors"))
+    weights = "; ".join(f"`plumbline export {name} --arm {arm} --to my-model`" for arm in kept)
+    return "\n\n".join([
+        f"**Where it lies.** `{_place(run)}`: settings, commit and versions (`manifest.json`), metrics, per-prompt "
+        f"scores, curves, samples. {counted}",
+        f"**Does it agree?** {_agreement(paper, run)}",
+        f"**Take it home.** {f'Weights: {weights}.' if weights else 'This run keeps no weights.'} The folder is whole: "
+        "copied into `results/runs` of another clone it is read there like its own.",
+    ])  # fmt: skip
+
+
+def _place(run: results.RunRecord) -> str:
+    return run.dir.relative_to(paths.ROOT).as_posix() if run.dir.is_relative_to(paths.ROOT) else run.dir.name
+
+
+def _agreement(paper: str, run: results.RunRecord) -> str:
+    if run.manifest["preset"] == "smoke":
+        return "Preset smoke measures nothing: there is nothing to compare."
+    found = claims.beside(paper, run, results.evidence(results.load_runs(paper)))
+    told = found["one more seed"]
+    outside, here = found.claim[told.str.startswith("outside")], told.isin(["agrees"]) | told.str.startswith("outside")
+    if not here.any():
+        return "There is nothing cited to compare with, or no headline claim was run."
+    missing = f" {int((~here).sum())} could not be compared." if (~here).any() else ""
+    where = f"; outside: {', '.join(outside)}" if len(outside) else ""
+    return (
+        f"{int((told == 'agrees').sum())} of {int(here.sum())} headline claims lie where one more seed is predicted"
+        f"{where}.{missing}"
+    )

@@ -13,6 +13,19 @@ def test_list_and_presets():
     assert "not seen" in invoke("presets", "qdpo").output
 
 
+def test_a_terminal_of_80_columns_is_enough(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in (["--help"], ["run", "--help"], ["list"], ["doctor"], ["presets", "lab"], ["power", "sea"]):
+        assert max(map(len, invoke(*command).output.splitlines())) <= 80, command
+
+
+def test_help_is_grouped_by_task_and_leaves_no_command_out():
+    text = invoke("--help").output
+    at = [text.index(f"─ {name} ─") for name in cli.TASKS]
+    assert at == sorted(at) and "─ More ─" not in text
+    assert text.index("doctor") < text.index("reproduce") < text.index("report") < text.index("taxonomy")
+
+
 @pytest.mark.parametrize("arguments, words", [
     (("run", "qdop"), "did you mean qdpo"), (("run", "qdpo", "--set", "betta=1"), "did you mean BETA"),
     (("run", "qdpo", "--preset", "tiny"), "PRESET takes one of"),

@@ -5,6 +5,7 @@ import re
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
@@ -53,6 +54,33 @@ def test_a_terminal_of_80_columns_shows_every_setting(paper):
 def test_the_list_is_80_columns_wide():
     lines = start.listing().splitlines()
     assert max(map(len, lines)) <= 80 and any("notebooks/40_mrpo.ipynb" in line for line in lines)
+
+
+def test_the_end_of_a_notebook_says_where_whether_and_how(sandbox, monkeypatch):
+    run = Run("small", results.STUDY_SINCE, 9.0)
+    run.manifest |= {"seed": 0, "dirty": False}
+    run.dir = paths.RUNS / "mrpo-small-s0"
+    run.dir.mkdir(parents=True)
+    table = pd.DataFrame(
+        {"claim": list("abcd"), "one more seed": ["agrees", "agrees", "outside [0, 1]", "not run here"]}
+    )
+    monkeypatch.setattr(claims, "beside", lambda *a: table)
+    said = start.ending(run)
+    assert "mrpo-small-s0`" in said and "no evidence: verdicts are computed from preset study" in said
+    assert "2 of 3 headline claims lie where one more seed is predicted; outside: c. 1 could not" in said
+    assert "keeps no weights" in said
+    (run.dir / "mrpo.safetensors").touch()
+    assert "plumbline export mrpo-small-s0 --arm mrpo --to my-model" in start.ending(run)
+    run.manifest["dirty"] = True
+    assert "no evidence: code or data differ" in start.ending(run)
+    run.manifest["preset"] = "smoke"
+    assert "Preset smoke measures nothing: there is nothing to compare" in start.ending(run)
+
+
+@pytest.mark.parametrize("paper", claims.PAPERS)
+def test_every_paper_ends_with_it(paper):
+    last = nbformat.read(notebooks.find(paper), 4).cells[-1]
+    assert last.id == "ending" and "start.ending(run.record())" in last.source
 
 
 @pytest.mark.slow
