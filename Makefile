@@ -23,15 +23,17 @@ endif
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make reproduce   run the papers and print the claims   PAPER=all|qdpo|... PRESET=smoke|small|study|paper SEEDS="0 1 2" JOBS=2 FORCE=1'
+	@echo 'make reproduce   run the papers and print the claims   PAPER=all|qdpo|...'
+	@echo '                 PRESET=smoke|small|study|paper SEEDS="0 1 2" JOBS=2 FORCE=1'
 	@echo 'make test        all tests, on the CPU, offline after the install'
-	@echo 'make variants    the formula tests once more under several instruction sets and numbers of threads'
+	@echo 'make variants    the formula tests under other instruction sets and threads'
 	@echo 'make lab         JupyterLab in notebooks/'
 	@echo 'make results     rebuild the index, tables and figures from results/runs/'
-	@echo 'make report      the same as one offline page, results/report/index.html, with the executed notebooks beside it'
-	@echo 'make bench       time and memory beside other libraries   PRESET=smoke|small|paper'
-	@echo 'make check       ruff, the rules for notebooks, and whether claims and results are true'
-	@echo 'make clean       remove what the tools left behind; not .venv, data/cache or results'
+	@echo 'make report      the results as one offline page: results/report/index.html'
+	@echo 'make bench       time and memory beside other libraries'
+	@echo '                 PRESET=smoke|small|paper'
+	@echo 'make check       ruff, rules for notebooks, whether claims and results are true'
+	@echo 'make clean       remove what tools left; not .venv, data/cache or results'
 
 reproduce: $(STAMP)
 	@$(VENV)/bin/plumbline reproduce --paper '$(PAPER)' --preset '$(PRESET)' --seeds '$(SEEDS)' --jobs '$(JOBS)' $(if $(SAFE_FORCE),--force)

@@ -143,6 +143,17 @@ def speed_markdown(runs) -> str:
     )
 
 
+def speed_text(runs) -> str:
+    """The timings for a terminal of 80 columns: a line a task and peer, then one a metric."""
+    lines = []
+    for (task, peer), rows in speed(runs).groupby(["task", "peer"], sort=False):
+        lines.append(f"{task}, beside {peer}")
+        for r in rows.itertuples():
+            ratio = f"{r.ratio:.2f} times [{r.low:.2f}, {r.high:.2f}]"
+            lines.append(f"  {r.metric:12}{r.ours:10.3g} to {r.peer_value:<10.3g}{ratio}")
+    return "\n".join(lines)
+
+
 def _between(path: Path, default: str, text: str) -> str:
     """The file with everything between the markers replaced; what a person wrote around them stays."""
     current = path.read_text() if path.exists() else default

@@ -39,7 +39,7 @@ def reproduce(
     for paper in which:
         fresh = [results.RunRecord(r.dir) for (p, _), r in outcome.items() if p == paper and r.code == OK]
         if fresh and paper not in claims.PAPERS:
-            print(index.speed_markdown(fresh))
+            print(index.speed_text(fresh))
         elif fresh and preset == "smoke":
             runner.say(f"\n{paper}: preset smoke shows that it runs and measures nothing; PRESET=small does")
         elif fresh:

@@ -2,7 +2,9 @@
 
 import re
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from lib.harness import claims, front, index, pages, paths, plots, results
 
@@ -65,3 +67,15 @@ def test_folded_text_is_hidden_and_nothing_makes_nothing():
 def test_without_a_run_the_page_says_how_to_read_it():
     page = pages.results([], [], claims.evaluate([]), index.speed_markdown([]))
     assert "**holds**" in page and page.count("figures/") == 1
+
+
+@pytest.mark.slow
+def test_the_notebook_of_results_shows_every_figure_once_and_warns_of_nothing(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as in JupyterLab
+    path = paths.NOTEBOOKS / "90_results.ipynb"
+    book = NotebookClient(nbformat.read(path, 4), timeout=300, resources={"metadata": {"path": str(path.parent)}})
+    outputs = [o for c in book.execute().cells for o in c.get("outputs", [])]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == sum(map(len, plots.INDEX.values())) + 1
+    assert not [o.text for o in outputs if o.get("name") == "stderr"]
+    said = "".join(o.get("data", {}).get("text/markdown", "") for o in outputs)
+    assert all(f"### {front.about(p)['name']}" in said for p in claims.PAPERS) and "not seen" not in said

@@ -146,6 +146,8 @@ def test_table_and_goals(sandbox):
     goals = speed.goals(index.speed([run.record()]))
     assert goals.verdict.tolist() == ["not reached", "reached"]
     assert "2.00 [2.00, 4.00]" in index.speed_markdown([run.record()])
+    text = index.speed_text([run.record()])
+    assert "2.00 times [2.00, 4.00]" in text and max(map(len, text.splitlines())) <= 80
 
 
 def test_operations_of_scoring(tiny_model):
