@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lib.harness import board, claims, front, plots, tried
+from lib.harness import board, claims, front, plots, presets, tried
 
 HOW = """# Results
 
@@ -46,8 +46,8 @@ def results(runs: Sequence, everything: Sequence, table: pd.DataFrame, speed: st
 
 def section(paper: str, runs: Sequence, table: pd.DataFrame, tries: Sequence[str] = ()) -> list[str]:
     """One paper, from the finding to its runs."""
-    a, heads, figures = front.about(paper), front.heads(table), plots.INDEX[paper]
-    (first, face), *others = figures.items()
+    a, heads, figures = front.about(paper), front.heads(table), plots.INDEX.get(paper, {})
+    pictures = [picture(f"{paper}_{name}", figure.alt) for name, figure in figures.items()]
     seeds, notebook = sorted({r.manifest["seed"] for r in runs}), runs[-1].manifest["notebook"]
     how = f"seeds {', '.join(map(str, seeds))}, preset {runs[0].manifest['preset']}"
     arms = board.plain_table(claims.arms_table(paper, runs))
@@ -55,16 +55,27 @@ def section(paper: str, runs: Sequence, table: pd.DataFrame, tries: Sequence[str
         f"## {a['name']}\n",
         f"*{a['title']}*, [{a['link'].removeprefix('https://')}]({a['link']})\n",
         " ".join(front.finding(heads)) + "\n",
-        picture(f"{paper}_{first}", face.alt),
+        *pictures[:1],
         f"Headline claims, {how}:\n",
         board.page(heads) + "\n",
         board.folded(table),
         folded(f"arms: mean [95 % interval over seeds and prompts], {how}", arms),
-        folded("more figures", "\n".join(picture(f"{paper}_{name}", f.alt) for name, f in others)),
+        folded("more figures", "\n".join(pictures[1:])),
+        folded("settings of these runs, beside the paper's", settings(paper, runs[-1].manifest["settings"])),
         *([folded("what was tried before the cited runs", "\n".join(tries))] if tries else []),
         folded(f"runs: {len(runs)}", cited(runs)),
         f"[Executed notebook](notebooks/{notebook}.ipynb) · [log](#{front.anchor(a['name'])}-log)\n",
     ]  # fmt: skip
+
+
+def settings(paper: str, used: dict) -> str:
+    """What the runs used as a table, with what the paper has and where it stands; settings that came later are left
+    out."""
+    known = presets.settings(paper)
+    return board.plain_table(pd.DataFrame([
+        {"setting": name, "here": used[name], "paper": "–" if s.published is None else s.published, "source": s.source}
+        for name, s in known.items() if name in used
+    ]))  # fmt: skip
 
 
 def picture(name: str, alt: str) -> str:

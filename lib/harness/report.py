@@ -50,6 +50,7 @@ for(const table of document.querySelectorAll('table'))table.querySelectorAll('th
 const open=()=>{const t=document.getElementById(decodeURIComponent(location.hash.slice(1)));
  for(let e=t;e;e=e.parentElement)if(e.tagName==='DETAILS')e.open=true};addEventListener('hashchange',open);open();
 """
+KNOWN = {r"\\big(?![a-z])": "", r"\\[lr]vert\b": "|", r"\\([gl])e\b": r"\\\1eq"}  # TeX that the drawer writes otherwise
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # no request at all
 
 
@@ -144,6 +145,8 @@ def _formula(m: re.Match) -> str:
     from matplotlib.mathtext import math_to_image
 
     buffer, tex = io.BytesIO(), " ".join(m[2].split())
+    for written, known in KNOWN.items():
+        tex = re.sub(written, known, tex)
     try:
         with plt.rc_context(style.RC):
             math_to_image(f"${tex}$", buffer, format="svg", color=style.INK)

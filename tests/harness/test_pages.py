@@ -27,7 +27,8 @@ def test_a_paper_is_read_from_its_finding_to_its_runs(paper, sections):
     text = sections[name]
     first = next(iter(plots.INDEX[paper]))
     order = ["arxiv.org", ".", f"figures/{paper}_{first}.svg", "Headline claims", "<details>", "more claims:",
-        "controls:", "arms: mean", "runs: ", "Executed notebook", f"#{front.anchor(name)}-log"]  # fmt: skip
+        "controls:", "arms: mean", "settings of these runs", "runs: ", "Executed notebook",
+        f"#{front.anchor(name)}-log"]  # fmt: skip
     at = [text.find(words) for words in order]
     assert -1 not in at and at[2:] == sorted(at[2:])
     assert text.count("<details>") == text.count("</details>") > 3
@@ -57,6 +58,12 @@ def test_the_log_is_by_paper_and_newest_first(sections):
     for entries in parts[2::2]:
         dates = re.findall(r"^- \*\*(\d{4}-\d\d-\d\d), ", entries, re.M)
         assert dates and dates == sorted(dates, reverse=True) and len(dates) == entries.count("\n- **")
+
+
+def test_settings_stand_beside_the_papers(sections):
+    rows = pages.settings("mrpo", {"beta": 0.3, "gone": 1})
+    assert rows.count("\n") == 2 and rows.splitlines()[2].startswith("| beta | 0.3 | ")
+    assert "| beta |" in sections["MRPO"] and "| bits |" in sections["QDPO"]
 
 
 def test_folded_text_is_hidden_and_nothing_makes_nothing():

@@ -83,6 +83,18 @@ def test_formulas_are_drawn_where_they_can_be_and_never_in_code():
     assert text.count('<img class="math"') == 1 and 'alt="\\alpha_k"' in text and "$\\alpha_k$" not in text
 
 
+@pytest.mark.parametrize("tex, drawn", [("a \\ge \\left(b\\right)", "a \\geq \\left(b\\right)"),
+    ("\\lvert x\\rvert", "| x|"), ("\\big(x\\big)", "(x)"), ("\\leq", "\\leq")])  # fmt: skip
+def test_tex_that_the_drawer_writes_otherwise(tex, drawn):
+    assert f'alt="{drawn}"' in report.formulas(f"${tex}$")
+
+
+def test_every_formula_of_the_notebooks_is_drawn(folder):
+    books = [nbformat.read(p, 4) for p in (paths.RESULTS / "notebooks").glob("*.ipynb")]
+    text = "\n".join(report.formulas(c.source) for b in books for c in b.cells if c.cell_type == "markdown")
+    assert text.count('class="math"') > 50 and not re.findall(r"\$\$?(?=\S)[^$\n]+?\$", text)
+
+
 def test_what_a_notebook_put_out_cannot_run(tmp_path):
     out = nbformat.v4.new_output("display_data", {"text/html": "<b>x</b><script>alert(1)</script><style>p{}</style>"})
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[out])])
