@@ -13,20 +13,7 @@ from typing import Annotated
 
 import typer
 
-from lib.harness import (
-    claims,
-    fits,
-    health,
-    index,
-    notebooks,
-    paths,
-    presets,
-    reproduction,
-    results,
-    runner,
-    start,
-    take_home,
-)
+from lib.harness import claims, fits, health, index, notebooks, paths, presets, reproduction, results, runner, take_home
 
 app = typer.Typer(
     add_completion=False,
@@ -94,6 +81,8 @@ def numbers(text: str) -> list[int]:
 @one_sentence
 def list_() -> None:
     """Papers, their notebooks and their newest runs."""
+    from lib.harness import start
+
     typer.echo(start.listing())
 
 
@@ -323,6 +312,8 @@ def check_taxonomy(
 @one_sentence
 def presets_(paper: str, preset: str = "small") -> None:
     """All settings of a paper at a preset, with their sources."""
+    from lib.harness import start
+
     typer.echo(start.settings(presets.table(presets.resolve(paper, {"PRESET": preset, "SEED": 0}))))
 
 
