@@ -149,8 +149,7 @@ class Agent:
             if m.taught == "coins":
                 tossed = torch.rand(len(pairs), 1, 1, generator=self.generator) < 0.5
                 pairs = torch.where(tossed, pairs.flip(1), pairs)
-            self.buffer.add(pairs, mask[asked])
-            out |= self._learn_heads()
+            out |= self.learn(pairs, mask[asked])
         self.rounds += 1
         return out
 
@@ -209,8 +208,10 @@ class Agent:
     def _heads(self, n: int) -> Tensor:
         return torch.randint(self.cfg.heads, (n,), generator=self.generator)
 
-    def _learn_heads(self) -> dict:
-        """A few Adam steps on past queries, once there are enough; weights stay near each head's own start."""
+    def learn(self, pairs: Tensor, mask: Tensor) -> dict:
+        """Remember queries, features (n, 2, D) of the better and the worse answer, mask 0 where they are equal; then a
+        few Adam steps of the heads on past queries, once there are enough. Weights stay near each head's own start."""
+        self.buffer.add(pairs, mask)
         if self.buffer.seen < self.cfg.heads_batch:
             return {}
         for _ in range(self.cfg.heads_steps):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.harness import board, claims, forest, front, pages, paths, plots, results, style, tried
+from lib.harness import board, claims, forest, front, machine, pages, paths, plots, results, style, tried
 
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
 
@@ -41,7 +41,7 @@ def build() -> dict[Path, str]:
     return out
 
 
-SPEED = ["task", "peer", "metric", "ours", "peer_value", "ratio", "low", "high", "n", "device", "run_id"]
+SPEED = ["task", "peer", "metric", "ours", "peer_value", "ratio", "low", "high", "n", "device", "machine", "run_id"]
 
 
 def speed(runs) -> pd.DataFrame:
@@ -68,6 +68,7 @@ def speed(runs) -> pd.DataFrame:
                         ratio.max(),
                         len(g),
                         r.manifest["device"],
+                        machine.kind(r.manifest),
                         r.dir.name,
                     )
                 )
@@ -127,19 +128,25 @@ def copy_notebook(run: results.RunRecord) -> Path | None:
 
 
 def speed_markdown(runs) -> str:
-    """The timings as a section with their machine and commit: median ratio [range over the repeats]; empty without a
-    run."""
+    """The timings as a section, a column a kind of machine: ours beside the peer's, and the median ratio [range over
+    the repeats]; empty without a run."""
     if not runs:
         return ""
-    t, m = speed(runs), runs[-1].manifest
-    shown = t.assign(ratio=[f"{x.ratio:.2f} [{x.low:.2f}, {x.high:.2f}]" for x in t.itertuples()])
-    for c in ("ours", "peer_value"):
-        shown[c] = [f"{v:.3g}" for v in t[c]]
-    table = board.plain_table(shown[["task", "peer", "metric", "ours", "peer_value", "ratio", "n"]])
-    machine = f"{m['device']}, {m['machine']['cores']} cores of {m['machine']['processor']}, commit {m['commit'][:7]}"
+    t = speed(runs)
+    t["shown"] = [
+        f"{x.ours:.3g} to {x.peer_value:.3g}: {x.ratio:.2f} [{x.low:.2f}, {x.high:.2f}]" for x in t.itertuples()
+    ]
+    wide = t.pivot_table(
+        index=["task", "peer", "metric"], columns="machine", values="shown", aggfunc="last", sort=False
+    )
+    where = "; ".join(
+        f"{machine.kind(m)}: {m['device']}, {m['machine']['cores']} cores of {m['machine']['processor']}, commit "
+        f"{m['commit'][:7]}"
+        for m in (r.manifest for r in runs)
+    )
     return (
-        f"\n\nOurs beside other libraries, alternating in one run ({machine}); a ratio above 1 is in our "
-        f"favour.\n\n{table}\n"
+        f"\n\nOurs beside other libraries, alternating in one run on each machine ({where}); a ratio above 1 is in our "
+        f"favour.\n\n{board.plain_table(wide.fillna('').reset_index())}\n"
     )
 
 

@@ -74,6 +74,13 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def kind(manifest: dict) -> str:
+    """What timings of a run are compared within: the unit that multiplies bfloat16 matrices (amx_bf16, avx512_bf16, no
+    bf16 units), or the device where that is no CPU."""
+    device, of = manifest.get("device", "cpu"), manifest.get("machine", {})
+    return of.get("processor", "").rpartition(", ")[2] or "unknown" if device == "cpu" else device
+
+
 def _processor() -> str:
     """Model of the processor, and whether it multiplies bfloat16 matrices in hardware: what timings depend on most."""
     try:

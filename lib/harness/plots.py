@@ -119,16 +119,22 @@ SPEED_ALT = "Times better than each peer in units a second and in peak memory, w
 
 @style.drawn
 def speed(table):
-    """Ratio to each peer with its range over the repeats; the dashed line is parity."""
-    figure, axes = style.axes((7.6, 0.3 * len(table) + 1.3))
-    looks = {"per second": (style.METHOD, "o", True), "peak GB": (style.BLUE, "s", False)}
-    for k, r in enumerate(table.itertuples()):
-        forest.point(axes, k, r.ratio, r.low, r.high, looks[r.metric])
+    """Ratio to each peer with its range over the repeats, a mark a kind of machine; the dashed line is parity."""
+    rows = list(table.groupby(["task", "metric", "peer"], sort=False))
+    kinds = dict(zip(table.machine.unique(), "o^D"))
+    figure, axes = style.axes((7.6, (0.2 + 0.12 * len(kinds)) * len(rows) + 1.3))
+    looks = {"per second": (style.METHOD, True), "peak GB": (style.BLUE, False)}
+    for k, ((_, metric, _), group) in enumerate(rows):
+        for r in group.itertuples():
+            at = k + 0.3 * (list(kinds).index(r.machine) - (len(kinds) - 1) / 2)
+            colour, filled = looks[metric]
+            forest.point(axes, at, r.ratio, r.low, r.high, (colour, kinds[r.machine], filled))
     axes.axvline(1, color=style.INK, ls="--", lw=1)
-    axes.set_yticks(range(len(table)), [f"{r.task}, {r.metric}, {r.peer}" for r in table.itertuples()])
-    axes.set_ylim(len(table) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), [", ".join(name) for name, _ in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    marks = ", ".join(f"{dict(o='circle', D='diamond').get(m, 'triangle')}: {kind}" for kind, m in kinds.items())
     axes.set(xscale="log", xlabel="times better than the peer (log), range over repeats; filled: units a second, open: "
-        "peak memory")  # fmt: skip
+        f"peak memory\n{marks}")  # fmt: skip
     axes.set_xticks([0.5, 1, 2, 3, 5, 10], ["0.5", "1", "2", "3", "5", "10"])
     axes.minorticks_off()
     said = [f"{what} in {int((g.low > 1).sum())} of {len(g)}" for metric, what in (("per second", "faster"),

@@ -130,10 +130,11 @@ def cited(runs: Sequence[RunRecord]) -> list[RunRecord]:
     for r in sorted(runs, key=lambda r: r.manifest.get("start", "")):
         m = r.manifest
         if m.get("status") == "done" and not m.get("failed stage") and not uncited(m) and not missing(r):
-            kind = m["paper"], m["preset"], is_evidence(m)
-            newest[*kind, m["seed"]] = r
-            settings[kind] = used(m["settings"])
-    return [newest[k] for k in sorted(newest) if used(newest[k].manifest["settings"]) == settings[k[:3]]]
+            where = machine.kind(m) if m["paper"] == "speed" else ""  # timings are of a kind of machine
+            of = m["paper"], m["preset"], is_evidence(m), where
+            newest[*of, m["seed"]] = r
+            settings[of] = used(m["settings"])
+    return [newest[k] for k in sorted(newest) if used(newest[k].manifest["settings"]) == settings[k[:4]]]
 
 
 def used(settings: dict) -> dict:

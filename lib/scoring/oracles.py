@@ -53,6 +53,12 @@ def full(text: str) -> float:
     return len(_words(text)) / 20 if _words(text) else NOTHING
 
 
+def content(text: str) -> float:
+    """Distinct words of four letters and more over 20: answers that say something, by another measure than `full`."""
+    words = _words(text)
+    return len({w for w in words if len(w) > 3}) / 20 if words else NOTHING
+
+
 def cheerful(text: str) -> float:
     """VADER's compound sentiment, in [-1, 1], less what reads like spam: more than a third of words with a sentiment,
     or repeated words."""
@@ -85,7 +91,15 @@ def _afinn():
     return Afinn()
 
 
-REWARDS = {"plain": plain, "direct": direct, "varied": varied, "full": full, "cheerful": cheerful, "afinn": afinn}
+REWARDS = {
+    "plain": plain,
+    "direct": direct,
+    "varied": varied,
+    "full": full,
+    "content": content,
+    "cheerful": cheerful,
+    "afinn": afinn,
+}
 
 
 def score(name: str, texts: Sequence[str]) -> Tensor:

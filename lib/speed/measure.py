@@ -10,7 +10,7 @@ import sys
 
 import torch
 
-from lib.engine import models
+from lib.engine import fused, models
 from lib.harness.progress import peak_memory
 from lib.speed import ours, peers
 
@@ -36,6 +36,7 @@ def measure(spec: dict) -> dict:
     )
     if theirs:
         model.set_attn_implementation("sdpa")
+        fused.remove(model)
     gc.collect()
     loaded = _peak_gb(spec["device"])
     out = getattr(peers if theirs else ours, kind)(model, tokenizer, spec)

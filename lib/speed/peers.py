@@ -10,7 +10,7 @@ from functools import partial
 import pandas as pd
 import torch
 
-from lib.engine import models
+from lib.engine import fused, models
 from lib.engine.generation import generate, left_pad
 from lib.quantization import block_linears
 from lib.speed.work import BETA, LORA, LR, Gate, scored, text_prompts, token_pairs
@@ -124,6 +124,7 @@ def greedy_parity(spec: str, *, prompts: int, tokens: int, device: str) -> pd.Da
             c.tokens for c in generate(model, sorted(ids, key=len), max_new_tokens=tokens, stop_ids=stop, batch=prompts)
         ]
         model.set_attn_implementation("sdpa")
+        fused.remove(model)
         theirs, alone = (answers(model, ids, stop, batch, tokens, do_sample=False) for batch in (prompts, 1))
         share = lambda a, b: sum(x == y for x, y in zip(a, b, strict=True)) / len(a)  # noqa: E731
         rows.append((str(dtype).removeprefix("torch."), share(ours, theirs), share(alone, theirs)))

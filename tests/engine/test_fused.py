@@ -69,6 +69,8 @@ def test_every_norm_of_a_llama_is_found_and_follows_a_copy():
     other.model.norm.weight.data.mul_(2)
     x = torch.randn(2, 3, 64)
     assert torch.allclose(other.model.norm(x), 2 * model.model.norm(x))
+    fused.remove(other)
+    assert not any("forward" in m.__dict__ for m in other.modules()) and "forward" in model.model.norm.__dict__
 
 
 def test_a_step_keeps_less_than_autograd_would():

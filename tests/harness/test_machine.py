@@ -38,3 +38,9 @@ def test_what_is_recorded_of_a_machine():
     assert machine.description()["cores"] == os.cpu_count() and machine.description()["processor"]
     assert machine.versions()["numpy"] != "not installed" and "python" in machine.versions()
     assert machine.threads() >= 0
+
+
+def test_timings_are_of_a_kind_of_machine():
+    cpu = {"device": "cpu", "machine": {"processor": "Some Processor, 8 GHz, avx512_bf16"}}
+    assert machine.kind(cpu) == "avx512_bf16" and machine.kind(cpu | {"device": "cuda"}) == "cuda"
+    assert machine.kind({}) == "unknown"

@@ -53,7 +53,9 @@ def test_the_folder_holds_the_figures_of_the_index_and_no_others():
 def test_timings_say_where_the_whole_range_is_ahead():
     table = pd.DataFrame([("a", "trl", "per second", 2.0, 1.5, 3.0), ("b", "trl", "per second", 1.1, 0.9, 1.3),
         ("a", "trl", "peak GB", 1.4, 1.4, 1.4)],
-        columns=["task", "peer", "metric", "ratio", "low", "high"])  # fmt: skip
+        columns=["task", "peer", "metric", "ratio", "low", "high"]).assign(machine="amx_bf16")  # fmt: skip
+    both = plots.speed(pd.concat([table, table.assign(machine="avx512_bf16")]))  # a row each, not one a machine
+    assert len(both.axes[0].get_yticks()) == 3 and "triangle: avx512_bf16" in both.axes[0].get_xlabel()
     figure = plots.speed(table)
     assert figure.get_suptitle() == "Whole range above the peer: faster in 1 of 2, smaller in 1 of 1"
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()][0] == "a, per second, trl"

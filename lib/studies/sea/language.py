@@ -133,7 +133,7 @@ class Dialogue:
         out, self.order = self.order[:n], self.order[n:]
         return out
 
-    def _sample(self, ids: Ids, source: str, sampling: Sampling = GREEDY) -> list[list[Completion]]:
+    def sample(self, ids: Ids, source: str, sampling: Sampling = GREEDY) -> list[list[Completion]]:
         """Completions, grouped by prompt, of the policy or the start."""
         if source == "start":
             as_start(self.bench)
@@ -141,7 +141,7 @@ class Dialogue:
         self.latent.sync()
         return done
 
-    def _look(self, ids: Ids, done) -> tuple[list, Tensor, Tensor]:
+    def look(self, ids: Ids, done) -> tuple[list, Tensor, Tensor]:
         """(trunk states, features (B, N, D), start's log-probs (B, N)) of sampled answers (B, N)."""
         as_start(self.bench)
         pieces, means, log_probs = looked_at(self.bench, ids, done)
@@ -157,11 +157,11 @@ class Dialogue:
         ids = [self.bench.ids[p] for p in prompts]
         how = Sampling(self.bench.cfg.temperature, self.generator, n=1 if source == "both" else n)
         if source == "both":
-            done = [a + b for a, b in zip(self._sample(ids, "policy", how), self._sample(ids, "start", how))]
+            done = [a + b for a, b in zip(self.sample(ids, "policy", how), self.sample(ids, "start", how))]
         else:
-            done = self._sample(ids, source, how)
+            done = self.sample(ids, source, how)
         answers = [[tuple(c.tokens) for c in row] for row in done]
-        pieces, features, start = self._look(ids, done)
+        pieces, features, start = self.look(ids, done)
         own = torch.tensor([[sum(c.logprobs) if source == "policy" else float("nan") for c in row] for row in done])
         return Candidates(prompts, answers, features, own, start, pieces)
 
@@ -201,27 +201,27 @@ class Dialogue:
     def evaluate(
         self, pick: Callable[[Tensor], Tensor] | None, source: str, *, n: int | None = None
     ) -> dict[str, Tensor]:
-        """Per held-out prompt, under every reward: win (1, 1/2, 0) of the greedy (or picked) answer against the start's
-        greedy one.
+        """Per held-out prompt, under every reward: win (1, 1/2, 0) of the greedy (or picked) answer against the
+        yardstick's (`_yardstick`).
 
         A reward that is not free is not asked.
         Draws of the heads' best of N come from a generator of their own: looking does not change the run.
         """
         b = self.bench
         if not hasattr(self, "reference"):
-            self.greedy = [row[0].tokens for row in self._sample(b.held_out_ids, "start")]
-            self.reference = [text(b, a) for a in self.greedy]
+            self.greedy = [row[0].tokens for row in self.sample(b.held_out_ids, "start")]
+            self.reference = self._yardstick()
         if pick is None:  # the start and a policy without a step answer alike
             answers = (
                 self.greedy
                 if source == "start" or not self.stepper.done
-                else [row[0].tokens for row in self._sample(b.held_out_ids, source)]
+                else [row[0].tokens for row in self.sample(b.held_out_ids, source)]
             )
         else:
             own = torch.Generator(device=self.generator.device).manual_seed(0)
             how = Sampling(b.cfg.temperature, own, n=n or b.cfg.best_of)
-            done = self._sample(b.held_out_ids, source, how)
-            _, features, _ = self._look(b.held_out_ids, done)
+            done = self.sample(b.held_out_ids, source, how)
+            _, features, _ = self.look(b.held_out_ids, done)
             answers = [row[i].tokens for row, i in zip(done, pick(features).tolist())]
         texts, out = [text(b, a) for a in answers], {}
         self.shown = texts  # the latest, for a reader
@@ -235,6 +235,22 @@ class Dialogue:
         out["length"] = torch.tensor([float(len(a)) for a in answers])
         out["distinct bigrams"] = torch.tensor([distinct_n([a], 2) for a in answers], dtype=torch.float64)
         return out
+
+    def _yardstick(self) -> list[str]:
+        """What every answer is compared with: of `yardstick` answers of the start the one that the oracle likes best;
+        the start's greedy one for 1, and where asking the oracle would be billed.
+
+        A single answer of the start is beaten every time after few steps, and then methods cannot be told apart.
+        """
+        b, n = self.bench, self.bench.cfg.yardstick
+        reward = next(iter(b.rewards.values()))
+        if n == 1 or not is_free(reward):
+            return [text(b, a) for a in self.greedy]
+        own = torch.Generator(device=self.generator.device).manual_seed(1)
+        done = self.sample(b.held_out_ids, "start", Sampling(b.cfg.temperature, own, n=n))
+        texts = [[text(b, c.tokens) for c in row] for row in done]
+        best = reward([(p, t) for p, row in zip(b.held_out, texts) for t in row]).view(-1, n).argmax(1)
+        return [row[i] for row, i in zip(texts, best.tolist())]
 
     def state(self) -> dict:
         """Everything the next round depends on."""
@@ -265,7 +281,8 @@ class Played(NamedTuple):
 def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = None) -> Played:
     """One method in the language world, from the start; keep: see `online.play`."""
     g, method = partial(seeding.torch_generator, cfg.seed), METHODS[arm]
-    world.reset(g("world", cfg.device), lr=lr, horizon=rounds(method, cfg, cfg.budget))
+    luck = ": again" if arm == "passive-again" else ""  # methods share their luck, but for the one that has another
+    world.reset(g(f"world{luck}", cfg.device), lr=lr, horizon=rounds(method, cfg, cfg.budget))
     oracle = Oracle(world.bench.rewards["oracle"], labels=cfg.labels, flip=cfg.flip, generator=g("language oracle"))
     agent = Agent(world, method, oracle, cfg, generator=g("language agent"))
     rows, over, last = play(agent, budget=cfg.budget, every=cfg.every, desc=f"{arm}, rate {lr:g}", keep=keep)

@@ -19,7 +19,7 @@ CFG = SimpleNamespace(
     loss="dpo", beta=0.1, heads=4, hidden=8, heads_lr=1e-2, buffer=500, batch=4, candidates=3, oversample=2, burn_in=1,
     optimism=1e-3,
     heads_batch=4, heads_steps=2, anchor=0.5, slic_beta=0.2, ipo_beta=0.2, blocks=1, lr=1e-2, warmup=1, clip=1.0,
-    tokens=5, generation_batch=4, eval_batch=3, temperature=1.0, micro=2, best_of=3,
+    tokens=5, generation_batch=4, eval_batch=3, temperature=1.0, micro=2, best_of=3, yardstick=1,
 )  # fmt: skip
 generator = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
 REWARDS = {name: oracles.rewarder(name, dtype=torch.float32, device="cpu", batch=4) for name in ("full", "varied")}
@@ -126,6 +126,19 @@ def test_methods_play(make, method):
 def test_the_start_ties_with_itself(make):
     scores = agent(make(), "passive").evaluate()
     assert scores["win rate, full"].tolist() == [0.5] * 3
+
+
+def test_the_yardstick_is_the_best_of_several_answers_of_the_start(make, monkeypatch):
+    one = make()
+    assert one.evaluate(None, "start")["win rate, full"].tolist() == [0.5] * 3  # against itself
+    monkeypatch.setattr(CFG, "yardstick", 5)
+    w = make()
+    scores, rewarded = w.evaluate(None, "start"), REWARDS["full"]([("", t) for t in w.reference])
+    assert scores["win rate, full"].tolist() == oracles.wins(scores["reward, full"], rewarded).tolist()
+    assert (rewarded - REWARDS["full"]([("", t) for t in one.reference])).mean() > 0
+    paid = make({"full": lambda rows: REWARDS["full"](rows)})  # asking it for the best would be billed
+    paid.evaluate(None, "start")
+    assert paid.reference == one.reference
 
 
 def test_a_run_resumed_in_its_middle_goes_the_same_way(make):
