@@ -20,6 +20,15 @@ LONGEST = 200_000  # characters: some fifty thousand tokens, more than any model
 BESIDE = ("id", "category", "split", "system")  # columns that are read as they are beside mapped ones
 NONE = ("", "none")
 Rows = Sequence[tuple[Place, dict]]
+Made = tuple[list[tuple[Place, object]], Dropped, str]  # what was made, what was dropped, the form's name
+
+
+class Kind(NamedTuple):
+    """What rows are called, how they are made, and the fields that a column map may name."""
+
+    name: str
+    make: Callable[[Rows, str], Made]
+    fields: tuple[str, ...]
 
 
 class Read(NamedTuple):
@@ -62,14 +71,15 @@ class Read(NamedTuple):
 
 def read(
     source: Path | str,
-    kind: str,
+    kind: str | Kind,
     *,
     columns: str = "none",
     limit: float = LIMIT,
     folder: Path | str | None = None,
     longest: int = LONGEST,
 ) -> Read:
-    """`kind` (prompts, pairs, rows or dialogues) of a file, a folder, or a data set as `sources.FORM`.
+    """`kind` (prompts, pairs, rows, dialogues, or a Kind of one's own) of a file, a folder, or a data set written as
+    `sources.FORM`.
 
     The form is told by the fields; `columns` names them where they are others, "prompt=question,chosen=best" (a dot
     goes into an object: "prompt=data.question"). Rows that cannot be used are dropped, counted and named; ties,
@@ -77,12 +87,13 @@ def read(
     FileNotFoundError, or ValueError naming file, lines and reasons: no such source or column, no known form, no row to
     use, or more errors than the share `limit` of the rows (one is always let pass unless the limit is 0).
     """
-    if kind not in KINDS:
+    if isinstance(kind, str) and kind not in KINDS:
         raise ValueError(f"what is read is one of {', '.join(KINDS)}; given {kind!r}")
+    kind = KINDS[kind] if isinstance(kind, str) else kind
     if not 0 <= limit <= 1:
         raise ValueError(f"the largest share of bad rows lies in 0 .. 1, given {limit}")
     named = column_map(columns, kind)
-    found = find(source, folder, "preference pair" if kind == "pairs" else kind.removesuffix("s"))
+    found = find(source, folder, {"pairs": "preference pair"}.get(kind.name, kind.name.removesuffix("s")))
     rows, dropped = [], [(place, Unusable(reason)) for place, reason in found.bad]
     for place, row in _mapped(found, named) if named else found.rows:
         if (n := _size(row)) > longest:
@@ -91,11 +102,11 @@ def read(
             rows.append((place, row))
     form = ""
     if rows:
-        out, more, form = KINDS[kind].make(rows, found.name)
+        out, more, form = kind.make(rows, found.name)
         dropped += more
     else:
         out = []
-    return _checked(found, kind, form, *_once(out, dropped), limit)
+    return _checked(found, kind.name, form, *_once(out, dropped), limit)
 
 
 def read_sets(sources: Sequence[str], kind: str, folder: Path | str, **how) -> dict[str, Read]:
@@ -111,11 +122,11 @@ def load_pairs(source: Path | str, *, limit: float = LIMIT) -> Read:
 # ---- columns
 
 
-def column_map(text: str, kind: str) -> dict[str, str]:
+def column_map(text: str, kind: Kind) -> dict[str, str]:
     """{field: the source's column} of "field=column,field=column"; none for "none". ValueError for any other text."""
     if text.strip() in NONE:
         return {}
-    known, out = [*dict.fromkeys([*KINDS[kind].fields, *BESIDE])], {}
+    known, out = [*dict.fromkeys([*kind.fields, *BESIDE])], {}
     for item in text.split(","):
         field, sign, column = (part.strip() for part in item.partition("="))
         if not sign or not field or not column:
@@ -123,7 +134,7 @@ def column_map(text: str, kind: str) -> dict[str, str]:
         if field not in known:
             near = difflib.get_close_matches(field, known, n=1)
             raise ValueError(
-                f"{kind} are read from the fields {', '.join(known)}; columns name {field!r}"
+                f"{kind.name} are read from the fields {', '.join(known)}; columns name {field!r}"
                 + (f", did you mean {near[0]!r}?" if near else "")
             )
         if field in out:
@@ -164,10 +175,9 @@ def _has(row: dict, column: str) -> bool:
 
 # ---- kinds
 
-Made = tuple[list[tuple[Place, object]], Dropped, str]
 
-
-def _each(rows: Rows, make: Callable[[dict, Place], object]) -> tuple[list[tuple[Place, object]], Dropped]:
+def each(rows: Rows, make: Callable[[dict, Place], object]) -> tuple[list[tuple[Place, object]], Dropped]:
+    """`make` of each row and its place: what it gives, and the rows for which it raises Unusable."""
     out, dropped = [], []
     for place, row in rows:
         try:
@@ -178,23 +188,16 @@ def _each(rows: Rows, make: Callable[[dict, Place], object]) -> tuple[list[tuple
 
 
 def _prompts(rows: Rows, name: str) -> Made:
-    return *_each(rows, prompt_of_row), "prompts"
+    return *each(rows, prompt_of_row), "prompts"
 
 
 def _passages(rows: Rows, name: str) -> Made:
     form = form_of([row for _, row in rows], passages.FORMS, name, "rows")
-    return *_each(rows, lambda row, _: passage(row, form)), form.name
+    return *each(rows, lambda row, _: passage(row, form)), form.name
 
 
 def _dialogues(rows: Rows, name: str) -> Made:
-    return *_each(rows, lambda row, _: dialogue(row)), "dialogues"
-
-
-class Kind(NamedTuple):
-    """How rows of a kind are made, and the fields that a column map may name."""
-
-    make: Callable[[Rows, str], Made]
-    fields: tuple[str, ...]
+    return *each(rows, lambda row, _: dialogue(row)), "dialogues"
 
 
 def _fields(forms) -> tuple[str, ...]:
@@ -202,14 +205,14 @@ def _fields(forms) -> tuple[str, ...]:
 
 
 KINDS = {
-    "prompts": Kind(_prompts, ("prompt",)),
+    "prompts": Kind("prompts", _prompts, ("prompt",)),
     "pairs": Kind(
-        pairs_of,
+        "pairs", pairs_of,
         tuple(dict.fromkeys(("prompt", "chosen", "rejected", *(s for pair in preference_forms.SCORES for s in pair),
             *_fields(preference_forms.FORMS)))),
     ),
-    "rows": Kind(_passages, tuple(dict.fromkeys(("prompt", "text", "label", *_fields(passages.FORMS))))),
-    "dialogues": Kind(_dialogues, ("messages", "prompt", "completion")),
+    "rows": Kind("rows", _passages, tuple(dict.fromkeys(("prompt", "text", "label", *_fields(passages.FORMS))))),
+    "dialogues": Kind("dialogues", _dialogues, ("messages", "prompt", "completion")),
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import DEVICE, DEVICE_HELP, Setting, split
+from lib.harness.presets.base import BAD_ROWS, DEVICE, DEVICE_HELP, Setting, columns, split
 
 OURS = "ours"
 CODE = "release code, README and scripts"
@@ -39,7 +39,9 @@ SETTINGS = {
         "file"),
     "prompts": Setting(smoke="prompts.jsonl", small="prompts.jsonl", paper="prompts.jsonl",
         published="six preference sets", source="reproducibility page; names of four in the release",
-        help="JSON-lines file of prompts under data/ or anywhere"),
+        help="file, folder or data set (id:split) of prompts, under data/ or anywhere"),
+    "columns": columns("the preferences of PAIRS and TRANSFER (else the prompts)"),
+    "bad_rows": BAD_ROWS,
     "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published="fp16", source=CODE, help="compute "
         "type; masters are float32", allowed=["float32", "bfloat16"]),
     "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help=DEVICE_HELP,
