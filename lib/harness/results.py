@@ -139,7 +139,7 @@ def cited(runs: Sequence[RunRecord]) -> list[RunRecord]:
 def used(settings: dict) -> dict:
     """The settings that make an experiment: not the device, not what can only stop a run, and not one that came later
     and is "none"."""
-    return {k: v for k, v in settings.items() if v != "none" and k not in ("device", "bad_rows")}
+    return {k: v for k, v in settings.items() if v != "none" and k not in ("device", "bad_rows", "keep")}
 
 
 def data_files(*names: str) -> list[dict]:

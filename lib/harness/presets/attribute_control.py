@@ -148,6 +148,10 @@ SETTINGS = {
         "compared: ours-everywhere is without adaptivity, ours-stale emulates ours-parallel, which takes two "
         "processes", allowed=ARMS, many=True,
         needs={"nado-base": "base", "nado-sft": "sft"}),
+    "keep": Setting(smoke="none", small="ours", study="none", paper="ours", published=None,
+        source="ours; cannot change the result", help="arms whose weights stay in the run's folder, "
+        "for `plumbline export`; none of them: none",
+        allowed=["none", *(a for a in ARMS if a != "base" and not a.startswith("nado"))], many=True),
     "vocabulary": Setting(smoke=3, small=4, paper=4, published=None, source=OURS, help="tokens of the exact world",
         allowed=(3, 6)),
     "length": Setting(smoke=3, small=4, paper=4, published=None, source=OURS, help="answer length of the exact "

@@ -123,6 +123,10 @@ SETTINGS = {
         study=",".join(MAIN),
         paper=",".join(ARMS), published="phased with replay", source=PAPER + "; the others are controls",
         help="curricula compared", allowed=ARMS, many=True),
+    "keep": Setting(smoke="none", small="data,replay-all", study="none", paper="data,replay-all", published=None,
+        source="ours; cannot change the result", help="data (the generated rows) and arms whose weights stay in "
+        "the run's folder, for `plumbline export`; none of them: none",
+        allowed=["none", "data", *ARMS], many=True),
     "words": Setting(smoke=8, small=8, paper=8, published=None, source=OURS, help="most words of a short answer",
         allowed=(1, 1000)),
     "steps": Setting(repeats=True, smoke="3,3,3", small="28,24,24", paper="50,70,175", published="820, 419, 1003",

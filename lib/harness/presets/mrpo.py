@@ -113,6 +113,10 @@ SETTINGS = {
         published="DPO, Multi-DPO, KD, MRPO", source="release "
         "code and summaries; the others are the critics' "
             "and ours", help="losses compared on every set", allowed=ARMS + ABLATIONS + MORE, many=True),
+    "keep": Setting(smoke="none", small="mrpo", study="none", paper="mrpo", published=None,
+        source="ours; cannot change the result", help="arms whose weights stay in the run's folder, "
+        "for `plumbline export`; none of them: none",
+        allowed=["none", *(a for a in ARMS if a != "base"), *ABLATIONS, *MORE], many=True),
     "ablations": Setting(smoke=",".join(ABLATIONS + MORE), small="mrpo-unclipped", study=",".join(ABLATIONS),
         paper=",".join(ABLATIONS + MORE),
         published=None, source="arXiv 2512.10040 and ours", help="losses tried on the first scarce set only",

@@ -163,6 +163,10 @@ SETTINGS = {
         published="Offline, "
         "Online, APL, XPO, SEA", source=PAPER + "; the others are controls", help="methods in the language world",
         allowed=[m for m in METHODS if m not in EXACT_ONLY], many=True),
+    "keep": Setting(smoke="none", small="sea-logit", study="none", paper="sea-logit", published=None,
+        source="ours; cannot change the result", help="methods whose weights and preferences stay in the run's folder, "
+        "for `plumbline export`; none of them: none",
+        allowed=["none", *(m for m in METHODS if m not in EXACT_ONLY)], many=True),
     "worlds": Setting(smoke=2, small=12, study=16, paper=16, published=None, source=OURS, help="exact worlds a "
         "cell and seed", allowed=(2, 10000)),
     "world_cells": Setting(smoke=TINY, small=HEADLINE, study=",".join(CELLS), paper=",".join(CELLS), published=None,
