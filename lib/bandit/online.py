@@ -103,7 +103,6 @@ class Agent:
         self.heads = bandit.Ensemble(cfg.heads, world.dim, cfg.hidden, generator=generator, worlds=world.worlds)
         self.optimizer = torch.optim.Adam(self.heads.parameters(), lr=cfg.heads_lr, weight_decay=0.0)
         self.buffer, self.rounds = Buffer(cfg.buffer, world.dim, world.worlds), 0
-        self.log: list[tuple] | None = None  # (round, preferred, other) of each query, as the oracle read them, if kept
 
     def round(self) -> dict:
         """Play one round; what happened, as numbers."""
@@ -126,10 +125,9 @@ class Agent:
             duels = torch.where(synthetic[:, None], bandit.best_and_worst(rewards, self._heads(len(duels))), duels)
         asked = (~synthetic).nonzero()[:, 0].tolist()
         real = c.rows(asked)
-        sides = [self.world.texts(real, duels[asked][:, k]) for k in range(2)]
-        first = self.oracle.compare(*sides)
-        if self.log is not None:
-            self.log += [(self.rounds, a, b) if won else (self.rounds, b, a) for a, b, won in zip(*sides, first)]
+        first = self.oracle.compare(
+            self.world.texts(real, duels[asked][:, 0]), self.world.texts(real, duels[asked][:, 1])
+        )
         wins = torch.ones(len(duels), dtype=torch.bool)
         wins[asked] = first
         duels = torch.where(wins[:, None], duels, duels.flip(1))
@@ -260,7 +258,6 @@ class Agent:
         return copy.deepcopy(parts) | {
             "world": self.world.state(), "oracle": self.oracle.state(), "seen": self.buffer.seen,
             "rounds": self.rounds, "generator": self.generator.get_state(),
-            "log": None if self.log is None else list(self.log),
         }  # fmt: skip
 
     def restore(self, state: dict) -> None:
@@ -273,7 +270,6 @@ class Agent:
         self.buffer.seen, self.rounds = state["seen"], state["rounds"]
         self.generator.set_state(state["generator"])
         self.oracle.restore(state["oracle"])
-        self.log = state.get("log", self.log)
 
 
 def looks_of(budget: int, every: int) -> list[int]:

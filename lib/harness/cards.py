@@ -180,7 +180,7 @@ def data(run: RunRecord, found: Mapping[str, tuple[str, Sequence[str]]]) -> str:
     settings = _settings(run)
     files = _rows([(f"{n}.jsonl", len(rows), about) for n, (about, rows) in found.items()], ("file", "rows", "a row"))
     reasons = Counter(
-        (row["fate"], re.sub(r"\(.*|like .*", "", row["reason"]).strip())
+        (row["fate"], re.sub(r"\(.*|like .*", "", row["reason"]).strip(" :"))
         for name, (_, rows) in found.items() if name == "dropped" for row in map(json.loads, rows)
     )  # fmt: skip
     why = [(fate, reason, n) for (fate, reason), n in reasons.most_common(20)]

@@ -175,6 +175,17 @@ def export_(
     typer.echo(take_home.export(run, arm, to))
 
 
+@app.command()
+@one_sentence
+def compare(
+    run_a: Annotated[str, typer.Argument(help="name of a folder under results/runs, or its path")],
+    run_b: str,
+    all_: Annotated[bool, typer.Option("--all", help="also differences whose interval holds 0")] = False,
+) -> None:
+    """Two runs of a paper: settings that differ, and b minus a with intervals over the prompts both answered."""
+    typer.echo(results.compare(take_home.find(run_a), take_home.find(run_b)).text(whole=all_))
+
+
 @app.command("results")
 @one_sentence
 def results_(check: Annotated[bool, typer.Option(help="only say whether the pages are up to date")] = False) -> None:

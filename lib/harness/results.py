@@ -28,9 +28,12 @@ STUDY_SINCE = "2026-11-29"  # runs of preset small that began before were made a
 
 
 def __getattr__(name: str):
-    """What a notebook needs to begin a run, so that it imports one module for all: `results.start`."""
+    """What a notebook needs to begin a run or to set two beside each other, so that it imports one module for all:
+    `results.start`, `results.compare`."""
     if name in ("Run", "start", "new_run_dir", "fail"):
         return getattr(importlib.import_module("lib.harness.runs"), name)
+    if name in ("Comparison", "compare"):
+        return getattr(importlib.import_module("lib.harness.comparison"), name)
     raise AttributeError(f"lib.harness.results has no {name!r}")
 
 
@@ -118,7 +121,8 @@ def uncited(manifest: dict) -> list[str]:
         why.append(f"{', '.join(files[:5])}{more} differ{'s' if one else ''} from the last commit")
     if manifest.get("seed", 0) >= PILOTS:
         why.append(f"seeds from {PILOTS} up are pilots")
-    if given := [name for name in manifest.get("overrides", ()) if name != "device"]:  # a column, no other experiment
+    harmless = ("device", "keep")  # a column, no other experiment; and what is taken home
+    if given := [name for name in manifest.get("overrides", ()) if name not in harmless]:
         why.append(f"{', '.join(name.upper() for name in given)} {'is' if len(given) == 1 else 'are'} overridden")
     return why
 

@@ -262,7 +262,7 @@ class Played(NamedTuple):
     answers: list[str]
 
 
-PREFERRED = "a query that the oracle answered, in their order: prompt, chosen and rejected answer, round"
+PREFERRED = "a query that the oracle answered, in their order: prompt, chosen and rejected answer"
 
 
 def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = None, run=None) -> Played:
@@ -272,13 +272,15 @@ def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = No
     world.reset(g("world", cfg.device), lr=lr, horizon=rounds(method, cfg, cfg.budget))
     oracle = Oracle(world.bench.rewards["oracle"], labels=cfg.labels, flip=cfg.flip, generator=g("language oracle"))
     agent = Agent(world, method, oracle, cfg, generator=g("language agent"))
-    wanted = run is not None and take_home.wanted(run.manifest, arm)
-    agent.log = [] if wanted else None
     rows, over, last = play(agent, budget=cfg.budget, every=cfg.every, desc=f"{arm}, rate {lr:g}", keep=keep)
-    if wanted:
+    if run is not None and take_home.wanted(run.manifest, arm):
         b = world.bench
         keeping.keep(run, arm, b.model, b.linears, note=f"Learned from {oracle.queries} queries.")
-        log = [dict(zip(("prompt", "chosen", "rejected", "round"), (*a, z[1], at))) for at, a, z in agent.log if a != z]
+        log = [
+            {"prompt": a[0], "chosen": (a if won else z)[1], "rejected": (z if won else a)[1]}
+            for a, z, _, won in oracle.log
+            if a != z
+        ]
         take_home.keep_rows(run, f"preferences-{arm}", log, PREFERRED)
     took = {"oracle queries": oracle.queries, "policy steps": world.stepper.done}
     looks = {
