@@ -168,10 +168,10 @@ def power(
 @one_sentence
 def export_(
     run: Annotated[str, typer.Argument(help="name of a folder under results/runs, or its path")],
-    arm: Annotated[str, typer.Option(help="an arm whose weights the run kept (KEEP)")],
+    arm: Annotated[str, typer.Option(help="an arm that the run kept (KEEP), or data: the rows it made")],
     to: Annotated[Path, typer.Option(help="a new folder")],
 ) -> None:
-    """Take an arm of a run home: a model folder that transformers and vLLM load, with its card."""
+    """Take an arm of a run home, a model folder or PEFT adapters, or the rows it made; each with its card."""
     typer.echo(take_home.export(run, arm, to))
 
 

@@ -275,8 +275,10 @@ def synthesise(
     seed: int,
     journal: Path | None,
     threshold: float = 0.9,
+    batch: int = 1,
 ) -> dict[str, Result]:
-    """The whole tree, leaves in turn; each call of a knowledge leaf goes through all its chunks.
+    """The whole tree, leaves in turn; each call of a knowledge leaf goes through all its chunks. batch: see `run`, the
+    rows are the same.
 
     Results by "skills" (foundational ones too), "grounded", "knowledge", where the tree has them; duplicates are told
     across all three and the seeds.
@@ -298,4 +300,6 @@ def synthesise(
     drawn = {
         name: leaf_local(part, calls=a.calls * len(part), size=a.size, seed=seed) for name, (part, _) in plans.items()
     }  # every plan is checked before the first is run
-    return {name: run(drawn[name], plans[name][1], journal=journal, desc=name, seen=seen) for name in plans}
+    return {
+        name: run(drawn[name], plans[name][1], journal=journal, desc=name, seen=seen, batch=batch) for name in plans
+    }
