@@ -72,7 +72,8 @@ tags: [{paper}]
 {load}
 ```
 
-In {dtype} its logits are those of the model that was measured.
+In {dtype} its weights are those that were measured, to the bit, and its logits too under the same kernels of
+attention; other kernels round otherwise.
 """
 LOAD_ADAPTERS = """from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
