@@ -54,7 +54,7 @@ ROOMS = {
         },
     ),
     "bandit": (5, PLAIN, set()),
-    "synthesis": (5, PLAIN, set()),
+    "synthesis": (5, PLAIN, {"openai"}),
     "speed": (5, MODEL | {"pandas"}, {"trl", "accelerate", "datasets"}),
     "studies": (6, MODEL | {"pandas"}, set()),
 }
@@ -138,7 +138,7 @@ def test_harness_does_not_load_torch():
 def test_every_import_is_declared():
     extras = PROJECT["project"]["optional-dependencies"]
     needed = PROJECT["project"]["dependencies"]
-    optional = [*extras["bench"], *extras["scale"]]
+    optional = [*extras["bench"], *extras["scale"], *extras["teachers"]]
     plain = {normal(r) for r in needed}
     for module, path in MODULES.items():
         for name, top in imports(path):

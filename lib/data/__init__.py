@@ -1,7 +1,8 @@
 """Prompts and preference pairs: files and data sets read, split and encoded."""
 
 from lib.data.joining import continuation, plain
-from lib.data.preferences import Comparison, Pairs, load_pairs, load_sets
+from lib.data.passages import Passage
+from lib.data.preferences import Comparison
 from lib.data.prompts import (
     SPLITS,
     Pair,
@@ -16,6 +17,7 @@ from lib.data.prompts import (
     pairs,
     sample,
 )
+from lib.data.reading import Read, load_pairs, read, read_sets
 from lib.data.rows import read_rows
 from lib.data.text import similarity, tokens, words
 
@@ -23,8 +25,9 @@ __all__ = [
     "SPLITS",
     "Comparison",
     "Pair",
-    "Pairs",
+    "Passage",
     "Prompt",
+    "Read",
     "agreement_prefix",
     "calibration",
     "chat",
@@ -34,10 +37,11 @@ __all__ = [
     "first_divergence",
     "load_pairs",
     "load_prompts",
-    "load_sets",
     "pairs",
     "plain",
+    "read",
     "read_rows",
+    "read_sets",
     "sample",
     "similarity",
     "tokens",

@@ -35,6 +35,8 @@ def messages(value: object, field: str) -> Messages:
         if not value.strip():
             raise Unusable(f"{field} is empty")
         return transcript(value) or (message("user", value),)
+    if isinstance(value, dict) and isinstance(value.get("text"), str) and not {"role", "from"} & set(value):
+        return messages(value["text"], f"{field}.text")  # RealToxicityPrompts: a text beside its scores
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, (list, tuple)) or not value:

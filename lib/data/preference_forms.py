@@ -169,19 +169,23 @@ def _safe(row: dict) -> Read:
     return _pair(prompt_of(row), row[fields[0]], row[fields[1]], fields, first)
 
 
-def _tldr(row: dict) -> Read:
-    info, summaries = row["info"], row["summaries"]
+def tldr_prompt(info: object) -> Messages:
+    """What is asked for the post or article that "info" of TL;DR's rows holds."""
     if not isinstance(info, dict) or not (given(info, "post") or given(info, "article")):
         raise Unusable("info has neither a post nor an article")
-    if not isinstance(summaries, (list, tuple)) or len(summaries) != 2:
-        raise Unusable("summaries are two")
     source = "post" if given(info, "post") else "article"
     body = text(info[source], f"info.{source}")
     if not body.strip():
         raise Unusable(f"info.{source} is empty")
-    head = [f"SUBREDDIT: r/{info['subreddit']}"] * bool(info.get("subreddit"))
-    head += [f"TITLE: {info['title']}"] * bool(info.get("title"))
-    prompt = (message("user", "\n\n".join([*head, f"{source.upper()}: {body.strip()}", "TL;DR:"])),)
+    head = [f"SUBREDDIT: r/{info.get('subreddit')}"] * bool(info.get("subreddit"))
+    head += [f"TITLE: {info.get('title')}"] * bool(info.get("title"))
+    return (message("user", "\n\n".join([*head, f"{source.upper()}: {body.strip()}", "TL;DR:"])),)
+
+
+def _tldr(row: dict) -> Read:
+    prompt, summaries = tldr_prompt(row["info"]), row["summaries"]
+    if not isinstance(summaries, (list, tuple)) or len(summaries) != 2:
+        raise Unusable("summaries are two")
     answers = [s.get("text") if isinstance(s, dict) else s for s in summaries]
     return _pair(
         prompt, *answers, ("summaries[0].text", "summaries[1].text"), one_of(row["choice"], "choice", (0, 1)) == 0

@@ -13,9 +13,12 @@ from torch import Tensor
 
 from lib.data import templates
 from lib.data.dialogues import Messages, Unusable, as_text, message, messages, question
+from lib.data.preference_forms import FORMS, given, lacking, prompt_of, tldr_prompt
 from lib.data.rows import read_rows
 
 SPLITS = ("train", "validation", "test")
+VALIDATION = dict.fromkeys(("val", "valid", "valid1", "valid2"), "validation")  # HelpSteer2 and TL;DR call it so
+PAIRED = "results are paired by id"
 
 
 class Prompt(NamedTuple):
@@ -45,75 +48,98 @@ class Pair(NamedTuple):
 
 
 def load_prompts(path: Path | str, split: str | None = None) -> list[Prompt]:
-    """Prompts of a file of rows (`read_rows`): ours ({"id", "category", "prompt", "split"}), FastChat's question.jsonl
-    ("turns": the first is asked), Vicuna-Eval ("question_id", "text"), or conversations ("messages", ShareGPT's
-    "conversations", or messages as "prompt") up to the user's last turn.
+    """Prompts of a file of rows, of which each must be one (`prompt_of_row`); what people bring is read by
+    `reading.read`, which drops bad rows and names them.
 
-    Rows without a split (foreign files) are dealt 70 / 10 / 20 by a hash of the prompt, those without a category are
-    "all", those without an id are called by their line. FileNotFoundError, or ValueError naming file, line and field.
+    FileNotFoundError, or ValueError naming file, line and field.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no prompt file at {path}; give JSON lines with a 'prompt' or 'turns' field a line")
-    if split is not None and split not in SPLITS:
-        raise ValueError(f"split is one of {', '.join(SPLITS)}, given {split!r}")
+    check_split(split)
     prompts, lines = [], {}
     for n, row in read_rows(path, "prompt"):
-        where = f"{path.name} line {n}"
         try:
-            turns = _asked(row)
+            p = prompt_of_row(row, n)
         except Unusable as e:
-            raise ValueError(f"{where}: {e}") from None
-        if not turns:
-            raise ValueError(f"{where} has neither a 'prompt' text nor 'turns'; it has {sorted(row)}")
-        text = as_text(turns)
-        p = Prompt(_named(row, n, where), _label(row, where), text, _split(row, text, where), turns[1:] and turns)
+            raise ValueError(f"{path.name} line {n}: {e}") from None
         if p.id in lines:
-            raise ValueError(f"{where} has the id {p.id!r} of line {lines[p.id]}; results are paired by id")
+            raise ValueError(f"{path.name} line {n}: has the id {p.id!r} of line {lines[p.id]}, {PAIRED}")
         lines[p.id] = n
         prompts.append(p)
-    prompts = [p for p in prompts if split in (None, p.split)]
-    if not prompts:
-        raise ValueError(f"{path.name} holds no prompt of split {split!r}")
-    return prompts
+    return of_split(prompts, split, path.name)
+
+
+def of_split(prompts: Sequence[Prompt], split: str | None, name: str) -> list[Prompt]:
+    """Those of a split, all of them for None; ValueError where there are none."""
+    check_split(split)
+    found = [p for p in prompts if split in (None, p.split)]
+    if not found:
+        raise ValueError(f"{name} holds no prompt of split {split!r}")
+    return found
+
+
+def check_split(split: str | None) -> None:
+    """ValueError unless it is None or one of SPLITS."""
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split is one of {', '.join(SPLITS)}, given {split!r}")
+
+
+def prompt_of_row(row: dict, place: int | str) -> Prompt:
+    """What a row asks: ours ({"id", "category", "prompt", "split"}), MT-Bench ("turns", or a list as "prompt": the
+    first is asked), Vicuna-Eval ("question_id", "text"), conversations ("messages", ShareGPT's "conversations",
+    messages as "prompt", a transcript) up to the user's last turn, or the prompt of a preference in any known form.
+
+    Rows without a split (foreign files) are dealt 70 / 10 / 20 by a hash of the prompt, those without a category are
+    "all", those without an id are called by their place. Unusable says what is wrong.
+    """
+    turns = _asked(row)
+    if not turns:
+        raise Unusable(f"has neither a 'prompt' text nor 'turns'; it has {sorted(map(str, row))}")
+    text = as_text(turns)
+    return Prompt(_named(row, place), _label(row), text, _split(row, text), turns[1:] and turns)
 
 
 def _asked(row: dict) -> Messages:
-    """What a row asks: the first field that holds something, none for a row without."""
+    """The first field that holds something, none for a row without."""
     for field in ("prompt", "turns", "messages", "conversations", "text"):
         value = row.get(field)
         if value in (None, "", []) or value != value or (field == "text" and "question_id" not in row):
             continue
-        if field == "turns" and isinstance(value, list):
+        if field in ("prompt", "turns") and isinstance(value, list) and (field == "turns" or isinstance(value[0], str)):
             value = value[0]
-        if isinstance(value, str) and value.strip():
-            return (message("user", value),)
         return question(messages(value, field))
-    return ()
+    if given(row, "info"):
+        return tldr_prompt(row["info"])
+    form = next((f for f in FORMS if f.read and not lacking(row, f.fields)), None)
+    if form is not None:
+        return question(form.read(row)[0])
+    return question(prompt_of(row)) if not lacking(row, ("prompt",)) else ()
 
 
-def _named(row: dict, line: int, where: str) -> str:
-    value = next((row[k] for k in ("id", "question_id") if row.get(k) not in (None, "")), line)
+def _named(row: dict, place: int | str) -> str:
+    value = next((row[k] for k in ("id", "question_id", "prompt_id") if row.get(k) not in (None, "")), place)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value != value:
-        raise ValueError(f"{where} has the id {value!r}, an id is a text or a number")
+        raise Unusable(f"has the id {value!r}, an id is a text or a number")
     return str(value)
 
 
-def _label(row: dict, where: str) -> str:
+def _label(row: dict) -> str:
     value = row.get("category")
     if value is None or value == "" or value != value:
         return "all"
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"{where} has the category {value!r}, a category is a text or a number")
+        raise Unusable(f"has the category {value!r}, a category is a text or a number")
     return str(value)
 
 
-def _split(row: dict, text: str, where: str) -> str:
+def _split(row: dict, text: str) -> str:
     value = row.get("split")
     if value is None or value == "" or value != value:
         return _dealt(text)
+    value = VALIDATION.get(value, value) if isinstance(value, str) else value
     if value not in SPLITS:
-        raise ValueError(f"{where} has the split {value!r}, a split is one of {', '.join(SPLITS)}")
+        raise Unusable(f"has the split {value!r}, a split is one of {', '.join(SPLITS)}")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 from collections.abc import Iterator
@@ -11,34 +12,53 @@ from pathlib import Path
 HOLDERS = ("examples", "data")  # fields under which a JSON object of a whole file keeps its rows
 KINDS = {type(None): "null", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
 SPACE = " \t\r\n"
+Bad = list[tuple[int, str]]  # (line, reason) of what is no row
 
 
-def read_rows(path: Path | str, what: str = "row") -> list[tuple[int, dict]]:
-    """(line, row) for each row of a file, by its ending: .csv, .tsv, .parquet, else JSON.
+def read_rows(path: Path | str, what: str = "row", bad: Bad | None = None) -> list[tuple[int, dict]]:
+    """(line, row) for each row of a file, by its ending: .csv, .tsv, .parquet, else JSON; .gz is unpacked.
 
     JSON is one object a line, an array of objects, or one object with such an array under "examples" or "data"; the
     line is where the row starts (Parquet: which row it is). Only a line feed ends a line; a byte order mark and white
     lines are skipped. null, NaN and texts for numbers come through: what a field may be is the caller's to say.
-    FileNotFoundError, or ValueError in one sentence with the file and the line; `what` names a row in it.
+    FileNotFoundError, or ValueError in one sentence with the file and the line; `what` names a row in it. With a list
+    `bad` a line that is no row goes there with its reason, and only what spoils the whole file is raised.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no file of {what}s at {path}")
-    if path.suffix == ".parquet":
+    found: Bad = []
+    if _ending(path) == ".parquet":
         rows = _parquet(path)
     else:
         text = _text(path)
-        rows = list(_table(text, path) if path.suffix in (".csv", ".tsv") else _json(text, path.name))
-    if not rows:
-        raise ValueError(f"{path.name} holds no {what}")
+        table = _ending(path) in (".csv", ".tsv")
+        rows = list(_table(text, path, found) if table else _json(text, path.name, found))
     for line, row in rows:
         if not isinstance(row, dict):
-            raise ValueError(f"{path.name} line {line} is {KINDS[type(row)]}, a {what} is an object with named fields")
-    return rows
+            found.append((line, f"is {KINDS[type(row)]}, a {what} is an object with named fields"))
+    if found and bad is None:
+        line, reason = min(found)
+        raise ValueError(f"{path.name} line {line} {reason}")
+    if not rows and not found:
+        raise ValueError(f"{path.name} holds no {what}")
+    if bad is not None:
+        bad += sorted(found)
+    return [(line, row) for line, row in rows if isinstance(row, dict)]
+
+
+def _ending(path: Path) -> str:
+    """The file's kind: the ending before .gz, if that is its last."""
+    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix
 
 
 def _text(path: Path) -> str:
     raw = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError) as e:
+            raise ValueError(f"{path.name} is no gzip file: {e}") from None
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ValueError(f"{path.name} is UTF-16, save it as UTF-8")
     try:
@@ -48,7 +68,7 @@ def _text(path: Path) -> str:
         raise ValueError(f"{path.name} line {line} is not UTF-8: byte 0x{raw[e.start]:02x}") from None
 
 
-def _json(text: str, name: str) -> Iterator[tuple[int, object]]:
+def _json(text: str, name: str, bad: Bad) -> Iterator[tuple[int, object]]:
     """A file is lines unless it is one JSON value that is an array, or an object over several lines or with rows."""
     lines = text.split("\n")  # str.splitlines would also cut inside texts, at U+2028 and U+0085
     full = [(n, line.strip(SPACE + "\ufeff")) for n, line in enumerate(lines, 1) if line.strip(SPACE + "\ufeff")]
@@ -69,7 +89,7 @@ def _json(text: str, name: str) -> Iterator[tuple[int, object]]:
         try:
             yield n, _checked(json.loads(line), line)
         except (ValueError, RecursionError) as e:
-            raise ValueError(f"{name} line {n} is no JSON: {_why(e, line)}") from None
+            bad.append((n, f"is no JSON: {_why(e, line)}"))
 
 
 def _whole(text: str) -> bool:
@@ -150,10 +170,10 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-def _table(text: str, path: Path) -> Iterator[tuple[int, dict]]:
+def _table(text: str, path: Path, bad: Bad) -> Iterator[tuple[int, dict]]:
     """Rows of CSV or TSV under the names of its first line; a cell that is a list of messages is read as one."""
     name, before = path.name, csv.field_size_limit(2**31 - 1)  # a long answer is no mistake
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if _ending(path) == ".tsv" else ",", strict=True)
     try:
         header = [h.strip() for h in next(reader, [])]
         if len(set(header)) < len(header):
@@ -161,8 +181,8 @@ def _table(text: str, path: Path) -> Iterator[tuple[int, dict]]:
         line = reader.line_num + 1
         for cells in reader:
             if cells and len(cells) != len(header):
-                raise ValueError(f"{name} line {line} has {len(cells)} cells, line 1 names {len(header)} columns")
-            if cells:
+                bad.append((line, f"has {len(cells)} cells, line 1 names {len(header)} columns"))
+            elif cells:
                 yield line, {h: _cell(c) for h, c in zip(header, cells)}
             line = reader.line_num + 1
     except csv.Error as e:

@@ -168,11 +168,22 @@ def power(
 @one_sentence
 def export_(
     run: Annotated[str, typer.Argument(help="name of a folder under results/runs, or its path")],
-    arm: Annotated[str, typer.Option(help="an arm whose weights the run kept (KEEP)")],
+    arm: Annotated[str, typer.Option(help="an arm that the run kept (KEEP), or data: the rows it made")],
     to: Annotated[Path, typer.Option(help="a new folder")],
 ) -> None:
-    """Take an arm of a run home: a model folder that transformers and vLLM load, with its card."""
+    """Take an arm of a run home, a model folder or PEFT adapters, or the rows it made; each with its card."""
     typer.echo(take_home.export(run, arm, to))
+
+
+@app.command()
+@one_sentence
+def compare(
+    run_a: Annotated[str, typer.Argument(help="name of a folder under results/runs, or its path")],
+    run_b: str,
+    all_: Annotated[bool, typer.Option("--all", help="also differences whose interval holds 0")] = False,
+) -> None:
+    """Two runs of a paper: settings that differ, and b minus a with intervals over the prompts both answered."""
+    typer.echo(results.compare(take_home.find(run_a), take_home.find(run_b)).text(whole=all_))
 
 
 @app.command("results")

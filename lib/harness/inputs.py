@@ -18,8 +18,9 @@ def digests(settings: Mapping[str, Any]) -> dict[str, str]:
     as seen from notebooks/, where a run works."""
     found = {}
     for value in settings.values():
-        items = {value, *value.split(","), value.partition("#")[0]} if isinstance(value, str) else ()  # folder#label
-        for name in (item.strip() for item in items):
+        listed = [value, *value.split(",")] if isinstance(value, str) else []
+        parts = {item.partition(mark)[0].strip() for item in listed for mark in ("\0", "#", ":")}  # folder#label:split
+        for name in sorted(parts):
             place = _place(name)
             if place is not None:
                 found[name] = digest(place)

@@ -24,13 +24,17 @@ __all__ = ["ITEM_COLUMNS", "METRIC_COLUMNS", "RunRecord", "cited", "data_files",
            "load_runs", "missing", "published", "uncited", "used"]  # fmt: skip
 
 PILOTS = 200  # seeds from here up try things out and are never cited
+HARMLESS = ("device", "keep", "at_once", "per_minute", "prices")  # settings that make no other experiment
 STUDY_SINCE = "2026-11-29"  # runs of preset small that began before were made at what is now preset study
 
 
 def __getattr__(name: str):
-    """What a notebook needs to begin a run, so that it imports one module for all: `results.start`."""
+    """What a notebook needs to begin a run or to set two beside each other, so that it imports one module for all:
+    `results.start`, `results.compare`."""
     if name in ("Run", "start", "new_run_dir", "fail"):
         return getattr(importlib.import_module("lib.harness.runs"), name)
+    if name in ("Comparison", "compare"):
+        return getattr(importlib.import_module("lib.harness.comparison"), name)
     raise AttributeError(f"lib.harness.results has no {name!r}")
 
 
@@ -118,7 +122,7 @@ def uncited(manifest: dict) -> list[str]:
         why.append(f"{', '.join(files[:5])}{more} differ{'s' if one else ''} from the last commit")
     if manifest.get("seed", 0) >= PILOTS:
         why.append(f"seeds from {PILOTS} up are pilots")
-    if given := [name for name in manifest.get("overrides", ()) if name != "device"]:  # a column, no other experiment
+    if given := [name for name in manifest.get("overrides", ()) if name not in HARMLESS]:
         why.append(f"{', '.join(name.upper() for name in given)} {'is' if len(given) == 1 else 'are'} overridden")
     return why
 
@@ -138,8 +142,9 @@ def cited(runs: Sequence[RunRecord]) -> list[RunRecord]:
 
 
 def used(settings: dict) -> dict:
-    """The settings that make an experiment: not the device, and not one that came later and is "none"."""
-    return {k: v for k, v in settings.items() if v != "none" and k != "device"}
+    """The settings that make an experiment: not HARMLESS ones, not what can only stop a run, and not one that came
+    later and is "none"."""
+    return {k: v for k, v in settings.items() if v != "none" and k not in (*HARMLESS, "bad_rows")}
 
 
 def data_files(*names: str) -> list[dict]:

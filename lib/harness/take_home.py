@@ -1,64 +1,25 @@
-"""An arm of a finished run as a model folder: which runs can give one, and the card that goes with it.
+"""What a finished run can give: an arm as a model folder, or the data that it made, each with its card.
 
-The weights are put together by the study that kept them, `lib.studies.qdpo.take_home`, in a process of its own.
+Weights are put together in a process of its own, by `lib.studies.qdpo.take_home` where they are quantized and else by
+`lib.engine.keeping`.
 """
 
 from __future__ import annotations
 
-import re
+import json
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from lib.harness import assets, claims, paths, results
-from lib.harness.presets.base import nearest
+from lib.harness import cards, paths, results
+from lib.harness.presets.base import nearest, split
 from lib.harness.results import RunRecord
 
-STUDY = "lib.studies.qdpo.take_home"
-BASES = {  # a setting MODEL -> whose model that is, and the asset it comes in
-    "embedded": ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2"),
-    "gemma3-270m": ("google/gemma-3-270m", "gemma3-270m-part1"),
-}
-OURS, UNKNOWN = "Apache-2.0", "not known here: see where it comes from"
-CARD = """---
-license: {tag}
-library_name: transformers
-tags: [compressed-tensors, {paper}]
-{base}---
-# {name}: {arm} at {bits} bits
-
-`{model}` with the {layers} linear layers of its blocks quantized to {bits} bits ({groups}, {kind}); embeddings and
-head as they were. Arm `{arm}` of run `{run}` of {paper}, preset {preset}, seed {seed}, commit `{commit}`.{uncited}
-
-## Load
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained("{folder}")
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
-```
-
-It needs `compressed-tensors>=0.20.1`; its logits are those of the model that was measured. vLLM reads the format too,
-4 and 8 bits with kernels of every version, other widths where it has kernels for them (not tried by us).
-
-## Size
-
-{said:.3f} bits a weight by its format, scale and zero-point included; {size:.3f} on disk.
-
-## What was measured
-
-{claims}
-
-## Licences and data
-
-Base model `{model}`: {licence}. Weights' sha256 (first 16 digits): `{sha256}`.
-
-{data}
-
-## Settings
-
-{settings}
-"""
+MAKERS, MAKER = {"qdpo": "lib.studies.qdpo.take_home"}, "lib.engine.keeping"
+DATA, KEPT = "data", "kept-"  # an arm's name for what a run made of rows, and how their files' names begin
 
 
 def export(run: str, arm: str, to: Path) -> str:
@@ -69,7 +30,10 @@ def export(run: str, arm: str, to: Path) -> str:
     to = to.expanduser().absolute()
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         raise FileExistsError(f"{to} holds something already; name a new folder or an empty one")
-    command = [sys.executable, "-m", STUDY, str(record.dir.absolute()), arm, str(to)]
+    if arm == DATA:
+        return write_data(record, to)
+    maker = MAKERS.get(record.manifest["paper"], MAKER)
+    command = [sys.executable, "-m", maker, str(record.dir.absolute()), arm, str(to)]
     done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -86,75 +50,49 @@ def find(run: str) -> RunRecord:
     raise ValueError(f"there is no run {run!r} in {paths.RUNS} (`plumbline list` names the newest){like}")
 
 
+def wanted(manifest: dict, arm: str) -> bool:
+    """Whether a run's settings ask for what an arm has learned, or made, to be kept."""
+    return arm in split(manifest["settings"].get("keep", "none"))
+
+
 def check(run: RunRecord, arm: str) -> None:
-    """ValueError unless the run is done and has kept this arm's weights."""
-    status = run.manifest.get("status")
+    """ValueError unless the run is done and has kept this arm."""
+    status, paper = run.manifest.get("status"), run.manifest.get("paper", "PAPER")
     if status != "done":
         raise ValueError(f"{run.dir.name} is {status}, and only a run that is done can be taken home")
-    kept = sorted(p.stem for p in run.dir.glob("*.safetensors"))
+    kept = sorted(p.stem for p in run.dir.glob("*.safetensors")) + [DATA] * bool(_files(run))
     if arm not in kept:
         has = f"only of {', '.join(kept)}" if kept else "of none"
-        raise ValueError(f"{run.dir.name} keeps no weights of arm {arm!r}, {has}: run qdpo again with KEEP={arm}")
+        raise ValueError(f"{run.dir.name} keeps nothing of arm {arm!r}, {has}: run {paper} again with KEEP={arm}")
 
 
-def card(run: RunRecord, arm: str, folder: str, *, said: float, size: float) -> str:
-    """The text of README.md: what this is, how to load it, its size, what was measured, licences, data, settings.
-
-    said, size: bits a weight by the format, and on disk.
-    """
-    m, settings = run.manifest, {name: _public(value) for name, value in run.manifest["settings"].items()}
-    model = settings["model"]
-    origin, asset = BASES.get(model, (None, None))
-    licence = assets.ASSETS[asset].licence if asset else OURS if model == "tiny-random" else UNKNOWN
-    why = results.uncited(m)
-    return CARD.format(
-        tag="apache-2.0" if licence == OURS else "other",
-        base=f"base_model: {origin}\n" if origin else "",
-        name=(origin or model).rpartition("/")[2],
-        groups="one scale a row" if settings["group"] == -1 else f"one scale for {settings['group']} input channels",
-        kind="symmetric" if settings["symmetric"] else "with zero-points",
-        uncited=f"\nNot evidence: {'; '.join(why)}." if why else "",
-        arm=arm, bits=settings["bits"], model=model, layers=m["model"]["block linears"], sha256=m["model"]["sha256"],
-        run=m["run_id"], paper=m["paper"], preset=m["preset"], seed=m["seed"], commit=m["commit"][:12],
-        folder=folder, said=said, size=size, licence=licence,
-        claims=_claims(run), data=_data(m["data"]), settings=_rows(settings.items(), ("setting", "value")),
-    )  # fmt: skip
+def keep_rows(run, name: str, rows: Sequence[dict], about: str) -> None:
+    """Write rows that a run has made as a JSON-lines file beside its tables, which git ignores. about: one sentence of
+    what a row is, for the card."""
+    path = run.dir / f"{KEPT}{name}.jsonl"
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    lines = [json.dumps(row, ensure_ascii=False) for row in ({"about": about}, *rows)]
+    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
-def _public(value):
-    """A setting's value; of a path on this machine the name alone."""
-    path = isinstance(value, str) and (Path(value).is_absolute() or value.startswith(("~", ".")))
-    return Path(value).name if path else value
+def _files(run: RunRecord) -> list[Path]:
+    return sorted(run.dir.glob(f"{KEPT}*.jsonl"))
 
 
-def _claims(run: RunRecord) -> str:
-    """Headline claims: this run's own value beside the cited one and its verdict."""
-    paper = run.manifest["paper"]
-    if run.manifest["preset"] == "smoke":
-        return "Nothing: a smoke run shows that everything runs."
-    beside = claims.beside(paper, run, results.evidence(results.load_runs(paper)))
-    rows = [
-        (r.claim, r.statement, _number(r["this run"]), f"{_number(r.cited)} [{_number(r.low)}, {_number(r.high)}]",
-            r.verdict) for _, r in beside.iterrows()
-    ]  # fmt: skip
-    return _rows(rows, ("claim", "statement", "this run", "cited", "verdict"))
-
-
-def _data(files: list[dict]) -> str:
-    """The run's data files with their sums and, where data/README.md tells it, their licence."""
-    told = (paths.DATA / "README.md").read_text(encoding="utf-8")
-    rows = []
-    for f in files:
-        row = re.search(rf"^\|[^|]*`{re.escape(f['file'])}`[^|]*\|[^|]*\|([^|]*)\|", told, re.M)
-        ours = row and any(f["sha256"] == assets.file_sha256(p) for p in paths.DATA.glob(f["file"]))
-        rows.append((f["file"], f["rows"], f["sha256"], row[1].strip() if ours else UNKNOWN))
-    return _rows(rows, ("file", "rows", "sha256", "licence"))
-
-
-def _number(value: float) -> str:
-    return "-" if value != value else f"{value:.3f}"
-
-
-def _rows(rows, columns: tuple[str, ...]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(str(x).replace("|", "\\|") for x in line) + " |" for line in lines)
+def write_data(run: RunRecord, folder: Path) -> str:
+    """The rows of a run as a folder with a card; one line that says so."""
+    found = {}
+    for path in _files(run):
+        about, *rows = path.read_text(encoding="utf-8").split("\n")[:-1]
+        found[path.stem.removeprefix(KEPT)] = json.loads(about)["about"], rows
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    try:  # the folder appears whole or not at all
+        for name, (_, rows) in found.items():
+            (part / f"{name}.jsonl").write_text("".join(row + "\n" for row in rows), encoding="utf-8")
+        (part / "README.md").write_text(cards.data(run, found), encoding="utf-8")
+        part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return f"{folder}: {', '.join(f'{len(rows)} rows of {name}' for name, (_, rows) in found.items())}"

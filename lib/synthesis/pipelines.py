@@ -15,7 +15,7 @@ from lib.harness.progress import announce, track
 from lib.synthesis.blocks import FATES, Block, Chunk, Dedup, Filter, Generate, Unique
 from lib.synthesis.judges import Judge
 from lib.synthesis.requests import Reply
-from lib.synthesis.samplers import Sampler, leaf_local
+from lib.synthesis.samplers import Prompt, Sampler, leaf_local
 from lib.synthesis.teachers import Teacher
 from lib.taxonomy.tree import Leaf
 
@@ -24,12 +24,13 @@ PATIENCE = 3  # times in a row that a teacher or judge may raise before the run 
 
 class Result(NamedTuple):
     """Rows kept; rows dropped, with `dropped` (block: reason) and `fate`; a dict of counts a block; a sentence for each
-    leaf that got no answers."""
+    leaf that got no answers; the prompts that the rows came from, by (leaf, call)."""
 
     rows: list[dict]
     dropped: list[dict]
     counts: list[dict]
     failures: list[str]
+    prompts: dict[tuple[str, int], Prompt] = {}
 
 
 class Journal:
@@ -141,11 +142,12 @@ def run(
             "blocks have names of their own, and a batch holds at least 1 call, given "
             f"{', '.join(names) or 'no block'} and {batch}"
         )
-    kept, dropped, book, seen = [], [], Journal(journal), Dedup() if seen is None else seen
+    kept, dropped, drawn, book, seen = [], [], {}, Journal(journal), Dedup() if seen is None else seen
     counts = [{"block": name, "rows": 0, "in": 0, **dict.fromkeys(FATES, 0)} for name in names]
     starts = range(0, sampler.calls, batch)
     for start in track(starts, desc):
         prompts = [sampler.draw(call, kept) for call in range(start, min(start + batch, sampler.calls))]
+        drawn |= {(p.leaf, p.call): p for p in prompts}
         rows = [
             {"id": f"{p.leaf}#{p.call}", "leaf": p.leaf, "call": p.call, "task": p.task, "examples": p.examples}
             for p in prompts
@@ -173,7 +175,7 @@ def run(
     failures = book.failures()
     for sentence in [summary(counts), *failures]:
         announce(f"{desc}: {sentence}")
-    return Result(kept, dropped, counts, failures)
+    return Result(kept, dropped, counts, failures, drawn)
 
 
 def _plain(row: dict) -> dict:
@@ -273,8 +275,10 @@ def synthesise(
     seed: int,
     journal: Path | None,
     threshold: float = 0.9,
+    batch: int = 1,
 ) -> dict[str, Result]:
-    """The whole tree, leaves in turn; each call of a knowledge leaf goes through all its chunks.
+    """The whole tree, leaves in turn; each call of a knowledge leaf goes through all its chunks. batch: see `run`, the
+    rows are the same.
 
     Results by "skills" (foundational ones too), "grounded", "knowledge", where the tree has them; duplicates are told
     across all three and the seeds.
@@ -296,4 +300,6 @@ def synthesise(
     drawn = {
         name: leaf_local(part, calls=a.calls * len(part), size=a.size, seed=seed) for name, (part, _) in plans.items()
     }  # every plan is checked before the first is run
-    return {name: run(drawn[name], plans[name][1], journal=journal, desc=name, seen=seen) for name in plans}
+    return {
+        name: run(drawn[name], plans[name][1], journal=journal, desc=name, seen=seen, batch=batch) for name in plans
+    }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from lib.data import plain
 from lib.synthesis import phrases
 from lib.synthesis.requests import ASKS, LISTED, Reply, Request, continued, listing
-from lib.synthesis.servers import Chat
+from lib.synthesis.servers import PATIENT, Chat, Patience
 from lib.synthesis.truth import UNSAFE, form, pair_score, question_score
 from lib.taxonomy.tree import Leaf
 
@@ -214,8 +215,20 @@ class Templated:
         )
 
 
-def load(spec: str, leaves: Sequence[Leaf], *, seed: int) -> Templated | Chat:
-    """templated, or "<address> <model>" of a server that speaks the OpenAI protocol; ValueError for anything else."""
+def load(
+    spec: str,
+    leaves: Sequence[Leaf],
+    *,
+    seed: int,
+    patience: Patience = PATIENT,
+    prices: str = "none",
+    keep: Path | None = None,
+) -> Templated | Chat:
+    """templated, or "<address> <model>" of a server that speaks the OpenAI protocol; ValueError for anything else.
+
+    Of a server: how it is asked, prices of a million tokens ("read,written"), and the file
+    that keeps its answers.
+    """
     if spec == "templated":
         return Templated(leaves, seed=seed)
     url, _, model = spec.partition(" ")
@@ -224,7 +237,15 @@ def load(spec: str, leaves: Sequence[Leaf], *, seed: int) -> Templated | Chat:
             "a teacher is 'templated' or the address and model of a server, 'http://localhost:8000/v1 name', "
             f"given {spec!r}"
         )
-    return Chat(url, model.strip(), seed=seed)
+    made = Chat(url, model.strip(), seed=seed, patience=patience, keep=keep)
+    if prices != "none":
+        made.prices = tuple(float(p) for p in prices.split(","))
+    return made
+
+
+def spent(teacher: Teacher) -> dict:
+    """What a served teacher took, `servers.Spent` as a dict; of one that costs nothing {}."""
+    return teacher.spent._asdict() if isinstance(teacher, Chat) else {}
 
 
 class Continuing:

@@ -63,6 +63,7 @@ def test_scores_that_are_none_are_named(tmp_path, bad, reason):
 
 
 OURS = {"prompt": "q?", "chosen": "x", "rejected": "y"}
+MORE = [OURS | {"chosen": f"x{i}"} for i in range(9)]  # others: a row said twice is read once
 
 
 @pytest.mark.parametrize(
@@ -90,8 +91,8 @@ OURS = {"prompt": "q?", "chosen": "x", "rejected": "y"}
     ],
 )
 def test_a_row_that_is_no_pair_is_dropped_and_named(tmp_path, bad, reason):
-    got = load(tmp_path, OURS, bad, OURS)
-    assert shown(got) == [(ASK, "x", "y")] * 2 and got.dropped == [(2, reason)]
+    got = load(tmp_path, OURS, bad, MORE[0])
+    assert shown(got) == [(ASK, "x", "y"), (ASK, "x0", "y")] and got.dropped == [(2, reason)]
     assert got.summary() == f"pairs.jsonl: 2 pairs, 1 rows dropped: 1 x {reason} (line 2)"
     with pytest.raises(
         ValueError, match="pairs.jsonl (holds no pair to learn from: line 1 |has the fields chosen, prompt;)"
@@ -102,8 +103,10 @@ def test_a_row_that_is_no_pair_is_dropped_and_named(tmp_path, bad, reason):
 def test_too_many_bad_rows_stop_and_ties_do_not(tmp_path):
     bad = OURS | {"chosen": ""}
     with pytest.raises(ValueError, match=r"pairs.jsonl: 2 of 5 rows cannot be used, more than 10% \(line 2 the chosen"):
-        load(tmp_path, OURS, bad, OURS, OURS, bad)
-    assert len(load(tmp_path, OURS, bad, OURS, OURS, bad, limit=0.5).rows) == 3
+        load(tmp_path, OURS, bad, *MORE[:2], bad)
+    assert len(load(tmp_path, OURS, bad, *MORE[:2], bad, limit=0.5).rows) == 3
+    with pytest.raises(ValueError, match="1 of 2 rows cannot be used, more than 0%"):
+        load(tmp_path, OURS, bad, limit=0)
     same = OURS | {"chosen": "y"}
     assert len(load(tmp_path, OURS, *[same] * 9).dropped) == 9
     with pytest.raises(ValueError, match="has the fields q, r; preferences need those of one form"):
@@ -119,9 +122,9 @@ def test_files_and_data_sets(tmp_path, monkeypatch):
     table = tmp_path / "pairs.csv"
     table.write_text('prompt,chosen,rejected\n"a, b?",x,y\n')
     assert shown(data.load_pairs(table)) == [(((U, "a, b?"),), "x", "y")]
-    with pytest.raises(FileNotFoundError, match="no file of preference pairs at"):
+    with pytest.raises(FileNotFoundError, match="no file of preference pairs at .*; give a file, a folder, or a data"):
         data.load_pairs(tmp_path / "none.jsonl")
-    with pytest.raises(ValueError, match="given as id:split"):
+    with pytest.raises(ValueError, match=r"given as id\[@revision\]"):
         data.load_pairs("name:")
 
     def load_dataset(name, split):
@@ -129,7 +132,7 @@ def test_files_and_data_sets(tmp_path, monkeypatch):
         return [OURS | {"score_chosen": None, "score_rejected": None}, OURS | {"chosen": None}]
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    got = data.load_sets(["none", "some/set:train", "task.json"], tmp_path)
+    got = data.read_sets(["none", "some/set:train", "task.json"], "pairs", tmp_path)
     assert list(got) == ["some/set:train", "task.json"] and shown(got["some/set:train"]) == [(ASK, "x", "y")]
     assert got["some/set:train"].dropped == [(2, "lacks chosen")]
 

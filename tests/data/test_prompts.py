@@ -40,7 +40,7 @@ def test_fastchat_form_and_errors(tmp_path):
     assert prompts[3].text == "question number 3" and 110 < sum(p.split == "train" for p in prompts) < 165
     assert data.load_prompts(f) == prompts
     f.write_text('{"prompt": "a"}\n{"text": "b"}\n')
-    with pytest.raises(ValueError, match="line 2 has neither"):
+    with pytest.raises(ValueError, match="line 2: has neither"):
         data.load_prompts(f)
     with pytest.raises(FileNotFoundError, match="no prompt file"):
         data.load_prompts(tmp_path / "none")
@@ -83,17 +83,17 @@ def test_a_conversation_is_encoded_with_all_its_turns(byte_tokenizer):
 @pytest.mark.parametrize(
     "row, message",
     [
-        ({"prompt": "x", "id": "a"}, "q.jsonl line 2 has the id 'a' of line 1"),
-        ({"prompt": "x", "split": "dev"}, "q.jsonl line 2 has the split 'dev', a split is one of train, valid"),
-        ({"prompt": "x", "split": ["test"]}, "q.jsonl line 2 has the split"),
-        ({"prompt": "x", "category": ["c"]}, "q.jsonl line 2 has the category"),
-        ({"prompt": "x", "id": {}}, "q.jsonl line 2 has the id {}, an id is"),
+        ({"prompt": "x", "id": "a"}, "q.jsonl line 2: has the id 'a' of line 1"),
+        ({"prompt": "x", "split": "dev"}, "q.jsonl line 2: has the split 'dev', a split is one of train, valid"),
+        ({"prompt": "x", "split": ["test"]}, "q.jsonl line 2: has the split"),
+        ({"prompt": "x", "category": ["c"]}, "q.jsonl line 2: has the category"),
+        ({"prompt": "x", "id": {}}, "q.jsonl line 2: has the id {}, an id is"),
         ({"prompt": 5}, "q.jsonl line 2: prompt is 5, neither a text nor messages"),
         ({"prompt": " "}, "q.jsonl line 2: prompt is empty"),
         ({"turns": [None]}, "q.jsonl line 2: turns is None"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "q.jsonl line 2: there is no turn of the user"),
         ({"messages": ["x"]}, "q.jsonl line 2: messages holds 'x', a message has role and content"),
-        ({"prompt": None}, "q.jsonl line 2 has neither a 'prompt' text nor 'turns'"),
+        ({"prompt": None}, "q.jsonl line 2: has neither a 'prompt' text nor 'turns'"),
         ("null", "q.jsonl line 2 is null, a prompt is an object"),
         ('{"prompt": "x",}', "q.jsonl line 2 is no JSON: a comma stands before the end"),
     ],

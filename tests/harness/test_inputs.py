@@ -25,6 +25,16 @@ def test_a_file_and_a_folder_by_content(tmp_path, monkeypatch):
     assert inputs.digests(settings)["p.jsonl"] != first["p.jsonl"]
 
 
+def test_a_data_set_of_a_folder_counts_by_its_content(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text("{}")
+    settings = {"pairs": f"none, {tmp_path}/set:train"}
+    before = inputs.digests(settings)
+    assert list(before) == [f"{tmp_path}/set"]
+    (tmp_path / "set" / "train.jsonl").write_text("{ }")
+    assert inputs.digests(settings) != before
+
+
 def test_a_large_file_by_size_time_and_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs, "WHOLE", 10)
     monkeypatch.setattr(inputs, "END", 4)

@@ -59,7 +59,7 @@ def test_runs_of_other_settings_are_not_mixed(sandbox, monkeypatch):
 
 def test_a_setting_that_came_later_and_is_not_used_changes_nothing(sandbox, monkeypatch):
     old, new = make(monkeypatch, seed=0), make(monkeypatch, seed=1)
-    for start, run, extra in (("2026-01-01", old, {}), ("2026-01-02", new, {"later": "none"})):
+    for start, run, extra in (("2026-01-01", old, {"bad_rows": 0.5}), ("2026-01-02", new, {"later": "none"})):
         run.manifest["start"], run.manifest["settings"] = start, run.manifest["settings"] | extra
         run.finish()
     assert len(results.cited(results.load_runs())) == 2

@@ -4,7 +4,7 @@ the rest is ours."""
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import DEVICE, DEVICE_HELP, Setting, split
+from lib.harness.presets.base import BAD_ROWS, DEVICE, DEVICE_HELP, Setting, columns, split
 
 OURS = "ours"
 BLOG = "the authors' public summary"
@@ -36,9 +36,13 @@ SETTINGS = {
         published="a toxicity judge, not named", source=BLOG, help="scores the attribute to avoid: " + JUDGES),
     "second_judge": Setting(smoke="better-profanity", small="better-profanity", paper="alt-profanity-check",
         published=None, source=OURS, help="judges what was written, never trains: " + JUDGES),
-    "corpus": Setting(smoke="composed", small="composed", paper="composed", published="equal parts of ToxiGen and "
-        "Wikitext", source=BLOG, help="composed, "
-        "or a JSON-lines file of prompt, text, domain (related or general)"),
+    "corpus": Setting(smoke="composed", small="composed", paper="toxigen/toxigen-data:annotated:train,"
+        "Salesforce/wikitext:wikitext-103-raw-v1:train[:2%]", published="equal parts of ToxiGen and "
+        "Wikitext", source=BLOG + "; which configurations is ours", help="composed; a file, folder or data set of "
+        "prompt, text, toxic and domain (forum or general); or two, separated by a comma: related texts with labels, "
+        "and general ones"),
+    "columns": columns("the corpus (of two the first)"),
+    "bad_rows": BAD_ROWS,
     "share": Setting(smoke=0.5, small=0.5, paper=0.5, published=None, source=OURS, help="share of the composed "
         "related lines that have the attribute", allowed=(0.0, 1.0)),
     "n_related": Setting(smoke=12, small=192, paper=1000, published="half of the corpus",
@@ -144,6 +148,10 @@ SETTINGS = {
         "compared: ours-everywhere is without adaptivity, ours-stale emulates ours-parallel, which takes two "
         "processes", allowed=ARMS, many=True,
         needs={"nado-base": "base", "nado-sft": "sft"}),
+    "keep": Setting(smoke="none", small="ours", study="none", paper="ours", published=None,
+        source="ours; cannot change the result", help="arms whose weights stay in the run's folder, "
+        "for `plumbline export`; none of them: none",
+        allowed=["none", *(a for a in ARMS if a != "base" and not a.startswith("nado"))], many=True),
     "vocabulary": Setting(smoke=3, small=4, paper=4, published=None, source=OURS, help="tokens of the exact world",
         allowed=(3, 6)),
     "length": Setting(smoke=3, small=4, paper=4, published=None, source=OURS, help="answer length of the exact "

@@ -216,3 +216,21 @@ def _hint(kind: type, value: Any) -> str:
     if exponent:
         mantissa = f"{mantissa if '.' in mantissa else mantissa + '.0'}e{int(exponent):+d}"
     return f": write {mantissa} without quotes"
+
+
+# ---- settings that several papers share
+
+
+def columns(of: str) -> Setting:
+    """COLUMNS of what a notebook reads."""
+    return Setting(
+        smoke="none", small="none", paper="none", published=None, source="ours",
+        help=f"names of columns as field=column,field=column, where {of} have others: prompt=question,chosen=best; "
+        "none", form=r"none|[^=,]+=[^=,]+(,[^=,]+=[^=,]+)*",
+    )  # fmt: skip
+
+
+BAD_ROWS = Setting(
+    smoke=0.1, small=0.1, paper=0.1, published=None, source="ours: more than this is a file that is misread",
+    help="largest share of rows with errors that is dropped and named; above it the run stops", allowed=(0.0, 1.0),
+)  # fmt: skip

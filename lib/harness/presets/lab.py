@@ -42,6 +42,13 @@ SETTINGS = {
         help="who writes and judges the student's data: templated, or the address and model of a server that speaks "
             "the "
         "OpenAI protocol"),
+    "at_once": Setting(smoke=16, small=16, paper=16, published=None, source="ours; cannot change the result",
+        help="requests that a served teacher is asked at a time", allowed=(1, 1024)),
+    "per_minute": Setting(smoke=0, small=0, paper=0, published=None, source="ours; cannot change the result",
+        help="requests a minute at most; 0: no limit", allowed=(0, 10**6)),
+    "prices": Setting(smoke="none", small="none", paper="none", published=None, source="the server's",
+        help="prices of a million tokens read and written, as 0.5,1.5, to count what a teacher costs; none",
+        form=r"none|\d+(\.\d+)?,\d+(\.\d+)?"),
     "taxonomy": Setting(smoke="taxonomy", small="taxonomy", paper="taxonomy", published="not public",
         source="section 3.1", help="folder under data/ or anywhere with a tree of qna.yaml files"),
     "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published=None, source=OURS, help="compute "
@@ -123,6 +130,10 @@ SETTINGS = {
         study=",".join(MAIN),
         paper=",".join(ARMS), published="phased with replay", source=PAPER + "; the others are controls",
         help="curricula compared", allowed=ARMS, many=True),
+    "keep": Setting(smoke="none", small="data,replay-all", study="none", paper="data,replay-all", published=None,
+        source="ours; cannot change the result", help="data (the generated rows) and arms whose weights stay in "
+        "the run's folder, for `plumbline export`; none of them: none",
+        allowed=["none", "data", *ARMS], many=True),
     "words": Setting(smoke=8, small=8, paper=8, published=None, source=OURS, help="most words of a short answer",
         allowed=(1, 1000)),
     "steps": Setting(repeats=True, smoke="3,3,3", small="28,24,24", paper="50,70,175", published="820, 419, 1003",

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import DEVICE, DEVICE_HELP, Setting, split
+from lib.harness.presets.base import BAD_ROWS, DEVICE, DEVICE_HELP, Setting, columns, split
 
 OURS = "ours"
 CODE = "release code, README and scripts"
@@ -39,7 +39,9 @@ SETTINGS = {
         "file"),
     "prompts": Setting(smoke="prompts.jsonl", small="prompts.jsonl", paper="prompts.jsonl",
         published="six preference sets", source="reproducibility page; names of four in the release",
-        help="JSON-lines file of prompts under data/ or anywhere"),
+        help="file, folder or data set (id:split) of prompts, under data/ or anywhere"),
+    "columns": columns("the preferences of PAIRS and TRANSFER (else the prompts)"),
+    "bad_rows": BAD_ROWS,
     "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published="fp16", source=CODE, help="compute "
         "type; masters are float32", allowed=["float32", "bfloat16"]),
     "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help=DEVICE_HELP,
@@ -111,6 +113,10 @@ SETTINGS = {
         published="DPO, Multi-DPO, KD, MRPO", source="release "
         "code and summaries; the others are the critics' "
             "and ours", help="losses compared on every set", allowed=ARMS + ABLATIONS + MORE, many=True),
+    "keep": Setting(smoke="none", small="mrpo", study="none", paper="mrpo", published=None,
+        source="ours; cannot change the result", help="arms whose weights stay in the run's folder, "
+        "for `plumbline export`; none of them: none",
+        allowed=["none", *(a for a in ARMS if a != "base"), *ABLATIONS, *MORE], many=True),
     "ablations": Setting(smoke=",".join(ABLATIONS + MORE), small="mrpo-unclipped", study=",".join(ABLATIONS),
         paper=",".join(ABLATIONS + MORE),
         published=None, source="arXiv 2512.10040 and ours", help="losses tried on the first scarce set only",

@@ -4,7 +4,7 @@ baselines are named there, no hyper-parameter is. Every value is ours unless its
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import DEVICE, DEVICE_HELP, Setting, split
+from lib.harness.presets.base import BAD_ROWS, DEVICE, DEVICE_HELP, Setting, columns, split
 
 OURS = "not seen in any readable source; ours"
 TUNED = (
@@ -33,8 +33,10 @@ SETTINGS = {
     "prompts": Setting(
         smoke="prompts.jsonl", small="prompts.jsonl", paper="prompts.jsonl", published=None,
         source=OURS + "; evaluation there is MT-Bench, Vicuna-Eval and FLASK",
-        help="JSON-lines file under data/ or anywhere: prompt or turns, category, split",
+        help="file, folder or data set (id:split) of prompts, under data/ or anywhere",
     ),
+    "columns": columns("the prompts"),
+    "bad_rows": BAD_ROWS,
     "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published=None, source=OURS,
                      help="compute type; latent weights are always float32", allowed=["float32", "bfloat16"]),
     "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source="ours", help=DEVICE_HELP,

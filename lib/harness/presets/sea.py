@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import DEVICE, DEVICE_HELP, Setting, split
+from lib.harness.presets.base import BAD_ROWS, DEVICE, DEVICE_HELP, Setting, columns, split
 
 OURS = "ours"
 PAPER = "section 6 and appendix D"
@@ -73,9 +73,11 @@ SETTINGS = {
         source="ours: the SFT model was taught bare TL;DR prompts",
         help="chat template of the model: none is its tokenizer's own; vicuna, llama-2, chatml, plain, lab, or a jinja "
         "file"),
-    "prompts": Setting(smoke="prompts.jsonl", small="prompts.jsonl", paper="prompts.jsonl",
+    "prompts": Setting(smoke="prompts.jsonl", small="prompts.jsonl", paper="lkevinzc/tldr-with-sft-reference:train",
         published="lkevinzc/tldr-with-sft-reference", source=CODE,
-        help="JSON-lines file of prompts under data/ or anywhere"),
+        help="file, folder or data set (id:split) of prompts, under data/ or anywhere"),
+    "columns": columns("the prompts"),
+    "bad_rows": BAD_ROWS,
     "dtype": Setting(smoke="float32", small="bfloat16", paper="bfloat16", published="bfloat16", source=CODE,
         help="compute "
         "type; masters are float32", allowed=["float32", "bfloat16"]),
@@ -164,6 +166,10 @@ SETTINGS = {
         published="Offline, "
         "Online, APL, XPO, SEA", source=PAPER + "; the others are controls", help="methods in the language world",
         allowed=[m for m in METHODS if m not in EXACT_ONLY], many=True),
+    "keep": Setting(smoke="none", small="sea-logit", study="none", paper="sea-logit", published=None,
+        source="ours; cannot change the result", help="methods whose weights and preferences stay in the run's folder, "
+        "for `plumbline export`; none of them: none",
+        allowed=["none", *(m for m in METHODS if m not in EXACT_ONLY)], many=True),
     "worlds": Setting(smoke=2, small=12, study=16, paper=16, published=None, source=OURS, help="exact worlds a "
         "cell and seed", allowed=(2, 10000)),
     "world_cells": Setting(smoke=TINY, small=HEADLINE, study=",".join(CELLS), paper=",".join(CELLS), published=None,

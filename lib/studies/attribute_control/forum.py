@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.data import read_rows
 from lib.scoring.toxicity import listed
 from lib.synthesis import prose
 
@@ -34,7 +33,6 @@ class Corpus(NamedTuple):
     pairs: list[tuple[str, str]]  # held-out questions, `detection`
 
 
-SAID = {"true": True, "false": False}  # as JSON and CSV have it
 PROMPT = "Forum, thread about {topic}. Reply:"
 TOPICS = (
     "slow buses", "parking fees", "school hours", "the library's opening times", "leaf blowers", "coffee prices",
@@ -160,30 +158,28 @@ def compose(
     test: int,
     prompts: int,
     seed: int,
-    source: str = "composed",
+    given: Sequence[Line] = (),
 ) -> Corpus:
     """A corpus of forum lines (a `share` of them insults), questions about others, and general lines; the held-out part
     is the same for every seed.
 
-    source: "composed", or a JSON-lines file of prompt, text, toxic and domain (forum or general), of which as many are
-    taken.
+    given: lines of your own (`corpora.load`), of which as many are taken; none are composed then.
     """
     rng = lambda k: np.random.default_rng([k, 0xF0])  # noqa: E731
-    if source == "composed":
+    if not given:
         held, plain = forum(2 * test, share=0.5, rng=rng(0)), general(general_lines + test, rng=rng(0))
         known = {x.text for x in held}
         fresh = [x for x in forum(2 * (related + questions), share=share, rng=rng(seed + 1)) if x.text not in known]
     else:
-        lines = load_lines(source)
         fresh, plain = (
-            [lines[i] for i in rng(0).permutation(len(lines)) if (lines[i].domain == "general") == g]
+            [given[i] for i in rng(0).permutation(len(given)) if (given[i].domain == "general") == g]
             for g in (False, True)
         )
         toxic, fine = ([x for x in fresh if x.toxic == t][:test] for t in (True, False))
         held, fresh = toxic + fine, [x for x in fresh if x not in toxic and x not in fine]
         if len(plain) < general_lines + test or len(fresh) < related + questions or len(held) < 2 * test:
             raise ValueError(
-                f"{source} holds too few lines: {len(plain)} general of {general_lines + test} needed, "
+                f"the corpus holds too few lines: {len(plain)} general of {general_lines + test} needed, "
                 f"{len(fresh)} related of {related + questions} beside the held-out ones"
             )
     asks = [
@@ -213,30 +209,6 @@ def unseen(corpus: Corpus, n: int, *, seed: int) -> list[Line]:
     known = {x.text for x in (*corpus.train, *(x for lines in corpus.held_out.values() for x in lines))}
     fresh = forum(4 * n, share=0.0, rng=np.random.default_rng([seed, 0xA1]))
     return list(dict.fromkeys(x for x in fresh if x.text not in known))[:n]
-
-
-def load_lines(path: Path | str) -> list[Line]:
-    """Lines of a file of rows (`data.read_rows`); ValueError names the line and field that is wrong, or the domain that
-    is empty."""
-    out, path = [], Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no corpus at {path}; give composed, or JSON lines with prompt, text, toxic and domain"
-        )
-    for n, row in read_rows(path, "line"):
-        toxic = SAID.get(str(row.get("toxic")).lower()) if isinstance(row.get("toxic"), (bool, str)) else None
-        wrong = [k for k in ("prompt", "text") if not isinstance(row.get(k), str) or not row[k].strip()]
-        wrong += ["toxic"] * (toxic is None) + ["domain"] * (row.get("domain") not in ("forum", "general"))
-        if wrong:
-            raise ValueError(
-                f"{path.name} line {n} needs prompt and text, toxic true or false, and domain forum or general; its "
-                + ", ".join(f"{k} is {row[k]!r:.40}" if k in row else f"{k} is missing" for k in wrong)
-            )
-        out.append(Line(row["prompt"], row["text"], toxic, row["domain"]))
-    for domain in ("forum", "general"):
-        if not any(x.domain == domain for x in out):
-            raise ValueError(f"{path.name} has no line of the domain {domain!r}")
-    return out
 
 
 def real_prompts(folder: Path | str, n: int, rng: np.random.Generator) -> list[str]:

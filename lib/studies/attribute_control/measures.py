@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lib import scoring
 from lib.constraint.nado import Nado
+from lib.engine import keeping
 from lib.engine.generation import Sampling, generate
 from lib.engine.logprobs import mean_logprob, token_logprobs
 from lib.harness import seeding
@@ -173,6 +174,7 @@ def plain_arm(
     with run.stage(arm):
         if learns:
             run.curve(arm, fine_tune(world, keep=keep, desc=arm))
+            keeping.keep(run, arm, world.model, world.linears)
     out = {arm: measure(world, run, arm, plan)}
     if decoding:
         cfg, nado = world.cfg, new_nado(world)
@@ -189,6 +191,7 @@ def controlled_arm(world: World, run, arm: str, plan: Plan, *, how: Mapping) -> 
     with run.stage(arm):
         curve, turns, _ = controlled(world, desc=arm, **how)
         run.curve(arm, curve)
+        keeping.keep(run, arm, world.model, world.linears)
     record_turns(run, arm, turns)
     return {arm: measure(world, run, arm, plan)}
 
@@ -197,6 +200,7 @@ def reinforced_arm(world: World, run, arm: str, plan: Plan, *, weight: float) ->
     """Reinforcement: what it wrote."""
     with run.stage(arm):
         run.curve(arm, reinforced(world, weight=weight, beta=world.cfg.rl_beta, desc=arm))
+        keeping.keep(run, arm, world.model, world.linears)
     return {arm: measure(world, run, arm, plan)}
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lib import scoring
-from lib.engine import phases
+from lib.engine import keeping, phases
 from lib.engine.merging import Weights
 from lib.engine.packing import Row
 from lib.engine.phases import Done, Phase, Tuning
@@ -110,6 +110,7 @@ def curriculum(b: Bench, arm: str, plan: Sequence[Phase], journal: Path | None) 
     _record(b, arm, [d.name for d in done], [d.scores for d in done])
     steps = [row | {"phase": at} for at, d in enumerate(done) for row in d.curve]
     b.run.curve(arm, [row | {"step": i} for i, row in enumerate(steps, 1)])
+    keeping.keep(b.run, arm, b.student.model, b.student.latent.linears)
     return b.student.weights()
 
 

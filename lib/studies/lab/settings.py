@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lib import scoring
+from lib.harness import paths
 from lib.studies.lab.curricula import ARMS, PARTS
+from lib.synthesis.servers import Patience
 from lib.taxonomy.tree import Leaf
 
 
@@ -66,3 +68,9 @@ def steps(cfg) -> dict[str, int]:
             if not inside:
                 raise ValueError(f"{name} are numbers from 0 to 1, given {item!r}")
     return dict(zip(PARTS, map(int, given)))
+
+
+def serving(cfg) -> dict:
+    """How a served teacher is asked, what it costs, and where its answers are kept: for `teachers.load`."""
+    patience = Patience(at_once=cfg.at_once, per_minute=cfg.per_minute)
+    return {"patience": patience, "prices": cfg.prices, "keep": paths.CACHE / "answers.sqlite"}

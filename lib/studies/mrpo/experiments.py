@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lib.engine import keeping
 from lib.studies.mrpo import measures, scores
 from lib.studies.mrpo.arms import ARMS, MOVING, Spec, loss, reference
 from lib.studies.mrpo.candidates import gather
@@ -54,7 +55,7 @@ def run_arm(
     **changes,
 ) -> list[dict]:
     """Train one arm on a task against references `names` (the primary first), measure it, and record everything
-    under `label`.
+    under `label`. Where KEEP names it, its weights are kept; of an arm of several tasks those of the last.
 
     changes: fields of its Spec that differ, for ablations.
     """
@@ -68,6 +69,7 @@ def run_arm(
             run.curve(f"{t.name}: {label}", curve)
             largest = max(r["gradient norm"] for r in curve)
             run.metric("training", t.name, label, "largest gradient norm", largest, n=len(curve))
+            keeping.keep(run, label, world.model, world.linears, note=f"Trained on {len(t.train)} pairs of {t.name}.")
         _measure(world, spec, label, names, t)
         if samples:
             measures.generated(world, label, t, to=[n for n in names if n in world.weights])

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lib.engine import models
-from lib.harness import take_home
+from lib.harness import cards
 from lib.harness.results import RunRecord
 from lib.quantization import Quantized, export
 from lib.studies.qdpo.study import Study
@@ -67,7 +67,7 @@ def write(run: RunRecord, arm: str, folder: Path) -> str:
     said = export.bits_per_weight(weights.values())
 
     def card(part: Path) -> str:
-        return take_home.card(run, arm, folder.name, said=said, size=export.size(part))
+        return cards.quantized(run, arm, folder.name, said=said, size=export.size(part))
 
     export.save_quantized(folder, model, weights, tokenizer=tokenizer, card=card)
     size, all_of_it = export.size(folder), sum(p.stat().st_size for p in folder.iterdir()) / 1e6

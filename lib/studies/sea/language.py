@@ -15,11 +15,11 @@ from torch import Tensor
 from lib.bandit.methods import METHODS, rounds
 from lib.bandit.online import Agent, Candidates, play
 from lib.data import Prompt, encode
-from lib.engine import latents, training, trunk
+from lib.engine import keeping, latents, training, trunk
 from lib.engine.generation import GREEDY, Completion, Sampling, generate, recorded
 from lib.engine.head import head_of
 from lib.engine.logprobs import check_finite, sum_logprob, token_logprobs
-from lib.harness import seeding
+from lib.harness import seeding, take_home
 from lib.quantization import block_linears
 from lib.scoring import oracles
 from lib.scoring.metrics import distinct_n
@@ -278,14 +278,27 @@ class Played(NamedTuple):
     answers: list[str]
 
 
-def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = None) -> Played:
-    """One method in the language world, from the start; keep: see `online.play`."""
+PREFERRED = "a query that the oracle answered, in their order: prompt, chosen and rejected answer"
+
+
+def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = None, run=None) -> Played:
+    """One method in the language world, from the start; keep: see `online.play`. run: where, if KEEP names the method,
+    its weights and what the oracle preferred are kept; pairs of equal answers are left out."""
     g, method = partial(seeding.torch_generator, cfg.seed), METHODS[arm]
     luck = ": again" if arm == "passive-again" else ""  # methods share their luck, but for the one that has another
     world.reset(g(f"world{luck}", cfg.device), lr=lr, horizon=rounds(method, cfg, cfg.budget))
     oracle = Oracle(world.bench.rewards["oracle"], labels=cfg.labels, flip=cfg.flip, generator=g("language oracle"))
     agent = Agent(world, method, oracle, cfg, generator=g("language agent"))
     rows, over, last = play(agent, budget=cfg.budget, every=cfg.every, desc=f"{arm}, rate {lr:g}", keep=keep)
+    if run is not None and take_home.wanted(run.manifest, arm):
+        b = world.bench
+        keeping.keep(run, arm, b.model, b.linears, note=f"Learned from {oracle.queries} queries.")
+        log = [
+            {"prompt": a[0], "chosen": (a if won else z)[1], "rejected": (z if won else a)[1]}
+            for a, z, _, won in oracle.log
+            if a != z
+        ]
+        take_home.keep_rows(run, f"preferences-{arm}", log, PREFERRED)
     took = {"oracle queries": oracle.queries, "policy steps": world.stepper.done}
     looks = {
         k: [r[k] for r in rows[1:] if isfinite(r[k])]

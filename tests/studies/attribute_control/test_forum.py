@@ -1,4 +1,3 @@
-import json
 import re
 
 import numpy as np
@@ -166,42 +165,6 @@ def test_unseen_lines_are_clean_and_nowhere_else():
         and not any(x.toxic for x in new)
     )
     assert new == forum.unseen(corpus, 16, seed=0) != forum.unseen(corpus, 16, seed=1)
-
-
-FINE = {"prompt": "p", "text": " t", "toxic": True, "domain": "forum"}
-
-
-def test_lines_of_a_file(tmp_path):
-    path = tmp_path / "corpus.jsonl"
-    other = FINE | {"text": " t\u2028u", "toxic": False, "domain": "general"}
-    path.write_text("\ufeff" + "\r\n".join(json.dumps(r, ensure_ascii=False) for r in (FINE, other)))
-    want = [forum.Line("p", " t", True, "forum"), forum.Line("p", " t\u2028u", False, "general")]
-    assert forum.load_lines(path) == want
-    table = tmp_path / "corpus.csv"
-    table.write_text("prompt,text,toxic,domain\np, t,true,forum\np, u,False,general\n")
-    assert [x.toxic for x in forum.load_lines(table)] == [True, False]
-    with pytest.raises(FileNotFoundError, match="no corpus at"):
-        forum.load_lines(tmp_path / "none.jsonl")
-
-
-@pytest.mark.parametrize(
-    "line, message",
-    [
-        ("{oops", "corpus.jsonl line 3 is no JSON"),
-        ("null", "corpus.jsonl line 3 is null"),
-        ("[1]", "corpus.jsonl line 3 is a list"),
-        (json.dumps(FINE | {"toxic": 1}), "corpus.jsonl line 3 needs .*; its toxic is 1"),
-        (json.dumps(FINE | {"toxic": float("nan")}), "corpus.jsonl line 3 needs .*; its toxic is nan"),
-        (json.dumps(FINE | {"domain": ["forum"], "text": None}), "line 3 needs .*; its text is None, domain is"),
-        ('{"text": "t", "toxic": true, "domain": "forum"}', "line 3 needs .*; its prompt is missing"),
-        ("", "corpus.jsonl has no line of the domain 'general'"),
-    ],
-)
-def test_a_line_that_is_none_is_named(tmp_path, line, message):
-    path = tmp_path / "corpus.jsonl"
-    path.write_text(json.dumps(FINE) + "\n\n" + line)  # a white line counts
-    with pytest.raises(ValueError, match=message):
-        forum.load_lines(path)
 
 
 def test_the_composed_corpus_gives_what_the_paper_preset_asks_for():

@@ -114,6 +114,8 @@ def test_every_arm_begins_at_the_start_and_goes_on_record(tiny_model, byte_token
     world = world._replace(oracle=oracle)
 
     class Kept:
+        manifest = {"settings": {}}  # nothing is kept to be taken home
+
         def __init__(self):
             self.there, self.curves = {}, []
 

@@ -3,6 +3,7 @@ import pytest
 from lib import taxonomy
 from lib.harness import paths, presets
 from lib.studies.lab import settings
+from lib.synthesis import teachers
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,16 @@ def test_the_paper_presets_steps_are_some_epochs_of_its_rows():
     cfg = presets.resolve("lab", {"PRESET": "paper", "SEED": 0})
     rows = cfg.per_leaf * len(taxonomy.load(paths.DATA / cfg.taxonomy))
     assert 3 <= sum(map(int, cfg.items_of("steps"))) * cfg.batch / rows <= 10
+
+
+def test_how_a_served_teacher_is_asked(sandbox):
+    given = {"TEACHER": "http://localhost:1/v1 m", "AT_ONCE": 3, "PER_MINUTE": 50, "PRICES": "0.5,1.5"}
+    cfg = presets.resolve("lab", {"PRESET": "smoke", "SEED": 0} | given)
+    teacher = teachers.load(cfg.teacher, [], seed=0, **settings.serving(cfg))
+    assert teacher.patience[3:] == (3, 50) and teacher.prices == (0.5, 1.5)
+    assert teacher.answers.path == paths.CACHE / "answers.sqlite" and teachers.spent(teacher)["asked"] == 0
+    leaves = taxonomy.load(paths.DATA / "taxonomy")
+    assert teachers.spent(teachers.load("templated", leaves, seed=0, **settings.serving(cfg))) == {}
+    for wrong in ("cheap", "1", "1,-2"):
+        with pytest.raises(ValueError, match="PRICES takes prices of a million tokens"):
+            presets.resolve("lab", {"PRESET": "smoke", "SEED": 0, "PRICES": wrong})

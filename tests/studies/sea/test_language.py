@@ -1,9 +1,11 @@
 """The language model's world on the tiny model."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lib import data
 from lib.bandit.methods import METHODS, policy_loss
@@ -13,8 +15,9 @@ from lib.harness import paths
 from lib.scoring import oracles
 from lib.scoring.likelihood import completion_logprobs
 from lib.scoring.oracles import Oracle
-from lib.studies.sea.language import Dialogue, as_start, bench
+from lib.studies.sea.language import Dialogue, as_start, bench, compete
 
+COLUMNS = "prompt=prompt,chosen=chosen,rejected=rejected"
 CFG = SimpleNamespace(
     loss="dpo", beta=0.1, heads=4, hidden=8, heads_lr=1e-2, buffer=500, batch=4, candidates=3, oversample=2, burn_in=1,
     optimism=1e-3,
@@ -166,3 +169,54 @@ def test_a_reward_that_is_not_free_is_not_asked_for_win_rates(make):
     w = make({"oracle": paid, "held-out oracle": REWARDS["varied"]})
     scores = w.evaluate(None, "start")
     assert "win rate, held-out oracle" in scores and not any(k.endswith(", oracle") for k in scores)
+
+
+JUDGES = {"oracle": REWARDS["full"], "held-out oracle": REWARDS["varied"]}
+
+
+def test_what_the_oracle_preferred_is_kept_and_a_resumed_run_keeps_the_same(make, sandbox, monkeypatch):
+    """Of queries alone, the synthetic share is not the oracle's; in their order, also after a stop in the middle."""
+    cfg = SimpleNamespace(
+        **vars(CFG) | dict(seed=0, device="cpu", budget=12, every=6, labels="deterministic", flip=0.0)
+    )
+    run = SimpleNamespace(dir=sandbox, manifest={"settings": {"keep": "sea-logit"}})
+    kept = sandbox / "kept-preferences-sea-logit.jsonl"
+
+    def preferred():
+        return [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()][1:]
+
+    played = compete(make(JUDGES), "sea-logit", cfg, lr=1e-2, run=run)
+    first = preferred()
+    assert played.took["oracle queries"] >= len(first) > 0 and all(r["chosen"] != r["rejected"] for r in first)
+    for r in first:
+        better, worse = REWARDS["full"]([(r["prompt"], r["chosen"]), (r["prompt"], r["rejected"])]).tolist()
+        assert better >= worse
+    weights = {n: t.clone() for n, t in load_file(sandbox / "sea-logit.safetensors").items()}
+    assert weights and len(data.read(kept, "pairs", limit=1.0, columns=COLUMNS).rows) > 0
+
+    kept.unlink()
+    asked = []
+    step = Dialogue.step
+
+    def fails_once(self, *args):
+        asked.append(1)
+        if len(asked) == 2:
+            raise ConnectionError("the oracle is gone")
+        return step(self, *args)
+
+    monkeypatch.setattr(Dialogue, "step", fails_once)
+    stopped = sandbox / "unfinished.safetensors"
+    with pytest.raises(ConnectionError):
+        compete(make(JUDGES), "sea-logit", cfg, lr=1e-2, keep=stopped, run=run)
+    assert not kept.exists()
+    compete(make(JUDGES), "sea-logit", cfg, lr=1e-2, keep=stopped, run=run)
+    assert preferred() == first
+    again = load_file(sandbox / "sea-logit.safetensors")
+    assert all(torch.equal(again[n], t) for n, t in weights.items())
+
+
+def test_nothing_is_kept_that_nobody_asked_for(make, sandbox):
+    cfg = SimpleNamespace(**vars(CFG) | dict(seed=0, device="cpu", budget=4, every=4, labels="deterministic", flip=0.0))
+    run = SimpleNamespace(dir=sandbox, manifest={"settings": {"keep": "none"}})
+    compete(make(JUDGES), "passive", cfg, lr=1e-2, run=run)
+    assert not list(sandbox.glob("*.safetensors")) and not list(sandbox.glob("kept*"))
