@@ -5,6 +5,7 @@ arXiv 2411.01493, Table 1.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from math import ceil, floor
 from typing import NamedTuple
@@ -117,5 +118,12 @@ def check(cfg) -> None:
     """ValueError before any work if the budget does not hold one round, or a method's round can be empty."""
     if cfg.budget < cfg.batch:
         raise ValueError(f"budget holds at least one round of {cfg.batch} queries (batch), given {cfg.budget}")
-    for arm in cfg.items_of("arms"):
+    arms = cfg.items_of("arms")
+    if cfg.reward == "person" and len(arms) > 1:
+        raise ValueError(f"a person answers for one method at a time: ARMS is one of {', '.join(arms)}")
+    if cfg.reward == "person" and os.environ.get("PLUMBLINE_HEADLESS"):
+        raise ValueError(
+            "REWARD=person asks whoever sits before the notebook: open 50_sea in JupyterLab and run it there"
+        )
+    for arm in arms:
         check_shares(METHODS[arm], cfg.batch)

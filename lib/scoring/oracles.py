@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -12,6 +13,8 @@ from torch import Tensor
 from lib.data import templates
 from lib.engine import weights
 from lib.engine.models import checked_folder
+from lib.harness import paths
+from lib.scoring import asked
 
 WORD = re.compile(r"[A-Za-z']+")
 READER = {"you", "your", "yours", "yourself", "yourselves", "you're", "you'll", "you've", "you'd"}
@@ -130,14 +133,17 @@ def is_free(reward: Callable) -> bool:
 
 
 def rewarder(spec: str, *, dtype: torch.dtype, device: str, batch: int, template: str | None = None) -> Reward:
-    """The reward that `spec` names, of (prompt, answer) texts: a rule of `REWARDS`, which reads the answer only, or a
-    reward model.
+    """The reward that `spec` names, of (prompt, answer) texts: a rule of `REWARDS`, which reads the answer only, a
+    reward model, or what is asked a pair at a time (`lib.scoring.asked`): a person, or an address.
 
     A reward model is a sequence classifier with one output (a local folder or a hub id, safetensors), shown the two
     turns in its own chat template, or in `template` (see `models.load`). ValueError where it has more outputs than one,
     no template, or a file without its head; FileNotFoundError for a folder without weights. Both kinds run on this
     machine and cost nothing a call: they are `free`.
     """
+    if asked.is_asked(spec):
+        name = hashlib.sha256(spec.encode()).hexdigest()[:12]
+        return asked.oracle(spec, paths.CACHE / "oracle" / f"{name}.jsonl")
     if all(part in REWARDS for part in spec.split("+")):
         return free(lambda rows: score(spec, [answer for _, answer in rows]))
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
@@ -214,7 +220,10 @@ class Oracle:
             return torch.zeros(0, dtype=torch.bool)
         billed = 0 if self.free else len(first)
         self.unanswered += billed  # until the labels are there: a call that fails has been paid for
-        margin = (self.reward(first) - self.reward(second)).double()
+        if getattr(self.reward, "pairwise", False):
+            margin = self.reward(first, second).double()
+        else:
+            margin = (self.reward(first) - self.reward(second)).double()
         same = torch.tensor([a == b for a, b in zip(first, second)])
         margin = margin.masked_fill(same & margin.isfinite(), 0.0)  # scored in two batches, they differ by rounding
         if not torch.isfinite(margin).all():

@@ -42,3 +42,15 @@ def test_budgets_are_checked_before_any_work():
     methods.check(presets.resolve("sea", {"PRESET": "smoke", "SEED": 0}))
     with pytest.raises(ValueError, match="^budget holds at least one round of 4 queries .batch., given 2"):
         methods.check(presets.resolve("sea", {"PRESET": "smoke", "SEED": 0, "BUDGET": 2}))
+
+
+def test_a_person_answers_for_one_method_before_the_notebook(monkeypatch):
+    given = {"PRESET": "smoke", "SEED": 0, "REWARD": "person"}
+    monkeypatch.delenv("PLUMBLINE_HEADLESS", raising=False)
+    with pytest.raises(ValueError, match="one method at a time"):
+        methods.check(presets.resolve("sea", given))
+    one = presets.resolve("sea", given | {"ARMS": "sea"})
+    methods.check(one)
+    monkeypatch.setenv("PLUMBLINE_HEADLESS", "1")
+    with pytest.raises(ValueError, match="sits before the notebook"):
+        methods.check(one)

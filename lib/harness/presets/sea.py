@@ -62,6 +62,7 @@ MAIN = [  # in the language world, the longest first: they run side by side
     "offline",
 ]
 RULES = "plain, direct, varied, full, content, cheerful, afinn, or a reward model (folder or hub id)"
+ASKED = "; person asks you, and an address (http://...) whoever answers there (lib/scoring/asked.py)"
 
 SEEDS = range(8)  # of preset study
 
@@ -84,7 +85,7 @@ SETTINGS = {
     "device": Setting(smoke="cpu", small="cpu", paper="cuda", published=None, source=OURS, help=DEVICE_HELP,
         form=DEVICE),
     "reward": Setting(smoke="full", small="full", paper="Skywork/Skywork-Reward-Llama-3.1-8B",
-        published="Skywork-Reward-Llama-3.1-8B", source=PAPER, help="what the oracle prefers: " + RULES),
+        published="Skywork-Reward-Llama-3.1-8B", source=PAPER, help="what the oracle prefers: " + RULES + ASKED),
     "held_out_reward": Setting(smoke="content", small="content", paper="content", published=None, source=OURS,
         help="a second "
         "reward nobody is trained on: " + RULES),
@@ -197,5 +198,7 @@ def exact(given: Mapping[str, Any]) -> list[tuple[str, str]]:
 def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Every method in the language world, and what is played in the exact ones."""
     played = [(f"exact {cell}", arm) for cell, arm in exact(given)]
-    gate = [("language", "heads")] if "yardstick" in given else []  # what came before had no gate
+    paid = given["reward"] == "person" or "://" in given["reward"]  # nobody is asked beside the budget
+    gated = "yardstick" in given and not paid  # what came before had no gate
+    gate = [("language", "heads")] if gated else []
     return [("language", arm) for arm in split(given["arms"])] + gate + played

@@ -16,7 +16,7 @@ from lib.bandit.methods import METHODS, labelled_by_heads, prompts_of, rounds
 from lib.bandit.online import Agent
 from lib.engine.generation import Sampling
 from lib.harness import seeding
-from lib.scoring.oracles import Oracle, wins
+from lib.scoring.oracles import Oracle, is_free, wins
 from lib.studies.sea.language import Dialogue
 
 
@@ -25,8 +25,10 @@ def accuracy(world: Dialogue, cfg, *, arm: str = "sea-logit") -> Tensor:
     oracle prefers, 0 where the other, 1/2 where the oracle sees no difference. NaN for equal answers.
 
     The heads have learned from as many queries, in rounds of the same sizes, as the method `arm` makes, from pairs of
-    the start's answers.
+    the start's answers. ValueError for an oracle that is not free: it would be asked beside its budget.
     """
+    if not is_free(world.bench.rewards["oracle"]):
+        raise ValueError("the gate asks the oracle beside its budget, and this oracle is not free")
     g, method = partial(seeding.torch_generator, cfg.seed), METHODS[arm]
     reward = world.bench.rewards["oracle"]
     world.reset(g("gate", cfg.device), lr=cfg.lr)
