@@ -119,6 +119,12 @@ def fits_(
         given = {k.upper(): v for k, v in overrides(name, map(assignment, set_ or [])).items()}
         cfg = presets.resolve(name, {"PRESET": preset, "SEED": 0} | given)
         typer.echo(f"{name}, preset {preset}: {cfg['model']}, {cfg['dtype']} on {cfg['device']}; up to a minute")
+        try:
+            fits.settle(cfg, memory=memory, host=host)
+        except ValueError:  # not even one row fits: its stages are shown and refused
+            cfg.choose(micro=1)
+        if cfg.chosen():
+            typer.echo(f"  chosen: {', '.join(f'{k.upper()}={v}' for k, v in cfg.chosen().items())}")
         found[name] = fits.footprint(cfg, _show)
         room = fits.there_is(cfg["device"]) if memory is None else memory
         no = fits.objection(found[name], dict(cfg), memory=room, host=fits.there_is("cpu") if host is None else host)

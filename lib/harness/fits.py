@@ -39,12 +39,13 @@ class Stage(NamedTuple):
     host: float
 
 
-def footprint(cfg, say: Callable[[Stage], None] = lambda stage: None) -> list[Stage]:
-    """What each stage of a paper's study takes with these settings; `say` hears of each when it is known.
+def footprint(cfg, say: Callable[[Stage], None] = lambda stage: None, **instead) -> list[Stage]:
+    """What each stage of a paper's study takes with these settings, some of them `instead` of their own; `say` hears
+    of each when it is known.
 
     ValueError with the reason where it cannot be told: a paper without a study, a model of unknown shape.
     """
-    settings = {"PRESET": cfg.preset, "SEED": cfg.seed} | {k.upper(): v for k, v in cfg.as_dict().items()}
+    settings = {"PRESET": cfg.preset, "SEED": cfg.seed} | {k.upper(): v for k, v in (dict(cfg) | instead).items()}
     quiet = {"CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
     command, stages = [sys.executable, "-m", "lib.studies.footprints", cfg.paper, json.dumps(settings)], []
     with (
@@ -113,6 +114,39 @@ def check_device(cfg) -> None:
         raise ValueError(
             f"{cfg.paper} asks for the device {device}, and torch finds none here; DEVICE=cpu runs without"
         )
+
+
+def settle(cfg, *, memory: float | None = None, host: float | None = None) -> None:
+    """Where the settings leave it to the machine (MICRO=0), choose the largest micro-batch, at most the batch, whose
+    forecast fits the GB of the device and of the host; those that are here unless given.
+
+    ValueError where none fits or the forecast cannot be told. A runner that has chosen tells its kernel
+    (PLUMBLINE_MICRO).
+    """
+    if cfg.get("micro") != 0:
+        return
+    if told := os.environ.get("PLUMBLINE_MICRO"):
+        cfg.choose(micro=int(told))
+        return
+    room = there_is(cfg["device"]) if memory is None else memory
+    host = there_is("cpu") if host is None else host
+
+    def objects(micro: int) -> str | None:
+        try:
+            stages = footprint(cfg, micro=micro)
+        except ValueError as error:
+            raise ValueError(f"{error}; MICRO takes a number where it cannot be chosen") from None
+        return objection(stages, dict(cfg), memory=room, host=host)
+
+    fits, fails = 0, cfg["batch"] + 1
+    at, why = cfg["batch"], None  # all at once, if that fits
+    while fails - fits > 1:
+        no = objects(at)
+        fits, fails, why = (fits, at, no) if no else (at, fails, why)
+        at = (fits + fails) // 2
+    if not fits:
+        raise ValueError(f"{cfg.paper} does not fit: {why}")
+    cfg.choose(micro=fits)
 
 
 def check(cfg) -> str | None:

@@ -89,6 +89,7 @@ def run(
         say(f"{paper} {preset} seed {seed}: already done in {done.dir.name} (FORCE=1 or --force runs it again)")
         return RunResult(done.dir, OK, "already done")
     fits.check_device(cfg)
+    fits.settle(cfg)
     if preset == "paper" and (unknown := fits.check(cfg)):
         say(f"{paper}: {unknown}; running without that check")
     folder = runs.new_run_dir(paper, preset, seed)
@@ -99,6 +100,7 @@ def run(
     say(f"{paper} {preset} seed {seed}: starting; expect {duration(expected_seconds(cfg))}")
     speed = {k: os.environ.get(k, v) for k, v in (SPEED | BUSY if _busy() else SPEED).items()}
     known = dict(PLUMBLINE_RUN_DIR=str(folder), PLUMBLINE_RUNNER=str(os.getpid()), PLUMBLINE_HEADLESS="1")
+    known |= {f"PLUMBLINE_{name.upper()}": str(value) for name, value in cfg.chosen().items()}
     with _environment(**known, PYTHONWARNINGS="ignore", **speed), _terminable():
         code, reason, cell, tail = _execute(path, folder / "notebook.ipynb", given, limit, expected_seconds(cfg))
     if code == OK and results.RunRecord(folder).manifest.get("status") != "done":

@@ -27,6 +27,37 @@ def test_on_the_cpu_the_host_is_the_device():
     assert fits.objection(STAGES, cpu, memory=71, host=71) is None
 
 
+@pytest.mark.parametrize("memory, micro", [(100, 4), (35, 4), (34, 3), (32.5, 2), (31.5, 1), (31, 0)])
+def test_the_largest_micro_batch_that_fits_is_chosen(memory, micro, monkeypatch):
+    monkeypatch.setattr(fits, "footprint", lambda cfg, micro: [STAGES[0], fits.Stage("training", 30.5 + micro, 0)])
+    cfg = presets.resolve("qdpo", {"PRESET": "smoke", "SEED": 0, "MICRO": 0, "DEVICE": "cuda"})
+    before = cfg.fingerprint()
+    if not micro:
+        with pytest.raises(
+            ValueError, match="^qdpo does not fit: 'training' takes 31.5 GB of the 31.0 GB of cuda: try"
+        ):
+            fits.settle(cfg, memory=memory, host=99)
+        return
+    fits.settle(cfg, memory=memory, host=99)
+    assert cfg.micro == dict(cfg)["micro"] == micro and cfg.chosen() == {"micro": micro}
+    assert cfg.as_dict()["micro"] == 0 and cfg.fingerprint() == before  # another machine's run is the same one
+    given = presets.resolve("qdpo", {"PRESET": "smoke", "SEED": 0})
+    fits.settle(given, memory=0)
+    assert given.micro == 4 and not given.chosen()
+
+
+def test_a_run_chooses_its_micro_batch_by_a_real_forecast_and_keeps_it(sandbox, monkeypatch):
+    cfg = presets.resolve("qdpo", {"PRESET": "smoke", "SEED": 0, "MICRO": 0})
+    run = results.start(cfg, "10_qdpo")
+    assert run.manifest["chosen"] == {"micro": 4} and run.manifest["settings"]["micro"] == 0  # all of the batch
+    told = presets.resolve("qdpo", {"PRESET": "smoke", "SEED": 0, "MICRO": 0})
+    monkeypatch.setenv("PLUMBLINE_MICRO", "3")  # by the runner, which has chosen
+    assert results.start(told, "10_qdpo") and told.micro == 3
+    monkeypatch.delenv("PLUMBLINE_MICRO")
+    with pytest.raises(ValueError, match="shape of 'a/b' is not known here.*; MICRO takes a number where it cannot be"):
+        fits.settle(presets.resolve("sea", {"PRESET": "smoke", "SEED": 0, "MODEL": "a/b", "MICRO": 0}))
+
+
 def test_a_real_footprint_is_the_committed_one_and_one_that_cannot_be_told_says_why():
     """Of one paper, which takes seconds; `plumbline fits all --write` makes all."""
     import pandas as pd
@@ -44,7 +75,7 @@ def test_a_real_footprint_is_the_committed_one_and_one_that_cannot_be_told_says_
 
 
 def test_the_runner_refuses_before_it_begins(sandbox, monkeypatch):
-    monkeypatch.setattr(fits, "footprint", lambda *a: STAGES)
+    monkeypatch.setattr(fits, "footprint", lambda *a, **k: STAGES)
     monkeypatch.setattr(fits, "there_is", lambda device: {"cuda": 29.0, "cpu": 100.0}[device])
     with pytest.raises(ValueError, match="^qdpo does not fit: 'answers' takes 30.0 GB of the 29.0 GB of cuda: try"):
         runner.run("qdpo", preset="paper", seed=0)

@@ -4,7 +4,7 @@ baselines are named there, no hyper-parameter is. Every value is ours unless its
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import DEVICE, DEVICE_HELP, Setting, split
+from lib.harness.presets.base import AUTO, DEVICE, DEVICE_HELP, Setting, split
 
 OURS = "not seen in any readable source; ours"
 TUNED = (
@@ -111,8 +111,8 @@ SETTINGS = {
         "every trained arm", allowed=(0, 100000)),
     "batch": Setting(smoke=4, small=16, paper=16, published=None, source=OURS, help="pairs or answers a step "
         "(effective batch)", allowed=(1, 4096)),
-    "micro": Setting(smoke=4, small=8, paper=4, published=None, source="ours; cannot change the "
-        "result", help="rows a forward", allowed=(1, 4096)),
+    "micro": Setting(smoke=4, small=8, paper=0, published=None, source="ours; cannot change the "
+        "result", help="rows a forward; " + AUTO, allowed=(0, 4096)),
     "host": Setting(smoke=False, small=False, paper=True, published=None, source="ours; cannot change the result",
         help="whether float32 weights, gradients and moments stay in the computer's memory, off the accelerator"),
     "checkpoint": Setting(smoke=False, small=False, paper=True, published=None, source="ours; cannot change the "
