@@ -137,18 +137,29 @@ def heights(work: Callable[[], Iterator[str]]) -> Iterator[tuple[str, Bytes]]:
 # ---- pieces of work at given sizes: a prompt of `prompt` tokens, answers of `answer`
 
 
-def preference_steps(model, latent, *, micro: int, prompt: int, answer: int, checkpoint: bool = False) -> None:
+def stepper(latent, kind: str = "none") -> training.Stepper:
+    """A stepper of `latent` with moments of this kind (`training.AdamW`); what would be paged counts as the host's."""
+    paged = kind == "paged-8bit"
+    made = training.Stepper(latent, training.AdamW(1e-6, 1, 1.0, kind="8bit" if paged else kind))
+    if paged:
+        made.optimizer.get_state_buffer = lambda p, dtype=torch.float32: torch.zeros_like(p, dtype=dtype).cpu()
+    return made
+
+
+def preference_steps(
+    model, latent, *, micro: int, prompt: int, answer: int, checkpoint: bool = False, optimizer: str = "none"
+) -> None:
     """Two optimizer steps on `micro` pairs: from the second on Adam's moments are there before the forward is."""
     pairs = [Pair("pair", [ANY] * prompt, [ANY] * answer, [ANY] * answer, 0)] * micro
     ref = torch.zeros(micro)
     objective = objectives.preference(model, pairs, partial(dpo, beta=0.1), ref_w=ref, ref_l=ref)
-    stepper = training.Stepper(latent, training.AdamW(1e-6, 1, 1.0))
+    at = stepper(latent, optimizer)
     with latents.checkpointed(model, on=checkpoint):
         for _ in range(2):
-            stepper.step(range(micro), objective, micro=micro)
+            at.step(range(micro), objective, micro=micro)
 
 
-def top_steps(top, latent, *, micro: int, prompt: int, answer: int, answers: int = 2) -> None:
+def top_steps(top, latent, *, micro: int, prompt: int, answer: int, answers: int = 2, optimizer: str = "none") -> None:
     """Two optimizer steps of a model's last blocks (`trunk.split`) on `micro` prompts with `answers` answers each."""
     rows = [([ANY] * prompt, [[ANY] * answer] * answers)] * micro
     width, head = top.config.get_text_config(decoder=True).hidden_size, head_of(top)
@@ -161,9 +172,9 @@ def top_steps(top, latent, *, micro: int, prompt: int, answer: int, answers: int
         packed, hidden = trunk.top_states(top, rows, pieces)
         return token_logprobs(hidden, head, packed.target).sum(), {}
 
-    stepper = training.Stepper(latent, training.AdamW(1e-6, 1, 1.0))
+    at = stepper(latent, optimizer)
     for _ in range(2):
-        stepper.step(range(micro), objective, micro=micro)
+        at.step(range(micro), objective, micro=micro)
 
 
 def answers(model, *, batch: int, prompt: int, new_tokens: int, n: int = 1) -> None:

@@ -43,13 +43,36 @@ def epochs(
 
 
 class AdamW(NamedTuple):
-    """How latents are stepped, without weight decay: peak rate, steps of warm-up, largest norm of the gradient."""
+    """How latents are stepped, without weight decay: peak rate, steps of warm-up, largest norm of the gradient.
+
+    kind: none is torch's, with moments in float32; 8bit is bitsandbytes', with a byte for each and a scale for 256
+    (arXiv 2110.02861; tensors below 4,096 numbers stay float32); paged-8bit lets a GPU move these to the host.
+    """
 
     lr: float
     warmup: int
     clip: float
     horizon: int | None = None  # where a cosine ends (`schedule`); None: constant after the warm-up
     betas: tuple[float, float] = (0.9, 0.999)
+    kind: str = "none"
+
+
+def optimizer(parameters: Sequence[Tensor], how: AdamW) -> torch.optim.Optimizer:
+    """The optimizer of this kind. ValueError for one that there is not, and for pages of moments of weights on the
+    host, which are there already."""
+    rule = dict(lr=how.lr, betas=how.betas, weight_decay=0.0)
+    if how.kind == "none":
+        return torch.optim.AdamW(parameters, fused=True, **rule)
+    if how.kind not in ("8bit", "paged-8bit"):
+        raise ValueError(f"the optimizer is none, 8bit or paged-8bit, given {how.kind!r}")
+    paged = how.kind == "paged-8bit"
+    if paged and any(p.device.type != "cuda" for p in parameters):
+        raise ValueError(
+            "paged-8bit pages moments out of a GPU, and these weights are stepped elsewhere; 8bit does that"
+        )
+    from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+
+    return (PagedAdamW8bit if paged else AdamW8bit)(parameters, **rule)
 
 
 class Stepper:
@@ -57,7 +80,7 @@ class Stepper:
 
     def __init__(self, latent: Latent, how: AdamW):
         self.latent, self.how, self.done = latent, how, 0
-        self.optimizer = torch.optim.AdamW(latent.parameters, lr=how.lr, betas=how.betas, weight_decay=0.0, fused=True)
+        self.optimizer = optimizer(latent.parameters, how)
 
     def step(
         self,

@@ -6,6 +6,7 @@ what there is, and said in one sentence.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -26,9 +27,13 @@ LEVERS = {  # by words of a stage's name: settings that make it smaller
     "pack": ("training",),
     "blocks": ("training", "latents"),
     "host": ("training: weights",),
+    "optimizer": ("training",),
     "checkpoint": ("training",),
     "arms": ("AWQ",),
 }
+
+
+EIGHT = ("8bit", "paged-8bit")  # settings of the optimizer that bitsandbytes serves
 
 
 class Stage(NamedTuple):
@@ -101,15 +106,22 @@ def objection(stages: list[Stage], settings: dict, *, memory: float, host: float
 
 def _advice(stage: str, settings: dict) -> str:
     help_ = [n for n, words in LEVERS.items() if n in settings and any(w in stage for w in words)]
-    on = {"host", "checkpoint"}
-    asked = [f"{n.upper()}=True" if n in on else f"a smaller {n.upper()}" for n in help_ if settings[n] is not True]
-    asked = [a.replace("a smaller ARMS", "ARMS without awq and gptq") for a in asked]
+    words = {"host": "HOST=True", "checkpoint": "CHECKPOINT=True", "arms": "ARMS without awq and gptq"}
+    words["optimizer"] = "OPTIMIZER=8bit"
+    asked = [words.get(n, f"a smaller {n.upper()}") for n in help_ if settings[n] not in (True, 1, *EIGHT)]
     return f"try {', '.join(asked)} or another MODEL" if asked else "try another MODEL"
 
 
 def check_device(cfg) -> None:
-    """ValueError where torch finds no such device as the settings ask for."""
-    device = cfg.as_dict().get("device", "cpu")
+    """ValueError where torch finds no such device as the settings ask for, or the optimizer cannot work there."""
+    device, kind = cfg.get("device", "cpu"), cfg.get("optimizer", "none")
+    if kind == "paged-8bit" and (not device.startswith("cuda") or cfg.get("host")):
+        raise ValueError(
+            f"{cfg.paper}: OPTIMIZER=paged-8bit pages moments out of a GPU, and its weights are stepped on "
+            f"{'the host (HOST=True)' if cfg.get('host') else device}; OPTIMIZER=8bit works there"
+        )
+    if kind in EIGHT and importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(f"{cfg.paper}: OPTIMIZER={kind} needs bitsandbytes: pip install bitsandbytes")
     if not there_is(device):
         raise ValueError(
             f"{cfg.paper} asks for the device {device}, and torch finds none here; DEVICE=cpu runs without"

@@ -39,7 +39,7 @@ def qdpo(cfg) -> Iterator[str]:
         del rounded, wide, at_work
     quantizer = partial(rtn.fake_quant, bits=cfg.bits, group=cfg.group, symmetric=cfg.symmetric)
     steps = partial(memory.preference_steps, student, micro=cfg.micro, prompt=PROMPT, answer=cfg.train_tokens,
-        checkpoint=cfg.checkpoint)  # fmt: skip
+        checkpoint=cfg.checkpoint, optimizer=cfg.optimizer)  # fmt: skip
     latent = Latent(block_linears(student), partial(Full, quantizer=quantizer, host=cfg.host))
     kept = latent.snapshot()
     steps(latent)
@@ -57,7 +57,7 @@ def lab(cfg) -> Iterator[str]:
     top, latent = last_blocks(whole, cfg)
     kept = latent.snapshot()
     yield "model and latents"
-    memory.top_steps(top, latent, micro=cfg.micro, prompt=1, answer=cfg.pack - 1, answers=1)
+    memory.top_steps(top, latent, micro=cfg.micro, prompt=1, answer=cfg.pack - 1, answers=1, optimizer=cfg.optimizer)
     yield "training"
     memory.answers(whole, batch=cfg.generation_batch, prompt=PROMPT, new_tokens=cfg.answer_tokens)
     yield "answers"
@@ -71,7 +71,7 @@ def attribute_control(cfg) -> Iterator[str]:
     yield "model and latents"
     memory.answers(whole, batch=cfg.generation_batch, prompt=PROMPT, new_tokens=cfg.tokens, n=cfg.each)
     yield "samples"
-    memory.top_steps(top, latent, micro=cfg.micro, prompt=1, answer=PROMPT, answers=1)
+    memory.top_steps(top, latent, micro=cfg.micro, prompt=1, answer=PROMPT, answers=1, optimizer=cfg.optimizer)
     yield "training"
 
 

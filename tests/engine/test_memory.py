@@ -112,6 +112,19 @@ def test_the_host_takes_what_the_accelerator_is_spared():
     assert here.device - there.device > 14 * weights and here.host == pytest.approx(4 * weights, rel=0.05)
 
 
+def test_moments_of_a_byte_take_a_quarter_and_pages_are_on_the_host():
+    def work(kind):
+        model = memory.model_of(small(256, 4), torch.bfloat16)
+        yield "load"
+        memory.preference_steps(model, full(model), micro=1, prompt=4, answer=4, optimizer=kind)
+        yield "steps"
+
+    weights = 4 * (4 * 256**2 + 3 * 3 * 256**2)
+    plain, byte, paged = (memory.peaks(partial(work, kind))["steps"] for kind in ("none", "8bit", "paged-8bit"))
+    assert plain.device - byte.device == pytest.approx(6 * weights, rel=0.1) and byte.host == 0
+    assert byte.device - paged.device == pytest.approx(2 * weights, rel=0.1) and paged.host == 2 * weights
+
+
 WORK = """
 import gc, json, sys
 from functools import partial

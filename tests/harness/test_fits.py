@@ -21,6 +21,21 @@ def test_what_is_too_large_is_named_with_what_would_help(memory, host, words):
     assert said is None if words is None else re.search(words, said)
 
 
+def test_an_optimizer_that_cannot_work_there_is_refused_before_anything(monkeypatch):
+    ask = lambda **k: fits.check_device(presets.resolve("qdpo", {"PRESET": "smoke", "SEED": 0, **k}))  # noqa: E731
+    ask(OPTIMIZER="8bit")
+    with pytest.raises(ValueError, match="^qdpo: OPTIMIZER=paged-8bit pages .* are stepped on cpu; OPTIMIZER=8bit"):
+        ask(OPTIMIZER="paged-8bit")
+    with pytest.raises(ValueError, match=r"stepped on the host \(HOST=True\); OPTIMIZER=8bit works there"):
+        ask(OPTIMIZER="paged-8bit", DEVICE="cuda", HOST=True)
+    monkeypatch.setattr(fits.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="^qdpo: OPTIMIZER=8bit needs bitsandbytes"):
+        ask(OPTIMIZER="8bit")
+    said = fits.objection(STAGES[1:2], SETTINGS | {"optimizer": "none", "arms": "fp"}, memory=31, host=49)
+    assert "HOST=True, OPTIMIZER=8bit or another MODEL" in said
+    assert "8bit" not in fits.objection(STAGES[1:2], SETTINGS | {"optimizer": "8bit"}, memory=31, host=49)
+
+
 def test_on_the_cpu_the_host_is_the_device():
     cpu = SETTINGS | {"device": "cpu"}
     assert "takes 70.0 GB of the 69.0 GB of cpu" in fits.objection(STAGES, cpu, memory=69, host=69)

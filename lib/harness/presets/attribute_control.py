@@ -4,7 +4,7 @@ the rest is ours."""
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import AUTO, DEVICE, DEVICE_HELP, Setting, split
+from lib.harness.presets.base import AUTO, DEVICE, DEVICE_HELP, OPTIMIZER_HELP, OPTIMIZERS, Setting, split
 
 OURS = "ours"
 BLOG = "the authors' public summary"
@@ -130,6 +130,8 @@ SETTINGS = {
         "to this", allowed=(1e-6, 1e6)),
     "micro": Setting(smoke=8, small=16, paper=8, published=None, source=OURS, help="lines a forward; " + AUTO,
         allowed=(0, 4096)),
+    "optimizer": Setting(smoke="none", small="none", paper="none", published=None, source="ours", help=OPTIMIZER_HELP,
+        allowed=OPTIMIZERS),
     "generation_batch": Setting(smoke=8, small=48, paper=32, published=None, source=OURS,
         help="prompts decoded together", allowed=(1, 4096)),
     "eval_batch": Setting(smoke=4, small=4, paper=8, published=None, source=OURS, help="rows of a scoring forward",

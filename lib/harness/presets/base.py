@@ -13,6 +13,8 @@ PRESETS = ("smoke", "small", "study", "paper")
 NOT_SEEN = "not seen"
 DEVICE, DEVICE_HELP = r"cpu|mps|cuda(:\d+)?", "cpu, cuda, cuda:1 for the second of several GPUs, or mps"
 AUTO = "0: as many as memory holds by its forecast, at most the batch"  # of MICRO
+OPTIMIZERS = ["none", "8bit", "paged-8bit"]
+OPTIMIZER_HELP = "AdamW's moments: none is torch's in float32; 8bit, or paged-8bit of a GPU, are bitsandbytes'"
 AS_SMALL: Any = object()  # what preset study has where nothing else is said
 Value = bool | int | float | str | None
 

@@ -4,7 +4,7 @@ baselines are named there, no hyper-parameter is. Every value is ours unless its
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import AUTO, DEVICE, DEVICE_HELP, Setting, split
+from lib.harness.presets.base import AUTO, DEVICE, DEVICE_HELP, OPTIMIZER_HELP, OPTIMIZERS, Setting, split
 
 OURS = "not seen in any readable source; ours"
 TUNED = (
@@ -117,6 +117,8 @@ SETTINGS = {
         help="whether float32 weights, gradients and moments stay in the computer's memory, off the accelerator"),
     "checkpoint": Setting(smoke=False, small=False, paper=True, published=None, source="ours; cannot change the "
         "result", help="whether blocks are computed again in the backward pass in place of being kept"),
+    "optimizer": Setting(smoke="none", small="none", paper="none", published=None, source="ours", help=OPTIMIZER_HELP,
+        allowed=OPTIMIZERS),
     "warmup": Setting(smoke=1, small=3, paper=10, published=None, source=OURS, help="steps of linear warm-up",
         allowed=(0, 10000)),
     "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=None, source=OURS, help="gradient norm is clipped "

@@ -85,7 +85,7 @@ def train(
                 latent,
                 training.epochs(n, min(cfg.batch, n), seeding.torch_generator(cfg.seed, "order"), lengths=lengths),
                 objective,
-                training.AdamW(lr, cfg.warmup, cfg.clip),
+                training.AdamW(lr, cfg.warmup, cfg.clip, kind=cfg.optimizer),
                 steps=cfg.steps,
                 micro=cfg.micro,
                 validation=training.Validation(
