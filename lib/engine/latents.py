@@ -145,7 +145,8 @@ class Latent:
         self, linears: dict[str, nn.Linear], make: Callable[[Tensor], Any], sources: dict[str, Tensor] | None = None
     ):
         self.linears = linears
-        self.latents = {name: make(sharding.local((sources or {}).get(name, m.weight))) for name, m in linears.items()}
+        begin = {name: (sources or {}).get(name, m.weight) for name, m in linears.items()}
+        self.latents = {n: make(sharding.local(begin[n]).to(m.weight.device)) for n, m in linears.items()}
         self.sharded = {name for name, m in linears.items() if hasattr(m.weight, "to_local")}
         for name in self.sharded:
             if isinstance(self.latents[name], LoRA):

@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from lib.engine import adapters, known, memory, trunk
+from lib.engine import adapters, known, memory, trunk, twins
 from lib.engine.latents import Full, Latent, LoRA
 from lib.harness import presets
 from lib.quantization import block_linears, rtn
@@ -23,19 +23,21 @@ PROMPT = 256
 
 
 def qdpo(cfg) -> Iterator[str]:
-    """Two models; a float32 copy for AWQ and GPTQ (what they keep of the calibration is left out); all weights of the
-    student in float32, with gradients, moments and a snapshot of the best."""
-    fp, student = model(cfg), model(cfg)
+    """Full precision and its twin; a float32 copy for AWQ and GPTQ (what they keep of the calibration is left out); all
+    weights of the student in float32, with gradients, moments and a snapshot of the best."""
+    fp = model(cfg)
+    student = twins.twin(fp, host=cfg.host)
     yield "full precision and student"
     memory.answers(fp, batch=cfg.generation_batch, prompt=PROMPT, new_tokens=cfg.test_tokens)
     yield "greedy answers"
+    twins.use(student)
     memory.scores(student, batch=cfg.eval_batch, prompt=PROMPT, answer=cfg.test_tokens)
     yield "scores"
     if {"awq", "gptq"} & set(cfg.items_of("arms")):
         rounded, wide = model(cfg), [p.float().cpu() for p in fp.parameters()]
-        blocks = list(decoder_blocks(fp).values())
+        blocks = list(decoder_blocks(student).values())
         at_work = [p.float() for p in blocks[0].parameters()]
-        yield "AWQ, GPTQ: a copy in float32 on the host, one block of it at work, then a third model"
+        yield "AWQ, GPTQ: a copy in float32 on the host, one block of it at work, then another model"
         del rounded, wide, at_work
     quantizer = partial(rtn.fake_quant, bits=cfg.bits, group=cfg.group, symmetric=cfg.symmetric)
     steps = partial(memory.preference_steps, student, micro=cfg.micro, prompt=PROMPT, answer=cfg.train_tokens,
