@@ -94,10 +94,12 @@ def run(
     seed: int = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, repeatable")] = None,
     force: bool = False,
+    processes: Annotated[int, typer.Option(help="that share its model and batches (qdpo), a GPU each if on cuda")] = 1,
 ) -> None:
     """Run one paper's notebook once."""
     given = overrides(paper, map(assignment, set_ or []))
-    raise typer.Exit(runner.run(paper, preset=preset, seed=seed, overrides=given, force=force).code)
+    done = runner.run(paper, preset=preset, seed=seed, overrides=given, force=force, processes=processes)
+    raise typer.Exit(done.code)
 
 
 @app.command("fits")

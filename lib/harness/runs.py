@@ -85,6 +85,7 @@ class Run:
             "stages": {},
             "versions": machine.versions(), "machine": machine.description(),
             "device": cfg.get("device", "cpu"), "dtype": cfg.get("dtype", ""), "threads": machine.threads(),
+            "processes": int(os.environ.get("PLUMBLINE_RANKS", "0 of 1").split()[-1]),
             "process": machine.process(), "runner": os.environ.get("PLUMBLINE_RUNNER", ""),
         }  # fmt: skip
         self._save()

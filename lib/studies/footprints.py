@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from lib.engine import adapters, known, memory, trunk, twins
+from lib.engine import adapters, known, memory, sharding, trunk, twins
 from lib.engine.latents import Full, Latent, LoRA
 from lib.harness import presets
 from lib.quantization import block_linears, rtn
@@ -143,6 +143,15 @@ def each(paper: str, settings: dict) -> Iterator[tuple[str, memory.Bytes]]:
     return memory.heights(lambda: STUDIES[paper](cfg))
 
 
+def divides(cfg, processes: int) -> None:
+    """ValueError where the model's weights do not divide among so many processes; on shapes alone."""
+    with memory.shapes():
+        sharding.check(model(cfg), processes)
+
+
 if __name__ == "__main__":
-    for stage in each(sys.argv[1], json.loads(sys.argv[2])):
-        print("#stage", json.dumps(stage), flush=True)
+    if len(sys.argv) > 3:
+        divides(presets.resolve(sys.argv[1], json.loads(sys.argv[2])), int(sys.argv[3]))
+    else:
+        for stage in each(sys.argv[1], json.loads(sys.argv[2])):
+            print("#stage", json.dumps(stage), flush=True)

@@ -126,7 +126,8 @@ def _record(study: Study, arm: str, *, lr: float, changed: float) -> None:
 
 def _codes(study: Study, latent) -> dict:
     """On the computer's side: with 7B weights they would take 7 GB of the accelerator."""
-    return {name: rtn.quantize(x.plain().detach().cpu(), **study.format) for name, x in latent.latents.items()}
+    whole = latent.gathered_each()
+    return {name: rtn.quantize(w.cpu(), **study.format) for name, w in whole}
 
 
 def _changed(before: dict, after: dict) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lib import scoring
-from lib.engine import latents, twins
+from lib.engine import latents, sharding, twins
 from lib.quantization import block_linears, rtn
 from lib.quantization.blocks import check_covered
 from lib.scoring.flipping import Fidelity, Forced
@@ -43,9 +43,11 @@ def build(
     cfg, run, fp, tokenizer, *, test: Fidelity, validation: Fidelity, test_ids: Sequence[str], task: dict
 ) -> Study:
     """A study of which nothing is measured yet; the student is a twin of the full-precision model, whose block weights
-    take turns on the device where the settings keep what they can on the host (HOST)."""
+    take turns on the device where the settings keep what they can on the host (HOST). Of several processes each has its
+    rows of the student, and full precision whole."""
     check_covered(fp)
-    student = twins.twin(fp, host=cfg.host)
+    student = twins.twin(fp, host=cfg.host and sharding.ranks()[1] == 1)
+    sharding.shard(student, list(block_linears(student)))
     form = dict(bits=cfg.bits, group=cfg.group, symmetric=cfg.symmetric, scales=getattr(torch, cfg.scales))
     return Study(
         cfg=cfg,
