@@ -122,18 +122,53 @@ class Stepper:
         return {"step": self.done, **{k: v / len(indices) for k, v in sums.items()}, "gradient norm": float(norm)}
 
     def state(self) -> dict:
-        """Latents, moments and the number of steps done."""
+        """Latents, moments and the number of steps done; of several processes, this one's part."""
         return {
             "latents": self.latent.snapshot(),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "done": self.done,
+            "processes": sharding.ranks()[1] if self.latent.sharded else 1,
         }
 
+    def gathered(self) -> dict | None:
+        """The state as one process would have it, which any number of processes can `restore`; all must ask, the first
+        gets it and the others None. ValueError for moments of a byte, whose scales cross the processes' rows."""
+        if self.how.kind != "none" and self.latent.sharded:
+            raise ValueError(f"moments of {self.how.kind} are not put together; each process keeps its own `state`")
+        first = sharding.ranks()[0] == 0
+
+        def whole(x: Tensor, weight: Tensor) -> Tensor | None:
+            x = sharding.whole(x, weight)
+            return x.cpu() if first else None
+
+        state = self._moved(self.state(), whole) | {"processes": 1}
+        return state if first else None
+
     def restore(self, state: dict) -> None:
-        """Continue from `state`."""
+        """Continue from `state`, or from what other processes, or one, have `gathered`. ValueError for a part of
+        another division."""
+        among, size = state.get("processes", 1), sharding.ranks()[1] if self.latent.sharded else 1
+        if among not in (1, size):
+            raise ValueError(
+                f"this is a part of a state divided among {among} processes, and there are {size}; what `gathered` "
+                "gives can be loaded by any number"
+            )
+        if among < size:
+            state = self._moved(state, sharding.part)
         self.latent.restore(state["latents"])
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.done = state["done"]
+
+    def _moved(self, state: dict, move: Callable[[Tensor, Tensor], Tensor | None]) -> dict:
+        """A state with `move(x, weight)` in place of each tensor x that is divided as that weight is."""
+        names = [n for n, latent in self.latent.latents.items() for _ in latent.parameters]
+        likes = [self.latent.linears[n].weight if self.latent.in_rows(n) else None for n in names]
+        change = lambda x, like: move(x, like) if like is not None and isinstance(x, Tensor) and x.dim() else x  # noqa: E731
+        moments = {i: {k: change(x, likes[i]) for k, x in s.items()} for i, s in state["optimizer"]["state"].items()}
+        return state | {
+            "latents": [change(x, like) for x, like in zip(state["latents"], likes)],
+            "optimizer": state["optimizer"] | {"state": moments},
+        }
 
 
 class Validation(NamedTuple):
