@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import torch
 import torch.distributed as dist
@@ -43,6 +44,14 @@ def check(model: nn.Module, processes: int) -> None:
         raise ValueError(f"{processes} processes do not divide the rows of {', '.join(odd[:3])}")
 
 
+@lru_cache
+def mesh(kind: str, size: int):
+    """All processes in a row, on this kind of device."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(kind, (size,))
+
+
 def shard(model: nn.Module, trained: Iterable[str]) -> nn.Module:
     """Give every process its rows of the blocks' weights, in place. trained: names of the linears that will learn.
 
@@ -51,16 +60,14 @@ def shard(model: nn.Module, trained: Iterable[str]) -> nn.Module:
     rank, size = ranks()
     if size == 1:
         return model
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     check(model, size)
     layers = block_linears(model)
     for name in trained:
         layers[name].weight.requires_grad_(True)  # gathered weights are what they were at the first use
-    mesh = init_device_mesh(model.device.type, (size,))
     for block in decoder_blocks(model).values():
-        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+        fully_shard(block, mesh=mesh(model.device.type, size), reshard_after_forward=True)
     ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
     model.base_model(input_ids=ids, use_cache=False)  # gathered once outside of inference mode, they can have gradients
     return model

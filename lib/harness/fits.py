@@ -44,15 +44,18 @@ class Stage(NamedTuple):
     host: float
 
 
-def footprint(cfg, say: Callable[[Stage], None] = lambda stage: None, **instead) -> list[Stage]:
-    """What each stage of a paper's study takes with these settings, some of them `instead` of their own; `say` hears
-    of each when it is known.
+def footprint(cfg, say: Callable[[Stage], None] = lambda stage: None, *, processes: int = 1, **instead) -> list[Stage]:
+    """What each stage of a paper's study takes in each of so many processes with these settings, some of them `instead`
+    of their own; `say` hears of each when it is known.
 
     ValueError with the reason where it cannot be told: a paper without a study, a model of unknown shape.
     """
     settings = {"PRESET": cfg.preset, "SEED": cfg.seed} | {k.upper(): v for k, v in (dict(cfg) | instead).items()}
     quiet = {"CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
-    command, stages = [sys.executable, "-m", "lib.studies.footprints", cfg.paper, json.dumps(settings)], []
+    command, stages = (
+        [sys.executable, "-m", "lib.studies.footprints", cfg.paper, json.dumps(settings), str(processes)],
+        [],
+    )
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(
@@ -85,9 +88,11 @@ def there_is(device: str) -> float:
     return torch.cuda.get_device_properties(place).total_memory / GB if place < torch.cuda.device_count() else 0.0
 
 
-def objection(stages: list[Stage], settings: dict, *, memory: float, host: float) -> str | None:
-    """One sentence with what is too large, by how much, and which settings would help; None where all fits."""
+def objection(stages: list[Stage], settings: dict, *, memory: float, host: float, processes: int = 1) -> str | None:
+    """One sentence with what is too large, by how much, and which settings would help; None where all fits. Several
+    processes have a GPU each, and share the host."""
     apart = settings["device"] != "cpu"
+    stages = [Stage(s.name, s.device * (1 if apart else processes), s.host * processes) for s in stages]
     worst = max(stages, key=lambda s: s.device + (0 if apart else s.host))
     need = worst.device + (0 if apart else worst.host)
     if need > memory:
@@ -128,9 +133,9 @@ def check_device(cfg) -> None:
         )
 
 
-def settle(cfg, *, memory: float | None = None, host: float | None = None) -> None:
-    """Where the settings leave it to the machine (MICRO=0), choose the largest micro-batch, at most the batch, whose
-    forecast fits the GB of the device and of the host; those that are here unless given.
+def settle(cfg, *, memory: float | None = None, host: float | None = None, processes: int = 1) -> None:
+    """Where the settings leave it to the machine (MICRO=0), choose the largest micro-batch, at most the batch (a
+    process's share of it), whose forecast fits the GB of the device and of the host; those that are here unless given.
 
     ValueError where none fits or the forecast cannot be told. A runner that has chosen tells its kernel
     (PLUMBLINE_MICRO).
@@ -145,13 +150,14 @@ def settle(cfg, *, memory: float | None = None, host: float | None = None) -> No
 
     def objects(micro: int) -> str | None:
         try:
-            stages = footprint(cfg, micro=micro)
+            stages = footprint(cfg, processes=processes, micro=micro)
         except ValueError as error:
             raise ValueError(f"{error}; MICRO takes a number where it cannot be chosen") from None
-        return objection(stages, dict(cfg), memory=room, host=host)
+        return objection(stages, dict(cfg), memory=room, host=host, processes=processes)
 
-    fits, fails = 0, cfg["batch"] + 1
-    at, why = cfg["batch"], None  # all at once, if that fits
+    most = max(1, cfg["batch"] // processes)
+    fits, fails = 0, most + 1
+    at, why = most, None  # all at once, if that fits
     while fails - fits > 1:
         no = objects(at)
         fits, fails, why = (fits, at, no) if no else (at, fails, why)
@@ -161,14 +167,15 @@ def settle(cfg, *, memory: float | None = None, host: float | None = None) -> No
     cfg.choose(micro=fits)
 
 
-def check(cfg) -> str | None:
+def check(cfg, processes: int = 1) -> str | None:
     """Raise ValueError where a run at these settings cannot fit here; a sentence where that cannot be told."""
     check_device(cfg)
     try:
-        stages = footprint(cfg)
+        stages = footprint(cfg, processes=processes)
     except ValueError as error:
         return str(error)
-    no = objection(stages, dict(cfg), memory=there_is(cfg["device"]), host=there_is("cpu"))
+    room = dict(memory=there_is(cfg["device"]), host=there_is("cpu"), processes=processes)
+    no = objection(stages, dict(cfg), **room)
     if no:
         raise ValueError(f"{cfg.paper} does not fit: {no}")
     return None

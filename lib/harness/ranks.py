@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,8 @@ GONE = re.compile("connection|gloo|nccl|peer", re.I)  # errors of a process that
 ERROR = re.compile(r"^(?:\[rank\d+\]: )?(\w[\w.]*(?:Error|Exception|Interrupt)\b.*)$", re.M)  # torch names the process
 
 
-def check(cfg, processes: int) -> None:
-    """ValueError in one sentence where this run cannot be one of so many processes; before anything is loaded."""
+def divides(cfg, processes: int) -> None:
+    """ValueError in one sentence where the paper or its batch cannot be divided so."""
     if processes < 1:
         raise ValueError(f"a run has at least one process, given {processes}")
     if processes == 1:
@@ -41,6 +42,13 @@ def check(cfg, processes: int) -> None:
         raise ValueError(f"several processes work for {', '.join(PAPERS)}; {cfg.paper} runs in one, given {processes}")
     if cfg["batch"] % processes:
         raise ValueError(f"{cfg.paper}: a batch of {cfg['batch']} does not divide among {processes} processes")
+
+
+def check(cfg, processes: int) -> None:
+    """ValueError in one sentence where this run cannot be one of so many processes here; before anything is loaded."""
+    divides(cfg, processes)
+    if processes == 1:
+        return
     device = cfg["device"]
     if device not in ("cpu", "cuda"):
         raise ValueError(f"several processes work on cpu, or on cuda with a GPU each; given DEVICE={device}")
@@ -50,7 +58,8 @@ def check(cfg, processes: int) -> None:
         if torch.cuda.device_count() < processes:
             raise ValueError(f"{processes} processes need a GPU each, and there are {torch.cuda.device_count()}")
     settings = {"PRESET": cfg.preset, "SEED": cfg.seed} | {k.upper(): v for k, v in dict(cfg).items()}
-    command = [sys.executable, "-m", "lib.studies.footprints", cfg.paper, json.dumps(settings), str(processes)]
+    asked = [cfg.paper, json.dumps(settings), str(processes), "divides"]
+    command = [sys.executable, "-m", "lib.studies.footprints", *asked]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"{cfg.paper}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
@@ -95,7 +104,8 @@ class Others:
 
     def _end(self, rank: int, code: int) -> str:
         if code < 0:
-            return f"was ended by signal {-code} ({signal.Signals(-code).name}), most often for lack of memory"
+            why = ", most often for lack of memory" if -code == signal.SIGKILL else ""
+            return f"was ended by signal {-code} ({signal.Signals(-code).name}){why}"
         said = (Path(self._folder.name) / str(rank) / "said.txt").read_text(errors="replace")
         errors = ERROR.findall(said)
         return f"failed: {errors[-1] if errors else f'exit code {code}'}"
@@ -150,4 +160,10 @@ def follow(path: Path, given: dict) -> None:
 
 
 if __name__ == "__main__":
-    follow(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    try:
+        follow(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # without an orderly end, in which a process group whose peers are gone may abort
+    os._exit(0)

@@ -91,9 +91,9 @@ def run(
         say(f"{paper} {preset} seed {seed}: already done in {done.dir.name} (FORCE=1 or --force runs it again)")
         return RunResult(done.dir, OK, "already done")
     fits.check_device(cfg)
-    fits.settle(cfg)
     ranks.check(cfg, processes)
-    if preset == "paper" and (unknown := fits.check(cfg)):
+    fits.settle(cfg, processes=processes)
+    if preset == "paper" and (unknown := fits.check(cfg, processes)):
         say(f"{paper}: {unknown}; running without that check")
     folder = runs.new_run_dir(paper, preset, seed)
     runs.reserve(folder, cfg, path.stem)

@@ -26,7 +26,8 @@ def qdpo(cfg) -> Iterator[str]:
     """Full precision and its twin; a float32 copy for AWQ and GPTQ (what they keep of the calibration is left out); all
     weights of the student in float32, with gradients, moments and a snapshot of the best."""
     fp = model(cfg)
-    student = twins.twin(fp, host=cfg.host)
+    student = twins.twin(fp, host=cfg.host and sharding.ranks()[1] == 1)
+    sharding.shard(student, list(block_linears(student)))
     yield "full precision and student"
     memory.answers(fp, batch=cfg.generation_batch, prompt=PROMPT, new_tokens=cfg.test_tokens)
     yield "greedy answers"
@@ -150,8 +151,10 @@ def divides(cfg, processes: int) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 3:
-        divides(presets.resolve(sys.argv[1], json.loads(sys.argv[2])), int(sys.argv[3]))
+    paper, settings, processes, *check = sys.argv[1:]
+    if check:  # only whether the weights divide
+        divides(presets.resolve(paper, json.loads(settings)), int(processes))
     else:
-        for stage in each(sys.argv[1], json.loads(sys.argv[2])):
-            print("#stage", json.dumps(stage), flush=True)
+        with memory.one_of(int(processes)):
+            for stage in each(paper, json.loads(settings)):
+                print("#stage", json.dumps(stage), flush=True)

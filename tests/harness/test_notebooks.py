@@ -266,7 +266,7 @@ def miniatures(tmp_path_factory):
     return folder
 
 
-def footprint(cfg, **instead):
+def footprint(cfg, processes=1, **instead):
     """`fits.footprint` without the process of its own; what goes wrong is raised."""
     from lib.studies import footprints
 
