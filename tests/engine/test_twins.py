@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from lib.engine import latents, twins
+from lib.engine import latents, prepacked, twins
 from lib.quantization import block_linears, rtn
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -73,6 +73,14 @@ def test_a_copy_is_a_model_of_its_own(pair):
             m.weight.zero_()
     assert torch.equal(logits(full), logits(plain))
     twins.use(other), twins.use(plain)  # no twins: nothing to do
+
+
+def test_what_lays_weights_out_brings_them_first(pair):
+    full, student = pair[0](True)
+    logits(full)
+    there = {p.data_ptr() for p in full.parameters()}
+    with prepacked.prepacked(student, 4, products=1000):
+        assert {p.data_ptr() for p in student.parameters()} == there
 
 
 def test_weights_in_training_stay_where_they_are(pair):
