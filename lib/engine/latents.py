@@ -145,7 +145,8 @@ class Latent:
         self, linears: dict[str, nn.Linear], make: Callable[[Tensor], Any], sources: dict[str, Tensor] | None = None
     ):
         self.linears = linears
-        self.latents = {name: make(sharding.local((sources or {}).get(name, m.weight))) for name, m in linears.items()}
+        begin = {name: (sources or {}).get(name, m.weight) for name, m in linears.items()}
+        self.latents = {n: make(sharding.part(begin[n], m.weight).to(m.weight.device)) for n, m in linears.items()}
         self.sharded = {name for name, m in linears.items() if hasattr(m.weight, "to_local")}
         for name in self.sharded:
             if isinstance(self.latents[name], LoRA):
@@ -208,7 +209,13 @@ class Latent:
     @torch.no_grad()
     def gathered(self) -> dict[str, Tensor]:
         """The whole weights by name before any quantizer, on every process: what a checkpoint of one process holds."""
-        return {n: sharding.whole(x.plain().detach(), self.linears[n].weight) for n, x in self.latents.items()}
+        return dict(self.gathered_each())
+
+    @torch.no_grad()
+    def gathered_each(self) -> Iterator[tuple[str, Tensor]]:
+        """`gathered`, one after another."""
+        for n, x in self.latents.items():
+            yield n, sharding.whole(x.plain().detach(), self.linears[n].weight)
 
     @torch.no_grad()
     def restore(self, snapshot: list[Tensor]) -> None:

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lib.data import Pair
-from lib.engine import attention, fused, generation, latents, objectives, training, trunk
+from lib.engine import attention, fused, generation, latents, objectives, sharding, training, trunk
 from lib.engine.head import head_of
 from lib.engine.logprobs import hidden_states, pack, token_logprobs
 from lib.losses import dpo
@@ -54,7 +54,7 @@ class Meter(TorchDispatchMode):
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         host = bool(given) and all(self._on_host(x) for x in given)
         for x in tree_leaves(out):
-            if isinstance(x, Tensor):
+            if isinstance(x, Tensor) and not hasattr(x, "to_local"):  # a divided weight counts by its rows
                 self._count(x.untyped_storage(), host)
         return out
 
@@ -65,18 +65,26 @@ class Meter(TorchDispatchMode):
         self._count(x.untyped_storage(), True)
         return x
 
+    def resized(self, storage) -> None:
+        """A storage that is counted has another size now: FSDP empties and fills those of gathered weights."""
+        if storage._cdata in self._alive:
+            host = self._alive[storage._cdata].host > 0
+            self._gone(storage._cdata)
+            self._set(storage, host)
+
     def _on_host(self, x: Tensor) -> bool:
         return self._alive.get(x.untyped_storage()._cdata, Bytes()).host > 0
 
     def _count(self, storage, host: bool) -> None:
-        key = storage._cdata
-        if key in self._alive:
-            return
+        if storage._cdata not in self._alive:
+            self._set(storage, host)
+            weakref.finalize(storage, self._gone, storage._cdata)
+
+    def _set(self, storage, host: bool) -> None:
         size = storage.nbytes()
-        self._alive[key] = Bytes(0, size) if host else Bytes(size, 0)
-        self.now = Bytes(*(a + b for a, b in zip(self.now, self._alive[key])))
+        self._alive[storage._cdata] = Bytes(0, size) if host else Bytes(size, 0)
+        self.now = Bytes(*(a + b for a, b in zip(self.now, self._alive[storage._cdata])))
         self.peak = Bytes(*map(max, self.peak, self.now))
-        weakref.finalize(storage, self._gone, key)
 
     def _gone(self, key: int) -> None:
         self.now = Bytes(*(a - b for a, b in zip(self.now, self._alive.pop(key, Bytes()))))
@@ -87,8 +95,15 @@ def shapes() -> Iterator[Meter]:
     """with shapes() as meter: tensors made inside have shapes and no numbers; the meter says what they would take."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    meter = Meter()
+    meter, resize = Meter(), torch.UntypedStorage.resize_
+
+    def resized(storage, size):
+        out = resize(storage, size)
+        meter.resized(storage)
+        return out
+
     with (
+        mock.patch.object(torch.UntypedStorage, "resize_", resized),
         mock.patch.object(Tensor, "tolist", lambda x: _list(x.shape)),
         mock.patch.object(Tensor, "cpu", lambda x: meter.to_host(x)),
         # a module that is moved swaps its weights, which torch refuses while its fake tensors know each other
@@ -101,6 +116,24 @@ def shapes() -> Iterator[Meter]:
 
 def _list(shape: Sequence[int]):
     return [_list(shape[1:]) for _ in range(shape[0])] if len(shape) else ANY
+
+
+@contextmanager
+def one_of(processes: int) -> Iterator[None]:
+    """Inside, this process is the first of so many, of which there are no others: torch's stand-in for a process group,
+    which its own forecasts of FSDP use. What is then counted is what each of them takes."""
+    if processes == 1:
+        yield
+        return
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
+    try:
+        sharding.mesh("cpu", processes)  # not on shapes alone
+        yield
+    finally:
+        sharding.mesh.cache_clear()
+        torch.distributed.destroy_process_group()
 
 
 def model_of(config, dtype: torch.dtype):
@@ -137,18 +170,30 @@ def heights(work: Callable[[], Iterator[str]]) -> Iterator[tuple[str, Bytes]]:
 # ---- pieces of work at given sizes: a prompt of `prompt` tokens, answers of `answer`
 
 
-def preference_steps(model, latent, *, micro: int, prompt: int, answer: int, checkpoint: bool = False) -> None:
+def stepper(latent, kind: str = "none") -> training.Stepper:
+    """A stepper of `latent` with moments of this kind (`training.AdamW`); what would be paged counts as the host's."""
+    paged = kind == "paged-8bit"
+    made = training.Stepper(latent, training.AdamW(1e-6, 1, 1.0, kind="8bit" if paged else kind))
+    if paged:
+        made.optimizer.get_state_buffer = lambda p, dtype=torch.float32: torch.zeros_like(p, dtype=dtype).cpu()
+    return made
+
+
+def preference_steps(
+    model, latent, *, micro: int, prompt: int, answer: int, checkpoint: bool = False, optimizer: str = "none"
+) -> None:
     """Two optimizer steps on `micro` pairs: from the second on Adam's moments are there before the forward is."""
-    pairs = [Pair("pair", [ANY] * prompt, [ANY] * answer, [ANY] * answer, 0)] * micro
-    ref = torch.zeros(micro)
+    together = micro * sharding.ranks()[1]  # each process has a micro-batch
+    pairs = [Pair("pair", [ANY] * prompt, [ANY] * answer, [ANY] * answer, 0)] * together
+    ref = torch.zeros(together)
     objective = objectives.preference(model, pairs, partial(dpo, beta=0.1), ref_w=ref, ref_l=ref)
-    stepper = training.Stepper(latent, training.AdamW(1e-6, 1, 1.0))
+    at = stepper(latent, optimizer)
     with latents.checkpointed(model, on=checkpoint):
         for _ in range(2):
-            stepper.step(range(micro), objective, micro=micro)
+            at.step(range(together), objective, micro=micro)
 
 
-def top_steps(top, latent, *, micro: int, prompt: int, answer: int, answers: int = 2) -> None:
+def top_steps(top, latent, *, micro: int, prompt: int, answer: int, answers: int = 2, optimizer: str = "none") -> None:
     """Two optimizer steps of a model's last blocks (`trunk.split`) on `micro` prompts with `answers` answers each."""
     rows = [([ANY] * prompt, [[ANY] * answer] * answers)] * micro
     width, head = top.config.get_text_config(decoder=True).hidden_size, head_of(top)
@@ -161,9 +206,9 @@ def top_steps(top, latent, *, micro: int, prompt: int, answer: int, answers: int
         packed, hidden = trunk.top_states(top, rows, pieces)
         return token_logprobs(hidden, head, packed.target).sum(), {}
 
-    stepper = training.Stepper(latent, training.AdamW(1e-6, 1, 1.0))
+    at = stepper(latent, optimizer)
     for _ in range(2):
-        stepper.step(range(micro), objective, micro=micro)
+        at.step(range(micro), objective, micro=micro)
 
 
 def answers(model, *, batch: int, prompt: int, new_tokens: int, n: int = 1) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from lib.data import templates
-from lib.engine import architecture, weights
+from lib.engine import architecture, sharding, weights
 from lib.engine.weights import fingerprint
 from lib.harness import assets, paths, progress
 
@@ -51,6 +51,7 @@ def load(spec: str, *, dtype: torch.dtype, device: str = "cpu", template: str | 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     templates.check(template)
+    sharding.join()
     if store not in (None, "none", *STORES):
         raise ValueError(f"the frozen weights are kept as {', '.join(STORES)} or none of them, given {store!r}")
     kept = STORES[store](dtype, device) if store in STORES else {}

@@ -145,6 +145,7 @@ class Tuning(NamedTuple):
     betas: tuple[float, float] = BETAS
     micro: int = 8
     capacity: int | None = None
+    optimizer: str = "none"  # `AdamW`'s kind
 
 
 def run(
@@ -167,7 +168,9 @@ def run(
         raise ValueError(f"micro is at least 1 sequence, given {how.micro}")
     if how.capacity is not None:  # a row that does not fit is told before any work
         bins([len(p) + len(a) for phase in phases for p, a in phase.rows], how.capacity)
-    digest = _digest("", [how.seed, how.clip, *how.betas, how.capacity], latent.snapshot()) if journal else ""
+    digest = (
+        _digest("", [how.seed, how.clip, *how.betas, how.capacity, how.optimizer], latent.snapshot()) if journal else ""
+    )
     out, stepper = [], None
     for at, phase in enumerate(phases):
         carried = at + 1 < len(phases) and phases[at + 1].optimizer == "carry"
@@ -178,7 +181,7 @@ def run(
             path = journal / f"{at} {phase.name.replace('/', '-')} {digest[:16]}.safetensors"
         if stepper is None or phase.optimizer == "restart":
             # its own schedule is off: the phase sets the rate
-            stepper = Stepper(latent, AdamW(phase.lr, warmup=0, clip=how.clip, betas=how.betas))
+            stepper = Stepper(latent, AdamW(phase.lr, warmup=0, clip=how.clip, betas=how.betas, kind=how.optimizer))
         if path and path.exists():
             done, state = checkpoint.load(path)
             stepper.restore(state) if carried else latent.restore(state["latents"])

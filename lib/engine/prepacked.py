@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
+from lib.engine import twins
+
 PAYS = 32  # products of each weight from which on the layout, about ten of them, is paid back
 
 
@@ -20,6 +22,7 @@ def can(weight: Tensor) -> bool:
     """Whether this machine has a layout of its own for products with this weight."""
     return (
         not isinstance(weight, FakeTensor)  # shapes alone (`lib.engine.memory`)
+        and not hasattr(weight, "to_local")  # one process's rows (`lib.engine.sharding`)
         and weight.device.type == "cpu"
         and weight.dtype == torch.bfloat16
         and torch.backends.mkldnn.is_available()
@@ -38,6 +41,7 @@ def prepacked(model: nn.Module, rows: int, *, products: int) -> Iterator[None]:
     """Inside, `model`'s linear layers multiply by weights laid out for about `rows` rows, without gradients; where
     `products` are too few to pay that back, or the machine has no such layout, everything stays as it is. Weights must
     not change inside."""
+    twins.use(model)  # its weights may lie on the host
     head, chosen = model.get_output_embeddings(), []
     if products >= PAYS:
         chosen = [

@@ -43,13 +43,36 @@ def epochs(
 
 
 class AdamW(NamedTuple):
-    """How latents are stepped, without weight decay: peak rate, steps of warm-up, largest norm of the gradient."""
+    """How latents are stepped, without weight decay: peak rate, steps of warm-up, largest norm of the gradient.
+
+    kind: none is torch's, with moments in float32; 8bit is bitsandbytes', with a byte for each and a scale for 256
+    (arXiv 2110.02861; tensors below 4,096 numbers stay float32); paged-8bit lets a GPU move these to the host.
+    """
 
     lr: float
     warmup: int
     clip: float
     horizon: int | None = None  # where a cosine ends (`schedule`); None: constant after the warm-up
     betas: tuple[float, float] = (0.9, 0.999)
+    kind: str = "none"
+
+
+def optimizer(parameters: Sequence[Tensor], how: AdamW) -> torch.optim.Optimizer:
+    """The optimizer of this kind. ValueError for one that there is not, and for pages of moments of weights on the
+    host, which are there already."""
+    rule = dict(lr=how.lr, betas=how.betas, weight_decay=0.0)
+    if how.kind == "none":
+        return torch.optim.AdamW(parameters, fused=True, **rule)
+    if how.kind not in ("8bit", "paged-8bit"):
+        raise ValueError(f"the optimizer is none, 8bit or paged-8bit, given {how.kind!r}")
+    paged = how.kind == "paged-8bit"
+    if paged and any(p.device.type != "cuda" for p in parameters):
+        raise ValueError(
+            "paged-8bit pages moments out of a GPU, and these weights are stepped elsewhere; 8bit does that"
+        )
+    from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
+
+    return (PagedAdamW8bit if paged else AdamW8bit)(parameters, **rule)
 
 
 class Stepper:
@@ -57,7 +80,7 @@ class Stepper:
 
     def __init__(self, latent: Latent, how: AdamW):
         self.latent, self.how, self.done = latent, how, 0
-        self.optimizer = torch.optim.AdamW(latent.parameters, lr=how.lr, betas=how.betas, weight_decay=0.0, fused=True)
+        self.optimizer = optimizer(latent.parameters, how)
 
     def step(
         self,
@@ -99,18 +122,53 @@ class Stepper:
         return {"step": self.done, **{k: v / len(indices) for k, v in sums.items()}, "gradient norm": float(norm)}
 
     def state(self) -> dict:
-        """Latents, moments and the number of steps done."""
+        """Latents, moments and the number of steps done; of several processes, this one's part."""
         return {
             "latents": self.latent.snapshot(),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "done": self.done,
+            "processes": sharding.ranks()[1] if self.latent.sharded else 1,
         }
 
+    def gathered(self) -> dict | None:
+        """The state as one process would have it, which any number of processes can `restore`; all must ask, the first
+        gets it and the others None. ValueError for moments of a byte, whose scales cross the processes' rows."""
+        if self.how.kind != "none" and self.latent.sharded:
+            raise ValueError(f"moments of {self.how.kind} are not put together; each process keeps its own `state`")
+        first = sharding.ranks()[0] == 0
+
+        def whole(x: Tensor, weight: Tensor) -> Tensor | None:
+            x = sharding.whole(x, weight)
+            return x.cpu() if first else None
+
+        state = self._moved(self.state(), whole) | {"processes": 1}
+        return state if first else None
+
     def restore(self, state: dict) -> None:
-        """Continue from `state`."""
+        """Continue from `state`, or from what other processes, or one, have `gathered`. ValueError for a part of
+        another division."""
+        among, size = state.get("processes", 1), sharding.ranks()[1] if self.latent.sharded else 1
+        if among not in (1, size):
+            raise ValueError(
+                f"this is a part of a state divided among {among} processes, and there are {size}; what `gathered` "
+                "gives can be loaded by any number"
+            )
+        if among < size:
+            state = self._moved(state, sharding.part)
         self.latent.restore(state["latents"])
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.done = state["done"]
+
+    def _moved(self, state: dict, move: Callable[[Tensor, Tensor], Tensor | None]) -> dict:
+        """A state with `move(x, weight)` in place of each tensor x that is divided as that weight is."""
+        names = [n for n, latent in self.latent.latents.items() for _ in latent.parameters]
+        likes = [self.latent.linears[n].weight if self.latent.in_rows(n) else None for n in names]
+        change = lambda x, like: move(x, like) if like is not None and isinstance(x, Tensor) and x.dim() else x  # noqa: E731
+        moments = {i: {k: change(x, likes[i]) for k, x in s.items()} for i, s in state["optimizer"]["state"].items()}
+        return state | {
+            "latents": [change(x, like) for x, like in zip(state["latents"], likes)],
+            "optimizer": state["optimizer"] | {"state": moments},
+        }
 
 
 class Validation(NamedTuple):

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lib.engine import sharding
+
 # Buffers that a model computes for itself; old checkpoints hold some of them, new ones do not.
 COMPUTED = re.compile(r"(^|\.)(inv_freq|masked_bias|position_ids|token_type_ids|num_batches_tracked|attn\.bias)$")
 # What a language model leaves behind when a classifier reads its checkpoint: no part of the function asked for.
@@ -97,6 +99,7 @@ def fingerprint(model) -> str:
     produced."""
     digest = hashlib.sha256()
     for name, p in model.state_dict().items():
+        p = sharding.full(p)
         digest.update(f"{name} {p.dtype} {tuple(p.shape)}".encode())
         digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

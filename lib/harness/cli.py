@@ -13,7 +13,20 @@ from typing import Annotated
 
 import typer
 
-from lib.harness import claims, fits, health, index, notebooks, paths, presets, reproduction, results, runner, take_home
+from lib.harness import (
+    claims,
+    fits,
+    health,
+    index,
+    notebooks,
+    paths,
+    presets,
+    ranks,
+    reproduction,
+    results,
+    runner,
+    take_home,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -94,10 +107,12 @@ def run(
     seed: int = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, repeatable")] = None,
     force: bool = False,
+    processes: Annotated[int, typer.Option(help="that share its model and batches (qdpo), a GPU each if on cuda")] = 1,
 ) -> None:
     """Run one paper's notebook once."""
     given = overrides(paper, map(assignment, set_ or []))
-    raise typer.Exit(runner.run(paper, preset=preset, seed=seed, overrides=given, force=force).code)
+    done = runner.run(paper, preset=preset, seed=seed, overrides=given, force=force, processes=processes)
+    raise typer.Exit(done.code)
 
 
 @app.command("fits")
@@ -108,6 +123,7 @@ def fits_(
     memory: Annotated[float | None, typer.Option(help="GB of the device; what there is here if not given")] = None,
     host: Annotated[float | None, typer.Option(help="GB of the computer; what there is here if not given")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, repeatable")] = None,
+    processes: Annotated[int, typer.Option(help="that share the model (qdpo): what each of them takes")] = 1,
     write: Annotated[bool, typer.Option(help="keep it in results/tables/memory.csv")] = False,
 ) -> None:
     """Say what every stage takes of memory, before anything is loaded; exit code 1 if it does not fit."""
@@ -118,10 +134,18 @@ def fits_(
     for name in which:
         given = {k.upper(): v for k, v in overrides(name, map(assignment, set_ or [])).items()}
         cfg = presets.resolve(name, {"PRESET": preset, "SEED": 0} | given)
+        ranks.divides(cfg, processes)
         typer.echo(f"{name}, preset {preset}: {cfg['model']}, {cfg['dtype']} on {cfg['device']}; up to a minute")
-        found[name] = fits.footprint(cfg, _show)
+        try:
+            fits.settle(cfg, memory=memory, host=host, processes=processes)
+        except ValueError:  # not even one row fits: its stages are shown and refused
+            cfg.choose(micro=1)
+        if cfg.chosen():
+            typer.echo(f"  chosen: {', '.join(f'{k.upper()}={v}' for k, v in cfg.chosen().items())}")
+        found[name] = fits.footprint(cfg, _show, processes=processes)
         room = fits.there_is(cfg["device"]) if memory is None else memory
-        no = fits.objection(found[name], dict(cfg), memory=room, host=fits.there_is("cpu") if host is None else host)
+        there = dict(memory=room, host=fits.there_is("cpu") if host is None else host, processes=processes)
+        no = fits.objection(found[name], dict(cfg), **there)
         typer.echo(f"  does not fit: {no}" if no else f"  fits {room:.0f} GB")
         bad |= bool(no)
     if write:

@@ -6,6 +6,7 @@ what there is, and said in one sentence.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -26,9 +27,13 @@ LEVERS = {  # by words of a stage's name: settings that make it smaller
     "pack": ("training",),
     "blocks": ("training", "latents"),
     "host": ("training: weights",),
+    "optimizer": ("training",),
     "checkpoint": ("training",),
     "arms": ("AWQ",),
 }
+
+
+EIGHT = ("8bit", "paged-8bit")  # settings of the optimizer that bitsandbytes serves
 
 
 class Stage(NamedTuple):
@@ -39,14 +44,18 @@ class Stage(NamedTuple):
     host: float
 
 
-def footprint(cfg, say: Callable[[Stage], None] = lambda stage: None) -> list[Stage]:
-    """What each stage of a paper's study takes with these settings; `say` hears of each when it is known.
+def footprint(cfg, say: Callable[[Stage], None] = lambda stage: None, *, processes: int = 1, **instead) -> list[Stage]:
+    """What each stage of a paper's study takes in each of so many processes with these settings, some of them `instead`
+    of their own; `say` hears of each when it is known.
 
     ValueError with the reason where it cannot be told: a paper without a study, a model of unknown shape.
     """
-    settings = {"PRESET": cfg.preset, "SEED": cfg.seed} | {k.upper(): v for k, v in cfg.as_dict().items()}
+    settings = {"PRESET": cfg.preset, "SEED": cfg.seed} | {k.upper(): v for k, v in (dict(cfg) | instead).items()}
     quiet = {"CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
-    command, stages = [sys.executable, "-m", "lib.studies.footprints", cfg.paper, json.dumps(settings)], []
+    command, stages = (
+        [sys.executable, "-m", "lib.studies.footprints", cfg.paper, json.dumps(settings), str(processes)],
+        [],
+    )
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(
@@ -79,9 +88,11 @@ def there_is(device: str) -> float:
     return torch.cuda.get_device_properties(place).total_memory / GB if place < torch.cuda.device_count() else 0.0
 
 
-def objection(stages: list[Stage], settings: dict, *, memory: float, host: float) -> str | None:
-    """One sentence with what is too large, by how much, and which settings would help; None where all fits."""
+def objection(stages: list[Stage], settings: dict, *, memory: float, host: float, processes: int = 1) -> str | None:
+    """One sentence with what is too large, by how much, and which settings would help; None where all fits. Several
+    processes have a GPU each, and share the host."""
     apart = settings["device"] != "cpu"
+    stages = [Stage(s.name, s.device * (1 if apart else processes), s.host * processes) for s in stages]
     worst = max(stages, key=lambda s: s.device + (0 if apart else s.host))
     need = worst.device + (0 if apart else worst.host)
     if need > memory:
@@ -100,29 +111,71 @@ def objection(stages: list[Stage], settings: dict, *, memory: float, host: float
 
 def _advice(stage: str, settings: dict) -> str:
     help_ = [n for n, words in LEVERS.items() if n in settings and any(w in stage for w in words)]
-    on = {"host", "checkpoint"}
-    asked = [f"{n.upper()}=True" if n in on else f"a smaller {n.upper()}" for n in help_ if settings[n] is not True]
-    asked = [a.replace("a smaller ARMS", "ARMS without awq and gptq") for a in asked]
+    words = {"host": "HOST=True", "checkpoint": "CHECKPOINT=True", "arms": "ARMS without awq and gptq"}
+    words["optimizer"] = "OPTIMIZER=8bit"
+    asked = [words.get(n, f"a smaller {n.upper()}") for n in help_ if settings[n] not in (True, 1, *EIGHT)]
     return f"try {', '.join(asked)} or another MODEL" if asked else "try another MODEL"
 
 
 def check_device(cfg) -> None:
-    """ValueError where torch finds no such device as the settings ask for."""
-    device = cfg.as_dict().get("device", "cpu")
+    """ValueError where torch finds no such device as the settings ask for, or the optimizer cannot work there."""
+    device, kind = cfg.get("device", "cpu"), cfg.get("optimizer", "none")
+    if kind == "paged-8bit" and (not device.startswith("cuda") or cfg.get("host")):
+        raise ValueError(
+            f"{cfg.paper}: OPTIMIZER=paged-8bit pages moments out of a GPU, and its weights are stepped on "
+            f"{'the host (HOST=True)' if cfg.get('host') else device}; OPTIMIZER=8bit works there"
+        )
+    if kind in EIGHT and importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(f"{cfg.paper}: OPTIMIZER={kind} needs bitsandbytes: pip install bitsandbytes")
     if not there_is(device):
         raise ValueError(
             f"{cfg.paper} asks for the device {device}, and torch finds none here; DEVICE=cpu runs without"
         )
 
 
-def check(cfg) -> str | None:
+def settle(cfg, *, memory: float | None = None, host: float | None = None, processes: int = 1) -> None:
+    """Where the settings leave it to the machine (MICRO=0), choose the largest micro-batch, at most the batch (a
+    process's share of it), whose forecast fits the GB of the device and of the host; those that are here unless given.
+
+    ValueError where none fits or the forecast cannot be told. A runner that has chosen tells its kernel
+    (PLUMBLINE_MICRO).
+    """
+    if cfg.get("micro") != 0:
+        return
+    if told := os.environ.get("PLUMBLINE_MICRO"):
+        cfg.choose(micro=int(told))
+        return
+    room = there_is(cfg["device"]) if memory is None else memory
+    host = there_is("cpu") if host is None else host
+
+    def objects(micro: int) -> str | None:
+        try:
+            stages = footprint(cfg, processes=processes, micro=micro)
+        except ValueError as error:
+            raise ValueError(f"{error}; MICRO takes a number where it cannot be chosen") from None
+        return objection(stages, dict(cfg), memory=room, host=host, processes=processes)
+
+    most = max(1, cfg["batch"] // processes)
+    fits, fails = 0, most + 1
+    at, why = most, None  # all at once, if that fits
+    while fails - fits > 1:
+        no = objects(at)
+        fits, fails, why = (fits, at, no) if no else (at, fails, why)
+        at = (fits + fails) // 2
+    if not fits:
+        raise ValueError(f"{cfg.paper} does not fit: {why}")
+    cfg.choose(micro=fits)
+
+
+def check(cfg, processes: int = 1) -> str | None:
     """Raise ValueError where a run at these settings cannot fit here; a sentence where that cannot be told."""
     check_device(cfg)
     try:
-        stages = footprint(cfg)
+        stages = footprint(cfg, processes=processes)
     except ValueError as error:
         return str(error)
-    no = objection(stages, dict(cfg), memory=there_is(cfg["device"]), host=there_is("cpu"))
+    room = dict(memory=there_is(cfg["device"]), host=there_is("cpu"), processes=processes)
+    no = objection(stages, dict(cfg), **room)
     if no:
         raise ValueError(f"{cfg.paper} does not fit: {no}")
     return None

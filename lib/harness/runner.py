@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.harness import fits, notebooks, paths, presets, results, runs
+from lib.harness import fits, notebooks, paths, presets, ranks, results, runs
 from lib.harness.progress import duration
 
 TIME_LIMIT = {"smoke": 900, "small": 3 * 3600, "study": 6 * 3600, "paper": None}  # seconds a run
@@ -79,8 +79,10 @@ def run(
     overrides: dict | None = None,
     force: bool = False,
     timeout: float | None = None,
+    processes: int = 1,
 ) -> RunResult:
-    """Execute a paper's notebook in a run folder of its own. Bad input raises; everything later ends in a RunResult."""
+    """Execute a paper's notebook in a run folder of its own, by several processes if asked (`lib.harness.ranks`). Bad
+    input raises; everything later ends in a RunResult."""
     overrides = overrides or {}
     path, cfg = validate(paper, preset, seed, overrides)
     paths.check_writable(paths.RUNS)
@@ -89,7 +91,9 @@ def run(
         say(f"{paper} {preset} seed {seed}: already done in {done.dir.name} (FORCE=1 or --force runs it again)")
         return RunResult(done.dir, OK, "already done")
     fits.check_device(cfg)
-    if preset == "paper" and (unknown := fits.check(cfg)):
+    ranks.check(cfg, processes)
+    fits.settle(cfg, processes=processes)
+    if preset == "paper" and (unknown := fits.check(cfg, processes)):
         say(f"{paper}: {unknown}; running without that check")
     folder = runs.new_run_dir(paper, preset, seed)
     runs.reserve(folder, cfg, path.stem)
@@ -97,10 +101,19 @@ def run(
     given = {k.upper(): v for k, v in overrides.items()} | {"PRESET": preset, "SEED": seed}
     began = time.monotonic()
     say(f"{paper} {preset} seed {seed}: starting; expect {duration(expected_seconds(cfg))}")
-    speed = {k: os.environ.get(k, v) for k, v in (SPEED | BUSY if _busy() else SPEED).items()}
+    speed = {k: os.environ.get(k, v) for k, v in (SPEED | BUSY if processes > 1 or _busy() else SPEED).items()}
     known = dict(PLUMBLINE_RUN_DIR=str(folder), PLUMBLINE_RUNNER=str(os.getpid()), PLUMBLINE_HEADLESS="1")
-    with _environment(**known, PYTHONWARNINGS="ignore", **speed), _terminable():
-        code, reason, cell, tail = _execute(path, folder / "notebook.ipynb", given, limit, expected_seconds(cfg))
+    known |= {f"PLUMBLINE_{name.upper()}": str(value) for name, value in cfg.chosen().items()}
+    with (
+        _environment(**known, PYTHONWARNINGS="ignore", **speed),
+        _terminable(),
+        ranks.beside(path, given, processes) as others,
+    ):
+        output, expected = folder / "notebook.ipynb", expected_seconds(cfg)
+        code, reason, cell, tail = _execute(path, output, given, limit, expected, others)
+        if code != OK and others:
+            said, reason = reason, others.blame(code, reason, unsaid=DIED)
+            tail = tail if reason == said else ""  # how the kernel noticed explains nothing
     if code == OK and results.RunRecord(folder).manifest.get("status") != "done":
         code, reason = FAILED, "the notebook ended without its record cell"
     if code != OK:
@@ -152,7 +165,7 @@ def _busy() -> bool:
     return psutil.cpu_percent(interval=0.5) > 50
 
 
-def _execute(path: Path, output: Path, parameters: dict, limit: float | None, expected: float):
+def _execute(path: Path, output: Path, parameters: dict, limit: float | None, expected: float, others=None):
     """(exit code, reason, cell id, last lines). One kernel, over IPC so that parallel runs cannot fight for ports."""
     import logging
 
@@ -208,11 +221,17 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
 
     papermill_engines.register("plumbline", Engine)
 
-    def expire():
-        state["expired"] = True
+    def stop():
         if state["kernel"] is not None:
             state["kernel"].provisioner.process.kill()  # our own kernel, and nothing else
 
+    def expire():
+        state["expired"] = True
+        stop()
+
+    over = threading.Event()
+    if others:
+        threading.Thread(target=others.watch, args=(stop, over), daemon=True).start()
     watchdog = threading.Timer(limit, expire) if limit else None
     if watchdog:
         watchdog.daemon = True
@@ -246,6 +265,7 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
     except Exception as error:  # the kernel did not start, the disk is full, ...: it is a failure like any other
         return FAILED, f"{type(error).__name__}: {error}", state["cell"], ""
     finally:
+        over.set()
         if watchdog:
             watchdog.cancel()
         sockets.cleanup()

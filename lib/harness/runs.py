@@ -46,9 +46,11 @@ def new_run_dir(paper: str, preset: str, seed: int) -> Path:
 
 
 def start(cfg, notebook: str) -> Run:
-    """Begin a run: in the folder that the runner names (PLUMBLINE_RUN_DIR), else in a new one. Says in one line if
-    the run will not be cited, and why; a run that was begun before and not finished is marked abandoned."""
+    """Begin a run: in the folder that the runner names (PLUMBLINE_RUN_DIR), else in a new one, and choose what its
+    settings leave to the machine. Says in one line if the run will not be cited, and why; a run that was begun before
+    and not finished is marked abandoned."""
     fits.check_device(cfg)
+    fits.settle(cfg)
     given = os.environ.get("PLUMBLINE_RUN_DIR", "").strip()
     folder = Path(given) if given else new_run_dir(cfg.paper, cfg.preset, cfg.seed)
     paths.check_writable(folder)
@@ -76,13 +78,14 @@ class Run:
         self.manifest = {
             "schema": 1, "run_id": folder.name, "paper": cfg.paper, "notebook": notebook, "preset": cfg.preset,
             "seed": cfg.seed,
-            "status": "running", "settings": cfg.as_dict(), "overrides": list(cfg.overrides),
+            "status": "running", "settings": cfg.as_dict(), "overrides": list(cfg.overrides), "chosen": cfg.chosen(),
             "fingerprint": cfg.fingerprint(),
             "commit": at, "dirty": dirty, "changed files": _changed() if dirty else [],
             "start": now(),
             "stages": {},
             "versions": machine.versions(), "machine": machine.description(),
             "device": cfg.get("device", "cpu"), "dtype": cfg.get("dtype", ""), "threads": machine.threads(),
+            "processes": int(os.environ.get("PLUMBLINE_RANKS", "0 of 1").split()[-1]),
             "process": machine.process(), "runner": os.environ.get("PLUMBLINE_RUNNER", ""),
         }  # fmt: skip
         self._save()

@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from lib.engine import adapters, known, memory, trunk
+from lib.engine import adapters, known, memory, sharding, trunk, twins
 from lib.engine.latents import Full, Latent, LoRA
 from lib.harness import presets
 from lib.quantization import block_linears, rtn
@@ -23,23 +23,26 @@ PROMPT = 256
 
 
 def qdpo(cfg) -> Iterator[str]:
-    """Two models; a float32 copy for AWQ and GPTQ (what they keep of the calibration is left out); all weights of the
-    student in float32, with gradients, moments and a snapshot of the best."""
-    fp, student = model(cfg), model(cfg)
+    """Full precision and its twin; a float32 copy for AWQ and GPTQ (what they keep of the calibration is left out); all
+    weights of the student in float32, with gradients, moments and a snapshot of the best."""
+    fp = model(cfg)
+    student = twins.twin(fp, host=cfg.host and sharding.ranks()[1] == 1)
+    sharding.shard(student, list(block_linears(student)))
     yield "full precision and student"
     memory.answers(fp, batch=cfg.generation_batch, prompt=PROMPT, new_tokens=cfg.test_tokens)
     yield "greedy answers"
+    twins.use(student)
     memory.scores(student, batch=cfg.eval_batch, prompt=PROMPT, answer=cfg.test_tokens)
     yield "scores"
     if {"awq", "gptq"} & set(cfg.items_of("arms")):
         rounded, wide = model(cfg), [p.float().cpu() for p in fp.parameters()]
-        blocks = list(decoder_blocks(fp).values())
+        blocks = list(decoder_blocks(student).values())
         at_work = [p.float() for p in blocks[0].parameters()]
-        yield "AWQ, GPTQ: a copy in float32 on the host, one block of it at work, then a third model"
+        yield "AWQ, GPTQ: a copy in float32 on the host, one block of it at work, then another model"
         del rounded, wide, at_work
     quantizer = partial(rtn.fake_quant, bits=cfg.bits, group=cfg.group, symmetric=cfg.symmetric)
     steps = partial(memory.preference_steps, student, micro=cfg.micro, prompt=PROMPT, answer=cfg.train_tokens,
-        checkpoint=cfg.checkpoint)  # fmt: skip
+        checkpoint=cfg.checkpoint, optimizer=cfg.optimizer)  # fmt: skip
     latent = Latent(block_linears(student), partial(Full, quantizer=quantizer, host=cfg.host))
     kept = latent.snapshot()
     steps(latent)
@@ -57,7 +60,7 @@ def lab(cfg) -> Iterator[str]:
     top, latent = last_blocks(whole, cfg)
     kept = latent.snapshot()
     yield "model and latents"
-    memory.top_steps(top, latent, micro=cfg.micro, prompt=1, answer=cfg.pack - 1, answers=1)
+    memory.top_steps(top, latent, micro=cfg.micro, prompt=1, answer=cfg.pack - 1, answers=1, optimizer=cfg.optimizer)
     yield "training"
     memory.answers(whole, batch=cfg.generation_batch, prompt=PROMPT, new_tokens=cfg.answer_tokens)
     yield "answers"
@@ -71,7 +74,7 @@ def attribute_control(cfg) -> Iterator[str]:
     yield "model and latents"
     memory.answers(whole, batch=cfg.generation_batch, prompt=PROMPT, new_tokens=cfg.tokens, n=cfg.each)
     yield "samples"
-    memory.top_steps(top, latent, micro=cfg.micro, prompt=1, answer=PROMPT, answers=1)
+    memory.top_steps(top, latent, micro=cfg.micro, prompt=1, answer=PROMPT, answers=1, optimizer=cfg.optimizer)
     yield "training"
 
 
@@ -141,6 +144,17 @@ def each(paper: str, settings: dict) -> Iterator[tuple[str, memory.Bytes]]:
     return memory.heights(lambda: STUDIES[paper](cfg))
 
 
+def divides(cfg, processes: int) -> None:
+    """ValueError where the model's weights do not divide among so many processes; on shapes alone."""
+    with memory.shapes():
+        sharding.check(model(cfg), processes)
+
+
 if __name__ == "__main__":
-    for stage in each(sys.argv[1], json.loads(sys.argv[2])):
-        print("#stage", json.dumps(stage), flush=True)
+    paper, settings, processes, *check = sys.argv[1:]
+    if check:  # only whether the weights divide
+        divides(presets.resolve(paper, json.loads(settings)), int(processes))
+    else:
+        with memory.one_of(int(processes)):
+            for stage in each(paper, json.loads(settings)):
+                print("#stage", json.dumps(stage), flush=True)

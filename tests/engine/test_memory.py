@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from lib.engine import adapters, known, latents, memory
+from lib.engine import adapters, known, latents, memory, sharding
 from lib.harness.paths import ROOT
 from lib.quantization import block_linears
 
@@ -112,6 +112,19 @@ def test_the_host_takes_what_the_accelerator_is_spared():
     assert here.device - there.device > 14 * weights and here.host == pytest.approx(4 * weights, rel=0.05)
 
 
+def test_moments_of_a_byte_take_a_quarter_and_pages_are_on_the_host():
+    def work(kind):
+        model = memory.model_of(small(256, 4), torch.bfloat16)
+        yield "load"
+        memory.preference_steps(model, full(model), micro=1, prompt=4, answer=4, optimizer=kind)
+        yield "steps"
+
+    weights = 4 * (4 * 256**2 + 3 * 3 * 256**2)
+    plain, byte, paged = (memory.peaks(partial(work, kind))["steps"] for kind in ("none", "8bit", "paged-8bit"))
+    assert plain.device - byte.device == pytest.approx(6 * weights, rel=0.1) and byte.host == 0
+    assert byte.device - paged.device == pytest.approx(2 * weights, rel=0.1) and paged.host == 2 * weights
+
+
 WORK = """
 import gc, json, sys
 from functools import partial
@@ -157,6 +170,49 @@ def test_the_forecast_is_within_15_percent_of_what_a_process_takes(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-500:]
     assert json.loads(done.stdout) == pytest.approx(forecast, rel=0.15)
+
+
+TWO = """
+import gc, os, sys
+import torch.distributed as dist
+from lib.harness.progress import peak_memory
+from tests_memory import divided
+
+rank, store = sys.argv[1:]
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
+list(divided(32, 1)); gc.collect()
+base = peak_memory()
+list(divided(512, 6))
+print((peak_memory() - base) * 2**30, flush=True)
+os._exit(0)
+"""
+
+
+def divided(hidden, layers):
+    model = memory.model_of(small(hidden, layers), torch.float32)
+    sharding.shard(model, list(block_linears(model)))
+    latent = full(model)
+    yield "load"
+    memory.preference_steps(model, latent, micro=4, prompt=64, answer=64)
+    yield "steps"
+
+
+def test_the_forecast_is_within_15_percent_of_what_each_of_two_processes_takes(tmp_path):
+    with memory.one_of(2):
+        forecast = device(partial(divided, 512, 6))["steps"]
+    (tmp_path / "tests_memory.py").write_bytes((ROOT / "tests/engine/test_memory.py").read_bytes())
+    env = {"PATH": "", "PYTHONPATH": f"{ROOT}:{tmp_path}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    env |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    start = partial(subprocess.Popen, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    both = [start([sys.executable, "-c", TWO, str(rank), str(tmp_path / "store")]) for rank in (0, 1)]
+    try:
+        said = [p.communicate(timeout=300) for p in both]
+    finally:
+        for p in both:
+            p.kill()
+    assert [p.returncode for p in both] == [0, 0], said[0][1][-500:]
+    assert [float(out) for out, _ in said] == pytest.approx([forecast] * 2, rel=0.15)
+    assert forecast < 0.8 * device(partial(divided, 512, 6))["steps"]  # of one process
 
 
 def test_answers_and_scores_are_counted():

@@ -61,3 +61,11 @@ def test_answers_are_those_of_plain_products(model, monkeypatch):
         same = next((i for i, (x, y) in enumerate(zip(a.tokens, b.tokens)) if x != y), len(a.tokens))
         assert same >= 10  # later a tie may be broken by rounding
         assert torch.allclose(torch.tensor(a.logprobs[:same]), torch.tensor(b.logprobs[:same]), atol=0.05)
+
+
+def test_one_process_s_rows_are_not_laid_out():
+    class Rows(torch.Tensor):
+        to_local = None
+
+    whole = torch.zeros(4, 4, dtype=torch.bfloat16)
+    assert not prepacked.can(whole.as_subclass(Rows))

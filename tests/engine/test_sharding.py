@@ -11,15 +11,16 @@ import torch.distributed as dist
 
 from lib import losses
 from lib.data import Pair
-from lib.engine import latents, models, objectives, sharding, training
+from lib.engine import checkpoint, latents, models, objectives, sharding, training
 from lib.harness import workers
 from lib.quantization import block_linears, rtn
 
 KINDS = ("dpo", "sft", "latent", "lora")
 
 
-def work(environment, kinds, out):
-    """One of the processes: steps of every kind, resumed in their middle; what the first has found goes to a file."""
+def work(environment, kinds, out, begin):
+    """One of the processes: steps of every kind, resumed in their middle, or from what other processes had there
+    (`begin`); what the first has found goes to a file."""
     os.environ.update(environment)
     sys.stderr = open(f"{out}.{environment['RANK']}", "w")
     torch.set_num_threads(1)  # the others did not come along
@@ -27,14 +28,14 @@ def work(environment, kinds, out):
         dist.init_process_group("gloo")
     if kinds == ["killed"] and sharding.ranks()[0] == 1:
         os._exit(9)
-    found = {kind: steps(kind) for kind in kinds}
+    found = {kind: steps(kind, out, begin) for kind in kinds}
     if sharding.ranks()[0] == 0:
         torch.save(found, out)
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def steps(kind):
+def steps(kind, out, begin):
     quantizer = partial(rtn.fake_quant, bits=4, group=16, symmetric=False)
     pairs = [Pair(str(i), [5, 6, i], [7, 8, 9 + i], [3, 4], 0) for i in range(8)]
     ref = torch.full((8,), -9.0)
@@ -55,7 +56,12 @@ def steps(kind):
     rows = []
     for k in range(4):
         if k == 2:
-            half = stepper.state()
+            half, whole = stepper.state(), stepper.gathered()
+            assert (whole is None) == (sharding.ranks()[0] > 0)
+            if whole:
+                checkpoint.save(out.with_name(f"{out.stem}-{kind}.safetensors"), whole)
+            if begin:
+                stepper.restore(checkpoint.load(begin.with_name(f"{begin.stem}-{kind}.safetensors")))
         rows.append(stepper.step(range(4 * (k % 2), 4 * (k % 2) + batch), objective, micro=1))
     end = latent.gathered()
     stepper.restore(half)
@@ -67,13 +73,13 @@ def steps(kind):
     return {"rows": rows, "end": end, "again": latent.gathered(), "logits": logits, "divided": divided}
 
 
-def run(kinds, processes, out):
+def run(kinds, processes, out, begin=None):
     """The processes' exit codes and last words. They are forks: four imports of torch would take longer than all."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
-    started = [workers.fork(work, shared | {"RANK": str(k)}, kinds, out) for k in range(processes)]
+    started = [workers.fork(work, shared | {"RANK": str(k)}, kinds, out, begin) for k in range(processes)]
     for p in started:
         p.join(timeout=240)
         if p.exitcode is None:
@@ -84,18 +90,24 @@ def run(kinds, processes, out):
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """What one process found, and what two did."""
+    """What one process found, and what two did; then each from the checkpoint of the others in the middle."""
     folder, got = tmp_path_factory.mktemp("both"), []
-    for processes in (1, 2):
-        codes, ends = run(KINDS, processes, folder / f"{processes}.pt")
+    one, two = folder / "one.pt", folder / "two.pt"
+    for out, processes, begin in (
+        (one, 1, None),
+        (two, 2, None),
+        (folder / "12.pt", 1, two),
+        (folder / "21.pt", 2, one),
+    ):
+        codes, ends = run(KINDS, processes, out, begin)
         assert codes == [0] * processes, ends[0][-800:]
-        got.append(torch.load(folder / f"{processes}.pt"))
-    return got
+        got.append(torch.load(out))
+    return got, folder
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_do_as_one(both, kind):
-    one, two = (found[kind] for found in both)
+    one, two, *_ = (found[kind] for found in both[0])
     assert two["divided"] * 2 == one["divided"]
     for a, b in zip(one["rows"], two["rows"], strict=True):
         assert a.keys() == b.keys()
@@ -107,6 +119,35 @@ def test_two_processes_do_as_one(both, kind):
         torch.testing.assert_close(two["again"][name], two["end"][name], rtol=0, atol=1e-7)  # resumed in its middle
     torch.testing.assert_close(two["logits"], one["logits"], rtol=1e-4, atol=1e-4)
     assert one["rows"][-1]["loss"] != one["rows"][0]["loss"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_of_two_processes_is_that_of_one_and_goes_on_in_any_number(both, kind):
+    found, folder = both
+    one, two = (checkpoint.load(folder / f"{n}-{kind}.safetensors") for n in ("one", "two"))
+    assert two["done"] == 2 and two["processes"] == one["processes"] == 1
+    for a, b in zip(one["latents"], two["latents"], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6)
+    for i, moments in one["optimizer"]["state"].items():
+        for k, x in moments.items():
+            torch.testing.assert_close(two["optimizer"]["state"][i][k], x, rtol=1e-4, atol=1e-5)
+    for other in found[2:]:  # from there on, the steps that would have come
+        for a, b in zip(found[0][kind]["rows"][2:], other[kind]["rows"][2:], strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        for name, w in found[0][kind]["end"].items():
+            torch.testing.assert_close(other[kind]["end"][name], w, rtol=1e-5, atol=4e-6)
+
+
+def test_a_part_of_another_division_is_refused(tiny_model):
+    latent = latents.Latent(block_linears(tiny_model), partial(latents.Full, quantizer=None))
+    stepper = training.Stepper(latent, training.AdamW(1e-3, 1, 0.5))
+    before, state = latent.snapshot(), stepper.state()
+    assert stepper.gathered()["done"] == 0
+    with pytest.raises(ValueError, match="^this is a part of a state divided among 3 processes, and there are 1; what"):
+        stepper.restore(state | {"processes": 3, "latents": [0 * x for x in before]})
+    assert all(torch.equal(a, b) for a, b in zip(before, latent.snapshot()))
+    with pytest.raises(ValueError, match=r"^3 processes do not divide the rows of .*self_attn.q_proj \(64 rows\)"):
+        sharding.check(tiny_model, 3)
 
 
 def test_a_batch_that_does_not_divide_is_refused_by_all(tmp_path):
@@ -123,4 +164,7 @@ def test_in_one_process_nothing_changes(tiny_model):
     assert sharding.ranks() == (0, 1) and sharding.share([3, 1, 2]) == [3, 1, 2]
     w = tiny_model.lm_head.weight
     assert sharding.local(w) is w and sharding.rows(w) == slice(0, len(w)) and sharding.whole(w, w) is w
+    assert sharding.part(w, w) is w and sharding.full(w) is w
+    sharding.join()  # no runner has begun others
+    assert sharding.ranks() == (0, 1)
     assert sharding.shard(tiny_model, []) is tiny_model and sharding.summed(torch.ones(2)).tolist() == [1, 1]

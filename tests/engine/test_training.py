@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib.engine import latents, training
+from lib.engine import checkpoint, latents, training
 from tests.engine.regression import Q, X, Y, fit, linear, loss_of
 
 
@@ -171,3 +171,51 @@ def test_an_adapter_begins_alike_wherever_it_lies_and_batches_are_drawn_where_th
     monkeypatch.setattr(torch, "randperm", lambda *x, device=None, **k: asked.append(device) or real(*x, **k))
     next(training.epochs(12, 4, g()))
     assert asked == [torch.device("cpu")]
+
+
+def wide(kind, *, steps=12, stop=None):
+    """Steps of a regression large enough for moments of a byte: (losses, the end, its stepper)."""
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(64, 128, generator=g), torch.randn(64, 96, generator=g)
+    m = nn.Linear(128, 96, bias=False).requires_grad_(False)
+    m.weight.copy_(torch.randn(96, 128, generator=g) / 11)
+    objective = lambda i: (((m(x[list(i)]) - y[list(i)]) ** 2).sum(), {})  # noqa: E731
+    latent = latents.Latent({"a": m}, partial(latents.Full, quantizer=None))
+    stepper = training.Stepper(latent, training.AdamW(3e-3, 2, 1e9, kind=kind))
+    half, rows = None, []
+    for k in range(steps):
+        if k == stop:
+            half = stepper.state()
+        rows.append(stepper.step(range(64), objective, micro=64)["loss"])
+    if half:
+        end = m.weight.clone()
+        stepper.restore(half)
+        for _ in range(steps - stop):
+            stepper.step(range(64), objective, micro=64)
+        assert torch.equal(m.weight, end)
+    return rows, m.weight.clone(), stepper
+
+
+def size_of(stepper):
+    return sum(x.nbytes for s in stepper.optimizer.state.values() for k, x in s.items() if k[:4] in ("stat", "absm"))
+
+
+def test_moments_of_a_byte_follow_those_of_float32_in_a_quarter_of_the_room(tmp_path):
+    (plain, full, _), (rows, small, stepper) = wide("none"), wide("8bit", stop=5)
+    assert rows[0] == plain[0] and rows[-1] == pytest.approx(plain[-1], rel=0.02) and plain[-1] < 0.8 * plain[0]
+    start = wide("none", steps=0)[1]
+    assert not torch.equal(small, full) and (small - full).norm() < 0.1 * (full - start).norm()
+    weights = 96 * 128
+    assert size_of(stepper) == pytest.approx(8 * weights / 4, rel=0.05)
+    checkpoint.save(tmp_path / "s.safetensors", stepper.state())  # as `phases` keeps it
+    stepper.restore(checkpoint.load(tmp_path / "s.safetensors"))
+    assert size_of(stepper) == pytest.approx(8 * weights / 4, rel=0.05)
+
+
+@pytest.mark.parametrize(("kind", "words"), [
+    ("adam8", "^the optimizer is none, 8bit or paged-8bit, given 'adam8'"),
+    ("paged-8bit", "^paged-8bit pages moments out of a GPU"),
+])  # fmt: skip
+def test_an_optimizer_that_cannot_work_is_refused(kind, words):
+    with pytest.raises(ValueError, match=words):
+        wide(kind, steps=0)

@@ -61,6 +61,7 @@ def test_overrides_are_literals(monkeypatch):
         "seed": 4,
         "overrides": {"beta": 0.1, "arms": "fp,rtn", "ablate_bits": "5"},
         "force": True,
+        "processes": 1,
     }
 
 

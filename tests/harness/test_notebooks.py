@@ -266,11 +266,11 @@ def miniatures(tmp_path_factory):
     return folder
 
 
-def footprint(cfg):
+def footprint(cfg, processes=1, **instead):
     """`fits.footprint` without the process of its own; what goes wrong is raised."""
     from lib.studies import footprints
 
-    settings = {"PRESET": cfg.preset, "SEED": cfg.seed} | {k.upper(): v for k, v in cfg.as_dict().items()}
+    settings = {"PRESET": cfg.preset, "SEED": cfg.seed} | {k.upper(): v for k, v in (dict(cfg) | instead).items()}
     return [fits.Stage(name, *(x / fits.GB for x in b)) for name, b in footprints.stages(cfg.paper, settings).items()]
 
 

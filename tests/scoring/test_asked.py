@@ -35,7 +35,7 @@ def test_a_person_answers_with_three_keys_and_is_not_asked_again(tmp_path):
 
 def test_its_file_is_one_of_preferences(tmp_path):
     asked.pairwise(a_person("12")[0], tmp_path / "said.jsonl")(*PAIRS)
-    (found,) = data.load_sets([str(tmp_path / "said.jsonl")], tmp_path).values()
+    (found,) = data.read_sets([str(tmp_path / "said.jsonl")], "pairs", tmp_path).values()
     assert [(c.chosen, c.rejected) for c in found.rows] == [("a", "b"), ("d", "c")]
 
 

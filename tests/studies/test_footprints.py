@@ -2,8 +2,8 @@
 
 import pytest
 
-from lib.engine import known
-from lib.harness import notebooks
+from lib.engine import known, memory
+from lib.harness import notebooks, presets
 from lib.studies import footprints
 
 
@@ -27,6 +27,19 @@ def test_adapters_and_the_host_are_what_they_promise():
     assert there.device < here.device and there.host > here.host
     full, thin = (stage("mrpo", "training", BLOCKS=4, RANK=rank) for rank in (0, 2))
     assert thin.device < full.device
+
+
+def test_two_processes_take_less_each():
+    """Full precision is whole in each, the student and its latents are not."""
+    name, given = "training: weights before the quantizer", {"PRESET": "smoke", "SEED": 0}
+    one = footprints.stages("qdpo", given)
+    with memory.one_of(2):
+        two = footprints.stages("qdpo", given)
+        with pytest.raises(ValueError, match="^3 processes do not divide the rows of"):
+            footprints.divides(presets.resolve("qdpo", given), 3)
+    assert one.keys() == two.keys() and two[name].device < one[name].device
+    assert 2 * two[name].host == one[name].host  # the snapshot of the latents; activations are most of so small a model
+    assert footprints.stages("qdpo", given) == one
 
 
 def test_models_are_known_by_folder_and_name_or_refused(tmp_path, tiny_model, monkeypatch):

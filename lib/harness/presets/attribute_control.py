@@ -4,7 +4,17 @@ the rest is ours."""
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import BAD_ROWS, DEVICE, DEVICE_HELP, Setting, columns, split
+from lib.harness.presets.base import (
+    AUTO,
+    BAD_ROWS,
+    DEVICE,
+    DEVICE_HELP,
+    OPTIMIZER_HELP,
+    OPTIMIZERS,
+    Setting,
+    columns,
+    split,
+)
 
 OURS = "ours"
 BLOG = "the authors' public summary"
@@ -132,8 +142,10 @@ SETTINGS = {
         "cosine to a tenth after", allowed=(0, 10**5)),
     "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=None, source=OURS, help="gradient norm is clipped "
         "to this", allowed=(1e-6, 1e6)),
-    "micro": Setting(smoke=8, small=16, paper=8, published=None, source=OURS, help="lines a forward",
-        allowed=(1, 4096)),
+    "micro": Setting(smoke=8, small=16, paper=8, published=None, source=OURS, help="lines a forward; " + AUTO,
+        allowed=(0, 4096)),
+    "optimizer": Setting(smoke="none", small="none", paper="none", published=None, source="ours", help=OPTIMIZER_HELP,
+        allowed=OPTIMIZERS),
     "generation_batch": Setting(smoke=8, small=48, paper=32, published=None, source=OURS,
         help="prompts decoded together", allowed=(1, 4096)),
     "eval_batch": Setting(smoke=4, small=4, paper=8, published=None, source=OURS, help="rows of a scoring forward",

@@ -12,6 +12,9 @@ from lib.harness import cache, inputs
 PRESETS = ("smoke", "small", "study", "paper")
 NOT_SEEN = "not seen"
 DEVICE, DEVICE_HELP = r"cpu|mps|cuda(:\d+)?", "cpu, cuda, cuda:1 for the second of several GPUs, or mps"
+AUTO = "0: as many as memory holds by its forecast, at most the batch"  # of MICRO
+OPTIMIZERS = ["none", "8bit", "paged-8bit"]
+OPTIMIZER_HELP = "AdamW's moments: none is torch's in float32; 8bit, or paged-8bit of a GPU, are bitsandbytes'"
 AS_SMALL: Any = object()  # what preset study has where nothing else is said
 Value = bool | int | float | str | None
 
@@ -121,16 +124,19 @@ class Config(Mapping):
     """The settings of one run, read as `cfg.beta` or `cfg["beta"]`; cannot be changed.
 
     `paper`, `preset` and `seed` say what it is; `overrides` names the settings that the notebook's parameters gave.
+    What they leave to the machine is `choose`n once, and read as if it had been given.
     """
 
     def __init__(
         self, *, paper: str, preset: str, seed: int, values: dict[str, Value], overrides: tuple[str, ...]
     ) -> None:
-        self.__dict__.update(paper=paper, preset=preset, seed=seed, overrides=overrides, _values=dict(values))
+        self.__dict__.update(
+            paper=paper, preset=preset, seed=seed, overrides=overrides, _values=dict(values), _chosen={}
+        )
 
     def __getitem__(self, name: str) -> Value:
         try:
-            return self._values[name]
+            return self._chosen[name] if name in self._chosen else self._values[name]
         except KeyError:
             raise UnknownSetting(f"{self.paper} has no setting {name!r}{nearest(name, self._values)}") from None
 
@@ -163,8 +169,17 @@ class Config(Mapping):
         return split(self[name])
 
     def as_dict(self) -> dict[str, Value]:
-        """A plain copy of the settings, without paper, preset and seed."""
+        """A plain copy of the settings as they were given, without paper, preset and seed."""
         return dict(self._values)
+
+    def choose(self, **values: Value) -> None:
+        """Fix what the settings leave to the machine and what cannot change a result; they stay what was asked for in
+        `as_dict` and in the fingerprint."""
+        self._chosen.update(values)
+
+    def chosen(self) -> dict[str, Value]:
+        """What was left to the machine, by name."""
+        return dict(self._chosen)
 
     def fingerprint(self) -> str:
         """16 hex digits that change when the paper, the preset, the seed, any setting or a file that one names does."""

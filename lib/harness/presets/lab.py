@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import DEVICE, DEVICE_HELP, Setting, split
+from lib.harness.presets.base import AUTO, DEVICE, DEVICE_HELP, OPTIMIZER_HELP, OPTIMIZERS, Setting, split
 
 OURS = "ours"
 PAPER = "section 3.3, tables 1 and 2"
@@ -149,8 +149,10 @@ SETTINGS = {
         "phase", source=PAPER, help="share of a phase in which the rate rises", allowed=(0.0, 1.0)),
     "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=1.0, source="instructlab-training", help="gradient "
         "norm is clipped to this", allowed=(1e-6, 1e6)),
-    "micro": Setting(smoke=4, small=16, paper=8, published=None, source=OURS, help="sequences a forward",
-        allowed=(1, 4096)),
+    "micro": Setting(smoke=4, small=16, paper=8, published=None, source=OURS, help="sequences a forward; " + AUTO,
+        allowed=(0, 4096)),
+    "optimizer": Setting(smoke="none", small="none", paper="none", published=None, source="ours", help=OPTIMIZER_HELP,
+        allowed=OPTIMIZERS),
     "pack": Setting(smoke=64, small=128, paper=2048, published=None, source=OURS + "; packed rows do not see each "
         "other", help="tokens of "
         "a training sequence, which holds several rows", allowed=(1, 10**6)),

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import BAD_ROWS, DEVICE, DEVICE_HELP, Setting, columns, split
+from lib.harness.presets.base import AUTO, BAD_ROWS, DEVICE, DEVICE_HELP, Setting, columns, split
 
 OURS = "ours"
 CODE = "release code, README and scripts"
@@ -142,7 +142,7 @@ SETTINGS = {
     "batch": Setting(smoke=4, small=8, paper=8, published=8, source=CODE, help="pairs a step (effective "
         "batch)", allowed=(1, 4096)),
     "micro": Setting(smoke=2, small=8, paper=2, published=2, source=CODE + "; cannot change the result",
-        help="pairs a forward, where weights do not move from step to step", allowed=(1, 4096)),
+        help="pairs a forward, where weights do not move from step to step; " + AUTO, allowed=(0, 4096)),
     "warmup": Setting(smoke=1, small=2, paper=0, published=0, source=CODE, help="steps of linear warm-up",
         allowed=(0, 10000)),
     "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=1.0, source="Trainer default", help="gradient norm is "

@@ -4,7 +4,17 @@ baselines are named there, no hyper-parameter is. Every value is ours unless its
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import BAD_ROWS, DEVICE, DEVICE_HELP, Setting, columns, split
+from lib.harness.presets.base import (
+    AUTO,
+    BAD_ROWS,
+    DEVICE,
+    DEVICE_HELP,
+    OPTIMIZER_HELP,
+    OPTIMIZERS,
+    Setting,
+    columns,
+    split,
+)
 
 OURS = "not seen in any readable source; ours"
 TUNED = (
@@ -113,12 +123,14 @@ SETTINGS = {
         "every trained arm", allowed=(0, 100000)),
     "batch": Setting(smoke=4, small=16, paper=16, published=None, source=OURS, help="pairs or answers a step "
         "(effective batch)", allowed=(1, 4096)),
-    "micro": Setting(smoke=4, small=8, paper=4, published=None, source="ours; cannot change the "
-        "result", help="rows a forward", allowed=(1, 4096)),
+    "micro": Setting(smoke=4, small=8, paper=0, published=None, source="ours; cannot change the "
+        "result", help="rows a forward; " + AUTO, allowed=(0, 4096)),
     "host": Setting(smoke=False, small=False, paper=True, published=None, source="ours; cannot change the result",
         help="whether float32 weights, gradients and moments stay in the computer's memory, off the accelerator"),
     "checkpoint": Setting(smoke=False, small=False, paper=True, published=None, source="ours; cannot change the "
         "result", help="whether blocks are computed again in the backward pass in place of being kept"),
+    "optimizer": Setting(smoke="none", small="none", paper="none", published=None, source="ours", help=OPTIMIZER_HELP,
+        allowed=OPTIMIZERS),
     "warmup": Setting(smoke=1, small=3, paper=10, published=None, source=OURS, help="steps of linear warm-up",
         allowed=(0, 10000)),
     "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=None, source=OURS, help="gradient norm is clipped "

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lib.harness.presets.base import BAD_ROWS, DEVICE, DEVICE_HELP, Setting, columns, split
+from lib.harness.presets.base import AUTO, BAD_ROWS, DEVICE, DEVICE_HELP, Setting, columns, split
 
 OURS = "ours"
 PAPER = "section 6 and appendix D"
@@ -157,7 +157,8 @@ SETTINGS = {
         "linear warm-up, a cosine to a tenth after", allowed=(0, 10**5)),
     "clip": Setting(smoke=1.0, small=1.0, paper=1.0, published=1.0, source=CODE, help="gradient norm is clipped "
         "to this", allowed=(1e-6, 1e6)),
-    "micro": Setting(smoke=4, small=8, paper=8, published=None, source=OURS, help="pairs a forward", allowed=(1, 4096)),
+    "micro": Setting(smoke=4, small=8, paper=8, published=None, source=OURS, help="pairs a forward; " + AUTO,
+        allowed=(0, 4096)),
     "generation_batch": Setting(smoke=8, small=96, paper=32, published=32, source=CODE,
         help="prompts decoded together", allowed=(1, 4096)),
     "eval_batch": Setting(smoke=8, small=8, paper=8, published=None, source=OURS, help="rows of a scoring forward",

@@ -77,7 +77,7 @@ class Partner:
         self.before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         self.pipe, other = context.Pipe()
-        world = self.world if fork else (cfg.as_dict() | {"seed": cfg.seed}, self.lines, self.asked)
+        world = self.world if fork else (dict(cfg) | {"seed": cfg.seed}, self.lines, self.asked)
         self.process = context.Process(target=_serve, args=(other, world, self.threads), daemon=True)
         self.process.start()
         other.close()

@@ -23,7 +23,9 @@ from lib.studies.attribute_control.world import Oracle, World
 def new_stepper(world: World, steps: int) -> training.Stepper:
     """A fresh optimizer on the model as it is."""
     latent = latents.Latent(world.linears, partial(latents.Full, quantizer=None))
-    return training.Stepper(latent, training.AdamW(world.cfg.lr, world.cfg.warmup, world.cfg.clip, horizon=steps))
+    cfg = world.cfg
+    rule = training.AdamW(cfg.lr, cfg.warmup, cfg.clip, horizon=steps, kind=cfg.optimizer)
+    return training.Stepper(latent, rule)
 
 
 def batches_of(world: World, keep: Sequence[int]) -> list[list[int]]:

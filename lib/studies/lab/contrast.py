@@ -24,6 +24,7 @@ class Contrast(NamedTuple):
     warmup: int
     clip: float
     micro: int
+    optimizer: str = "none"  # `AdamW`'s kind
 
 
 def tune(
@@ -43,7 +44,9 @@ def tune(
         for at in (shown[k : k + how.micro] for k in range(0, len(shown), how.micro)):
             for side, rows in zip(ref, (chosen, rejected)):
                 side[at] = student.logp([rows[i] for i in at])
-    rule = AdamW(how.lr, how.warmup, how.clip, betas=BETAS)  # BETAS as in the phases it is compared with
+    rule = AdamW(
+        how.lr, how.warmup, how.clip, betas=BETAS, kind=how.optimizer
+    )  # BETAS as in the phases it is compared with
     stepper, curve = Stepper(student.latent, rule), []
 
     def loss(which: Sequence[int]) -> tuple[torch.Tensor, dict[str, float]]:

@@ -13,10 +13,10 @@ import pandas as pd
 from lib import data, scoring
 from lib.data import Prompt
 from lib.engine import latents
-from lib.quantization import block_linears, rtn
+from lib.quantization import rtn
 from lib.scoring import flipping, metrics
 from lib.scoring.likelihood import judge_both_orders
-from lib.studies.qdpo.study import Study, quantized
+from lib.studies.qdpo.study import Study, anew, quantized
 
 
 def measure(study: Study, arm: str, model, answers: Sequence[Sequence[int]] | None = None) -> None:
@@ -100,7 +100,7 @@ def formats(study: Study, bits: Sequence[int], groups: Sequence[int]) -> None:
     """Flip rate and KL of untrained round-to-nearest over formats, teacher-forced on the validation prompts."""
     for b, g in itertools.product(bits, groups):
         quantizer = partial(rtn.fake_quant, **study.format | {"bits": b, "group": g})
-        latents.Latent(block_linears(study.student), partial(latents.Full, quantizer=quantizer), study.sources)
+        anew(study, partial(latents.Full, quantizer=quantizer))
         for name, value in study.validation.validation(study.student).items():
             study.run.metric(
                 "formats", "validation prompts", f"W{b} g{g}", name, value, n=len(study.validation.prompts)

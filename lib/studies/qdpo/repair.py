@@ -10,13 +10,13 @@ from functools import partial
 import torch
 
 from lib.data import Pair
-from lib.engine import latents, training
+from lib.engine import latents, training, twins
 from lib.harness import seeding
-from lib.quantization import block_linears, rtn
+from lib.quantization import rtn
 from lib.quantization.export import bits_per_weight
 from lib.quantization.ste import codes_changed
 from lib.studies.qdpo.measures import measure
-from lib.studies.qdpo.study import Study
+from lib.studies.qdpo.study import Study, anew
 from lib.studies.qdpo.take_home import keep
 
 
@@ -44,11 +44,11 @@ def _wide(model):
 
 
 def _as(model, like):
-    """`model` with every tensor in the type and place it has in `like`. Not `model.to(bfloat16)`, which would round
-    the frequencies of rotary positions too, and they are float32 in a model that was loaded in bfloat16."""
+    """`model` with every tensor in the type it has in `like`, on that model's device. Not `model.to(bfloat16)`, which
+    would round the frequencies of rotary positions too, and they are float32 in a model that was loaded in bfloat16."""
     for kind in ("parameters", "buffers"):
         for mine, other in zip(getattr(model, kind)(), getattr(like, kind)(), strict=True):
-            mine.data = mine.data.to(other)
+            mine.data = mine.data.to(like.device, other.dtype)
     return model
 
 
@@ -76,7 +76,8 @@ def train(
     cfg, n = study.cfg, len(pairs)
     lengths = [len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs]
     with study.run.stage(arm):
-        latent = start or latents.Latent(block_linears(study.student), _latent(study, lora=lora), study.sources)
+        latent = start or anew(study, _latent(study, lora=lora))
+        twins.use(study.student)
         latent.sync()
         before = _codes(study, latent)
         study.run.metric("arms", "weights", arm, "bits per weight", bits_per_weight(before.values()))
@@ -85,7 +86,7 @@ def train(
                 latent,
                 training.epochs(n, min(cfg.batch, n), seeding.torch_generator(cfg.seed, "order"), lengths=lengths),
                 objective,
-                training.AdamW(lr, cfg.warmup, cfg.clip),
+                training.AdamW(lr, cfg.warmup, cfg.clip, kind=cfg.optimizer),
                 steps=cfg.steps,
                 micro=cfg.micro,
                 validation=training.Validation(
@@ -125,7 +126,8 @@ def _record(study: Study, arm: str, *, lr: float, changed: float) -> None:
 
 def _codes(study: Study, latent) -> dict:
     """On the computer's side: with 7B weights they would take 7 GB of the accelerator."""
-    return {name: rtn.quantize(x.plain().detach().cpu(), **study.format) for name, x in latent.latents.items()}
+    whole = latent.gathered_each()
+    return {name: rtn.quantize(w.cpu(), **study.format) for name, w in whole}
 
 
 def _changed(before: dict, after: dict) -> float:

@@ -3,7 +3,6 @@ arm, and what was measured."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lib import scoring
-from lib.engine import latents
+from lib.engine import latents, sharding, twins
 from lib.quantization import block_linears, rtn
 from lib.quantization.blocks import check_covered
 from lib.scoring.flipping import Fidelity, Forced
@@ -33,7 +32,6 @@ class Study(NamedTuple):
     format: dict  # bits, group, symmetric and scales of the quantizer
     quantizer: Callable[[Tensor], Tensor]
     student: Any
-    sources: dict[str, Tensor]  # full-precision weights by layer
     answers: dict[str, list[list[int]]]
     scores: dict[str, dict[str, np.ndarray]]
     forced: dict[str, Forced]
@@ -44,8 +42,12 @@ class Study(NamedTuple):
 def build(
     cfg, run, fp, tokenizer, *, test: Fidelity, validation: Fidelity, test_ids: Sequence[str], task: dict
 ) -> Study:
-    """A study of which nothing is measured yet; the student is a copy of the full-precision model."""
+    """A study of which nothing is measured yet; the student is a twin of the full-precision model, whose block weights
+    take turns on the device where the settings keep what they can on the host (HOST). Of several processes each has its
+    rows of the student, and full precision whole."""
     check_covered(fp)
+    student = twins.twin(fp, host=cfg.host and sharding.ranks()[1] == 1)
+    sharding.shard(student, list(block_linears(student)))
     form = dict(bits=cfg.bits, group=cfg.group, symmetric=cfg.symmetric, scales=getattr(torch, cfg.scales))
     return Study(
         cfg=cfg,
@@ -58,8 +60,7 @@ def build(
         task=task,
         format=form,
         quantizer=partial(rtn.fake_quant, **form),
-        student=copy.deepcopy(fp),
-        sources={name: m.weight for name, m in block_linears(fp).items()},
+        student=student,
         answers={},
         scores={},
         forced={},
@@ -68,7 +69,14 @@ def build(
     )
 
 
+def anew(study: Study, make: Callable[[Tensor], Any]) -> latents.Latent:
+    """Latents of the student that begin at full precision, and its weights made from them."""
+    twins.use(study.student)
+    full = {name: m.weight for name, m in block_linears(study.fp).items()}
+    return latents.Latent(block_linears(study.student), make, full)
+
+
 def quantized(study: Study):
     """The student as round-to-nearest leaves it: every trained arm starts here."""
-    latents.Latent(block_linears(study.student), partial(latents.Full, quantizer=study.quantizer), study.sources)
+    anew(study, partial(latents.Full, quantizer=study.quantizer))
     return study.student

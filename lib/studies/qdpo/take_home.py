@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lib.engine import models
+from lib.engine import models, sharding
 from lib.harness import cards
 from lib.harness.results import RunRecord
 from lib.quantization import Quantized, export
@@ -29,7 +29,7 @@ def keep(study: Study, arm: str, model, weights: dict[str, Quantized]) -> None:
     full = study.fp.state_dict()
     own = {
         name: tensor.cpu().contiguous()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in ((n, sharding.full(t)) for n, t in model.state_dict().items())
         if name.removesuffix(".weight") not in weights and not torch.equal(tensor, full[name])
     }
     path = study.run.dir / f"{arm}.safetensors"

@@ -35,8 +35,10 @@ def test_references_are_kept_and_the_model_put_back(world, tiny_model, picks):
 
 def test_micro_batches_change_no_arm_and_a_loss_of_whole_batches_gets_them(world, picks):
     chosen, ends, sizes = picks(8), {}, {}
-    for micro, whole in ((1, False), (4, False), (1, True)):
+    for micro, whole in ((1, False), (4, False), (1, True), (0, False)):
         cfg, seen = presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0, "MICRO": micro}), []
+        if not micro:
+            cfg.choose(micro=3)  # what the machine was left to choose
 
         def loss(w, l, i, seen=seen):
             seen.append(len(i))
@@ -44,7 +46,9 @@ def test_micro_batches_change_no_arm_and_a_loss_of_whole_batches_gets_them(world
 
         training.fit(world._replace(cfg=cfg), chosen, loss, lr=1e-3, steps=3, desc="x", whole=whole)
         ends[micro, whole], sizes[micro, whole] = snapshot(world.linears), seen
-    assert sizes[1, False] == [1] * 12 and sizes[4, False] == sizes[1, True] == [4] * 3
-    for other in ((4, False), (1, True)):
+    assert (
+        sizes[0, False] == [3, 1] * 3 and sizes[1, False] == [1] * 12 and sizes[4, False] == sizes[1, True] == [4] * 3
+    )
+    for other in ((4, False), (1, True), (0, False)):
         for name, w in ends[1, False].items():
             torch.testing.assert_close(w, ends[other][name], rtol=1e-4, atol=1e-6)

@@ -1,10 +1,14 @@
 """A whole study on the tiny model, with full control over what must come out."""
 
+import copy
+from functools import partial
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from lib import data, losses, scoring
+from lib import data, losses, quantization, scoring
 from lib.engine import generation, objectives
 from lib.harness import paths, presets, results
 from lib.quantization import block_linears, rtn
@@ -15,7 +19,12 @@ from lib.studies.qdpo.study import build, quantized
 
 @pytest.fixture
 def study(sandbox, tiny_model, byte_tokenizer, prompts):
-    cfg = presets.resolve("qdpo", {"PRESET": "smoke", "SEED": 0, "ARMS": "fp,rtn,kd,qdpo,qdpo-lora", "TASK_ARMS": "fp"})
+    return new_study(tiny_model, byte_tokenizer, prompts)
+
+
+def new_study(tiny_model, byte_tokenizer, prompts, **more):
+    given = {"PRESET": "smoke", "SEED": 0, "ARMS": "fp,rtn,kd,qdpo,qdpo-lora", "TASK_ARMS": "fp", **more}
+    cfg = presets.resolve("qdpo", given)
     ids = data.encode(byte_tokenizer, prompts)
     settings = dict(max_new_tokens=8, stop_ids=[257], batch=4)
     answers = generation.generate_cached(tiny_model, ids, **settings)
@@ -68,6 +77,31 @@ def test_training_records_and_never_ends_worse_on_validation(study, prompts):
         assert m[arm, "kept step"] == repair.kept_step(curve)
     assert m["kd", "codes changed"] > 0 and study.curves["qdpo"][1]["loss"] == pytest.approx(np.log(2), abs=1e-4)
     assert study.curves["kd"][0]["validation kl"] == pytest.approx(study.curves["qdpo"][0]["validation kl"], abs=1e-6)
+
+
+def test_one_set_of_weights_on_the_device_gives_what_two_models_give(sandbox, tiny_model, byte_tokenizer, prompts):
+    """HOST: block weights take turns; the study before had two whole models."""
+    found = {}
+    for kind in ("two models", "twins", "host"):
+        one = copy.deepcopy(tiny_model)
+        study = new_study(one, byte_tokenizer, prompts, HOST=kind == "host")
+        if kind == "two models":
+            study = study._replace(student=copy.deepcopy(one))
+        pairs = make_pairs(study, prompts)
+        ref = labels.reference(study, quantized(study), pairs)
+        measures.measure(study, "fp", study.fp, study.test.answers)
+        repair.post_training(study, "rtn", partial(quantization.apply_rtn, **study.format))
+        dpo = objectives.preference(study.student, pairs, lambda a, b, **k: losses.dpo(a, b, beta=0.1, **k), **ref)
+        repair.train(study, "qdpo", dpo, pairs, lr=1e-3)
+        repair.train(study, "qdpo-lora", dpo, pairs, lr=1e-2, lora=True)
+        measures.breakdown(study, "rtn", steps=4, stop_ids=[257])
+        measures.formats(study, [3], [16])
+        record = study.run.record()
+        found[kind] = [record.metrics().drop(columns="run_id"), record.items(), record.curve()]
+        assert len(found[kind][0]) > 30
+    for kind in ("twins", "host"):
+        for a, b in zip(found[kind], found["two models"], strict=True):
+            pd.testing.assert_frame_equal(a, b)
 
 
 def test_the_label_table(study, prompts):
