@@ -48,7 +48,7 @@ SETTINGS = {
         published=None, source=OURS, help="judges what was written, never trains: " + JUDGES),
     "corpus": Setting(smoke="composed", small="composed", paper="toxigen/toxigen-data:annotated:train,"
         "Salesforce/wikitext:wikitext-103-raw-v1:train[:2%]", published="equal parts of ToxiGen and "
-        "Wikitext", source=BLOG + "; which configurations is ours", help="composed; a file, folder or data set of "
+        "Wikitext", source=BLOG, help="composed; a file, folder or data set of "
         "prompt, text, toxic and domain (forum or general); or two, separated by a comma: related texts with labels, "
         "and general ones"),
     "columns": columns("the corpus (of two the first)"),
