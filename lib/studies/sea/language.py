@@ -305,5 +305,6 @@ def compete(world: Dialogue, arm: str, cfg, *, lr: float, keep: Path | None = No
         for k in ("KL to the start", "synthetic labels true", "heads agree with the label")
     }
     watched = {k: v[-1] if k == "KL to the start" else sum(v) / len(v) for k, v in looks.items() if v}
-    whole = {"win rate, whole run": over["win rate, oracle"]} if "win rate, oracle" in over else {}
+    rate = next((k for k in over if k.startswith("win rate, ")), None)  # the oracle's, unless looking would be billed
+    whole = {} if rate is None else {"win rate, whole run": over[rate]}
     return Played(rows, last | whole, took | watched, world.shown)
