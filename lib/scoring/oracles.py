@@ -56,6 +56,11 @@ def full(text: str) -> float:
     return len(_words(text)) / 20 if _words(text) else NOTHING
 
 
+def rich(text: str) -> float:
+    """Different words in the text over 20: `full` that no repetition can please."""
+    return len(set(_words(text))) / 20 if _words(text) else NOTHING
+
+
 def content(text: str) -> float:
     """Distinct words of four letters and more over 20: answers that say something, by another measure than `full`."""
     words = _words(text)
@@ -99,6 +104,7 @@ REWARDS = {
     "direct": direct,
     "varied": varied,
     "full": full,
+    "rich": rich,
     "content": content,
     "cheerful": cheerful,
     "afinn": afinn,
