@@ -222,8 +222,9 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
     papermill_engines.register("plumbline", Engine)
 
     def stop():
-        if state["kernel"] is not None:
-            state["kernel"].provisioner.process.kill()  # our own kernel, and nothing else
+        process = getattr(getattr(state["kernel"], "provisioner", None), "process", None)
+        if process is not None:  # it may have ended by itself
+            process.kill()  # our own kernel, and nothing else
 
     def expire():
         state["expired"] = True

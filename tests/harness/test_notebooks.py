@@ -311,6 +311,18 @@ def test_the_paper_preset_on_miniatures_of_its_models(sandbox, miniatures, monke
     people.write_text(
         "\n".join(json.dumps({"prompt": f"Say {i}.", "chosen": f"{i}", "rejected": "no"}) for i in range(60))
     )
+    columns = {  # of the papers' data sets, the rows made up
+        "toxigen": lambda i: {
+            "text": f"house {i} has people who are always {i} minutes late",
+            "target_group": "asian",
+            "toxicity_ai": 1.0 + i % 5,
+            "toxicity_human": 1.0 + i % 5,
+        },
+        "wikitext": lambda i: {"text": f" River {i} is long , wide and {i} feet deep . \n"},
+        "tldr": lambda i: {"prompt": f"POST: Tale {i}.\n\nTL;DR:", "pythia-1b-reference": " A tale."},
+    }
+    for name, row in columns.items():
+        (sandbox / f"{name}.jsonl").write_text("\n".join(json.dumps(row(i)) for i in range(80)))
     of = {
         "mrpo": dict(
             model=str(miniatures / "llama"),
@@ -320,11 +332,15 @@ def test_the_paper_preset_on_miniatures_of_its_models(sandbox, miniatures, monke
             tasks="none",
         ),
         "attribute_control": dict(
-            model=str(miniatures / "llama"), oracle=str(miniatures / "reward"), second_judge="negative"
+            model=str(miniatures / "llama"),
+            oracle=str(miniatures / "reward"),
+            second_judge="negative",
+            corpus=f"{sandbox / 'toxigen.jsonl'},{sandbox / 'wikitext.jsonl'}",
         ),
         "lab": dict(model=str(miniatures / "mistral")),
         "sea": dict(
             model=str(miniatures / "pythia"),
+            prompts=str(sandbox / "tldr.jsonl"),
             reward=str(miniatures / "reward"),
             world_cells="tiny",
             world_arms="passive,sea-logit",
