@@ -343,6 +343,25 @@ def check_taxonomy(
     typer.echo(f"{taxonomy.outline(leaves)}\n{len(leaves)} leaves in form")
 
 
+@app.command()
+@one_sentence
+def generate(
+    taxonomy: Annotated[Path, typer.Argument(help="the folder that holds knowledge/ and the skills")],
+    to: Annotated[Path, typer.Option(help="a new folder for the rows")],
+    rows: Annotated[int, typer.Option(help="how many are wanted")] = 100,
+    teacher: Annotated[str, typer.Option(help='templated, or "http://localhost:8000/v1 model"')] = "templated",
+    seed: int = 0,
+    at_once: Annotated[int, typer.Option(help="requests that a served teacher gets at a time")] = 16,
+) -> None:
+    """Rows of instruction data out of your own taxonomy, by a teacher."""
+    from lib.studies.lab import generate as work
+
+    said, enough = work.generate(taxonomy, to, rows=rows, teacher=teacher, seed=seed, at_once=at_once)
+    typer.echo(said)
+    if not enough:
+        raise typer.Exit(runner.FAILED)
+
+
 @app.command("presets")
 @one_sentence
 def presets_(paper: str, preset: str = "small") -> None:
@@ -356,7 +375,7 @@ TASKS = {  # what `plumbline --help` shows together
     "Before a run": ("doctor", "list", "presets", "fits", "power"),
     "Run": ("run", "reproduce", "sweep"),
     "Results": ("results", "report", "compare", "export"),
-    "Files": ("notebooks", "taxonomy"),
+    "Files": ("notebooks", "taxonomy", "generate"),
 }
 _place = {name: (k, panel) for k, (panel, name) in enumerate((p, n) for p, names in TASKS.items() for n in names)}
 for _kind in (app.registered_commands, app.registered_groups):

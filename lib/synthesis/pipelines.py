@@ -276,15 +276,16 @@ def synthesise(
     journal: Path | None,
     threshold: float = 0.9,
     batch: int = 1,
+    seen: Dedup | None = None,
 ) -> dict[str, Result]:
     """The whole tree, leaves in turn; each call of a knowledge leaf goes through all its chunks. batch: see `run`, the
     rows are the same.
 
     Results by "skills" (foundational ones too), "grounded", "knowledge", where the tree has them; duplicates are told
-    across all three and the seeds.
+    across all three and the seeds, and across calls of this function that share `seen` (of `seeded`).
     """
     _known(judges, ("question", "pair", "faithful"), calls=amounts.calls)
-    seen, a = seeded(leaves, threshold), amounts
+    seen, a = seeded(leaves, threshold) if seen is None else seen, amounts
     told = {stage: judge for stage, judge in judges.items() if stage in ("question", "pair")}
     faithful = {stage: judge for stage, judge in judges.items() if stage in ("question", "faithful")}
     of = {kind: [leaf for leaf in leaves if leaf.kind == kind] for kind in ("grounded", "knowledge")}

@@ -32,9 +32,18 @@ def keep(
     if not take_home.wanted(run.manifest, take_home.DATA):
         return
     taught = {row["id"]: part for part, rows in parts.items() for row in rows}
+    kept, lost = told(made, system=system, teacher=teacher, judges=judges)
+    take_home.keep_rows(run, "rows", [row | {"taught_in": taught.get(row["id"])} for row in kept], KEPT)
+    take_home.keep_rows(run, "dropped", lost, DROPPED)
+
+
+def told(
+    made: Mapping[str, Result], *, system: str, teacher: Teacher, judges: Mapping[str, Judge]
+) -> tuple[list[dict], list[dict]]:
+    """(rows kept, rows dropped) as they are taken home."""
     by = {"teacher": teacher.name, "judges": {stage: judge.name for stage, judge in judges.items()}}
     kept = [
-        {"messages": messages(row, system)} | _told(row, name, result) | by | {"taught_in": taught.get(row["id"])}
+        {"messages": messages(row, system)} | _told(row, name, result) | by
         for name, result in made.items()
         for row in result.rows
     ]
@@ -46,8 +55,7 @@ def keep(
         for name, result in made.items()
         for row in result.dropped
     ]
-    take_home.keep_rows(run, "rows", kept, KEPT)
-    take_home.keep_rows(run, "dropped", lost, DROPPED)
+    return kept, lost
 
 
 def messages(row: dict, system: str) -> list[dict[str, str]]:
