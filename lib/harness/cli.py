@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import itertools
 import os
 import sys
@@ -354,8 +355,7 @@ def generate(
     at_once: Annotated[int, typer.Option(help="requests that a served teacher gets at a time")] = 16,
 ) -> None:
     """Rows of instruction data out of your own taxonomy, by a teacher."""
-    from lib.studies.lab import generate as work
-
+    work = importlib.import_module("lib.studies.lab.generate")
     said, enough = work.generate(taxonomy, to, rows=rows, teacher=teacher, seed=seed, at_once=at_once)
     typer.echo(said)
     if not enough:

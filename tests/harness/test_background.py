@@ -60,7 +60,7 @@ def test_it_outlives_the_process_that_began_it(sandbox):
 def test_bad_input_is_told_before_anything_starts(sandbox):
     with pytest.raises(KeyError, match="begun in the background as 'nothing'; there is none"):
         background.follow("nothing")
-    with pytest.raises(ValueError, match="preset"):
+    with pytest.raises(ValueError, match="PRESET takes one of"):
         background.begin("sea", "smal")
     with pytest.raises(KeyError, match="BETTA"):
         background.begin("sea", "smoke", BETTA=0.1)

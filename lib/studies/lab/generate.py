@@ -106,7 +106,7 @@ def generate(
     """Write rows.jsonl (messages with where each comes from), dropped.jsonl and report.jsonl into the new folder `to`;
     (a few lines that say so, whether all rows wanted are there).
 
-    ValueError for a folder that is there already, a taxonomy that does not read, or a teacher that is none;
+    ValueError for a folder that is there already, a taxonomy that does not read, a teacher that is none, or no row;
     ConnectionError where a served one keeps failing. What it has said is kept, so that a run which was stopped asks for
     the rest alone.
     """
@@ -125,6 +125,8 @@ def generate(
         got = collect(leaves, writer, told, amounts, **how)
     except RuntimeError as error:  # the teacher, again and again: what it said before is kept
         raise ConnectionError(str(error)) from error
+    if not got.rows:
+        raise ValueError(got.short)
     table = report(leaves, got)
     part = to.with_name(f".{to.name}.{os.getpid()}.part")
     part.mkdir(parents=True)
