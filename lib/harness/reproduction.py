@@ -73,8 +73,10 @@ def _publish(which: Sequence[str]) -> None:
         if newest:
             index.copy_notebook(newest)
     written = index.write()
-    runner.say("\nThe board, from all cited runs (results/README.md has details and controls):\n")
-    print(board.text(claims.evaluate(results.load_runs())))
+    table = claims.evaluate(results.load_runs())
+    if len(asked := table[table.paper.isin(which)]):
+        runner.say("\nThe board, from all cited runs (results/README.md has details and controls):\n")
+        print(board.text(asked))
     runner.say(f"\nFigures: {paths.FIGURES} ({sum(p.suffix == '.svg' for p in written)} files), tables: {paths.TABLES}")
     if results.git_state()[1]:
         runner.say("Code or data differ from the last commit: these runs are recorded but not cited in the index.")

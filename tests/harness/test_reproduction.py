@@ -36,6 +36,15 @@ def test_jobs_run_apart_with_one_thread_and_the_first_failure_is_the_exit_code(m
     assert "mrpo seed 1 | hello of 1 with OMP_NUM_THREADS=1" in out and "FAILED mrpo seed 1: exit code 3" in out
 
 
+def test_the_board_is_that_of_the_papers_asked_for(sandbox, monkeypatch, capsys):
+    monkeypatch.setattr(reproduction.index, "write", lambda: [])
+    reproduction._publish(["mrpo"])
+    out = capsys.readouterr().out
+    assert "mrpo: not run" in out and "qdpo" not in out
+    reproduction._publish(["speed"])
+    assert "The board" not in capsys.readouterr().out
+
+
 class Child:
     """A process that says a line; that of seed 1 fails."""
 
