@@ -92,3 +92,17 @@ def test_an_attention_that_reads_no_mask_of_ours_is_refused(tiny_model):
     tiny_model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="by sdpa or by eager, LlamaForCausalLM .* has flash_attention_2"):
         hidden_states(tiny_model, pack([([5, 6], [[7]])]))
+
+
+def test_two_masks_of_one_forward_are_not_taken_for_each_other(tiny_model):
+    """A full layer and one with a window are asked in turn, as in Gemma: each is attended with its own mask."""
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, h, 6, 8, generator=g, dtype=torch.float64) for h in (4, 2, 2))
+    full = torch.ones(6, 6, dtype=torch.bool).tril()[None, None]
+    window, position = full & ~torch.ones(6, 6, dtype=torch.bool).tril(-2), torch.arange(6)[None]
+    ask = lambda mask: attention.grouped_attention(q, k, v, mask, causal=False, scale=None)  # noqa: E731
+    want = [ask(m) for m in (full, window)]
+    with attention.layout(full, position, position, model=tiny_model):
+        got = [ask(m) for m in (full, window, full)]
+    assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1]) and torch.equal(got[2], want[0])
+    assert not torch.allclose(*want)

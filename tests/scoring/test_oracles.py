@@ -170,3 +170,10 @@ def test_a_tie_is_no_matter_of_rounding():
         0,
         1,
     ]
+
+
+def test_rules_that_count_words_by_hand():
+    text = "good good words say the good things"  # 7 words, 5 different; of four letters and more good, words, things
+    assert oracles.full(text) == 7 / 20 and oracles.rich(text) == 5 / 20 and oracles.content(text) == 3 / 20
+    assert oracles.rich("good " * 20) == 1 / 20 < oracles.full("good " * 20)  # repetition pleases only the latter
+    assert oracles.rich("") == oracles.content("...") == oracles.NOTHING
