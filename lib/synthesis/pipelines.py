@@ -64,7 +64,7 @@ class Journal:
 
     def ask(self, who: str, what: Sequence, leaves: Sequence[str], call: Callable) -> tuple[list, str]:
         """(call(what) as far as it is not known, None where nothing came; why nothing did). Stops with RuntimeError
-        after PATIENCE raises in a row."""
+        after PATIENCE raises in a row, at once where nobody is there (ConnectionError: the client has tried again)."""
         paths = {leaf: self._load(leaf) for leaf in dict.fromkeys(leaves)}
         keys = [hashlib.sha256(f"{who} {json.dumps(w, ensure_ascii=False)}".encode()).hexdigest()[:24] for w in what]
         left, reason = [i for i, key in enumerate(keys) if key not in self.known], f"the {who} returned nothing"
@@ -90,7 +90,7 @@ class Journal:
             reason = f"the {who} raised {type(error).__name__}: {error}"
             self.raised[leaf] += 1
             self.in_a_row[who] += 1
-            if self.in_a_row[who] >= PATIENCE:
+            if self.in_a_row[who] >= PATIENCE or isinstance(error, ConnectionError):
                 kept = "nothing is kept without a journal"
                 if self.folder:
                     kept = f"what it gave before is kept in {self.folder}: run again to go on from there"
@@ -134,7 +134,7 @@ def run(
     journal: folder of what the teacher and the judges said. A run that was killed, or whose teacher failed, is repeated
     with the same folder: it asks for what is missing and ends with the rows of a run that nothing had stopped. seen:
     shared between runs, what is a duplicate across them. ValueError for blocks of one name; RuntimeError where a
-    teacher or judge raises PATIENCE times in a row.
+    teacher or judge raises PATIENCE times in a row or is not there (ConnectionError).
     """
     names = [block.name for block in blocks]
     if len(set(names)) < len(names) or not names or batch < 1:
