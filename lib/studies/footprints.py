@@ -84,10 +84,9 @@ def mrpo(cfg) -> Iterator[str]:
     yield "model"
     memory.answers(whole, batch=cfg.generation_batch, prompt=PROMPT, new_tokens=cfg.tokens, n=cfg.each)
     yield "candidates"
-    many = cfg.each * len(cfg.items_of("temperatures"))
     if cfg.second_model != "none":
         second = model(cfg, cfg.second_model)
-        memory.scores(second, batch=cfg.eval_batch, prompt=PROMPT, answer=cfg.tokens, answers=many)
+        memory.scores(second, batch=cfg.eval_batch, prompt=PROMPT, answer=cfg.tokens, answers=cfg.each)
         yield "scores under the second model"
         del second
     if cfg.rank:
@@ -97,7 +96,7 @@ def mrpo(cfg) -> Iterator[str]:
         top, latent = trunk.split(whole, cfg.blocks)[1], Latent(made, partial(Full, quantizer=None))
     else:
         top, latent = last_blocks(whole, cfg)
-    memory.scores(whole, batch=cfg.eval_batch, prompt=PROMPT, answer=cfg.tokens, answers=many)
+    memory.scores(whole, batch=cfg.eval_batch, prompt=PROMPT, answer=cfg.tokens, answers=cfg.each)
     yield "scores"
     memory.top_steps(top, latent, micro=cfg.micro, prompt=PROMPT, answer=cfg.tokens)
     yield "training"

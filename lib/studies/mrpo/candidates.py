@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from lib.data import Comparison, Prompt, encode
-from lib.engine.generation import Sampling, generate
-from lib.engine.models import end_of_turn, fingerprint
-from lib.harness.cache import cached
+from lib.engine.models import end_of_turn
 from lib.scoring import oracles
 
 Ids = Sequence[Sequence[int]]
@@ -51,46 +49,6 @@ class Choice(NamedTuple):
     chosen: int
     rejected: int
     gap: float
-
-
-class Draws(NamedTuple):
-    """How answers are drawn: `each` at every temperature."""
-
-    temperatures: Sequence[float]
-    each: int
-    max_new_tokens: int
-    stop_ids: Sequence[int]
-    batch: int
-
-
-def sample(model, tokenizer, prompts: Sequence[Prompt], ids: Ids, how: Draws, *, seed: int) -> Candidates:
-    """Answers to each prompt, drawn once per (weights, prompts, settings) and kept in data/cache."""
-    settings = dict(max_new_tokens=how.max_new_tokens, stop_ids=list(how.stop_ids), batch=how.batch)
-    key = {
-        "code": 2,  # raise it when a draw can change
-        "weights": fingerprint(model),
-        "dtype": str(model.dtype),
-        "device": model.device.type,
-        "torch": torch.__version__,
-        "prompts": [list(p) for p in ids],
-        "temperatures": list(how.temperatures),
-        "each": how.each,
-        "seed": seed,
-        **settings,
-    }
-
-    def draw():
-        out: list[list[list[int]]] = [[] for _ in ids]
-        for k, t in enumerate(how.temperatures):
-            generator = torch.Generator(device=model.device).manual_seed(seed * 1009 + k)
-            done = generate(model, ids, sampling=Sampling(t, generator, n=how.each), **settings)
-            for i, c in enumerate(done):
-                out[i // how.each].append(c.tokens)
-        return out
-
-    answers = cached("samples", key, draw)
-    texts = [[tokenizer.decode(a, skip_special_tokens=True) for a in row] for row in answers]
-    return Candidates(list(prompts), [list(i) for i in ids], answers, texts)
 
 
 def choices(

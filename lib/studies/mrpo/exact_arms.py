@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lib.losses import references
-from lib.studies.mrpo import exact
+from lib.studies.mrpo import convex, exact
 from lib.studies.mrpo.arms import ARMS, Spec
-from lib.studies.mrpo.convex import Problem, Teacher, matched, solve
+from lib.studies.mrpo.convex import Problem, Teacher, solve
 from lib.studies.mrpo.exact import Draws, Pairs, Second
 
 WINDOW = 8  # pairs of a batch, where weights come from the batch before
@@ -156,16 +155,11 @@ def worth(b: Bench, arm: str) -> dict[str, Tensor]:
 def equally_far(b: Bench, arms: Sequence[str]) -> dict[str, dict[str, Tensor]]:
     """`exact.outcomes` of each arm at equal KL to the primary: in each world all arms are anchored until they are where
     the one is that moves least by itself. What moves further may win by that alone; no arm is made to move further."""
-    half, problems, w = b.start.shape[1] // 2, {arm: loss(b, arm) for arm in arms}, {}
+    half, problems = b.start.shape[1] // 2, {arm: loss(b, arm) for arm in arms}
 
-    def moved(arm: str, anchor: Tensor) -> Tensor:
-        w[arm] = solve(problems[arm]._replace(anchor=anchor), near=w.get(arm))
-        policy = b.policy(w[arm])[:, half:]
+    def moved(w: Tensor) -> Tensor:
+        policy = b.policy(w)[:, half:]
         return (policy.exp() * (policy - b.refs[0, :, half:])).sum(-1).mean(1)
 
-    own = torch.full_like(b.start[:, 0, 0], b.cell.anchor)
-    target, out = torch.stack([moved(arm, own) for arm in arms]).amin(0), {}
-    for arm in arms:
-        moved(arm, matched(partial(moved, arm), target, own))
-        out[arm] = exact.outcomes(b.draws, b.refs, b.policy(w[arm]))
-    return out
+    found = convex.equally_far(problems, moved)
+    return {arm: exact.outcomes(b.draws, b.refs, b.policy(w)) for arm, w in found.items()}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lib import data
-from lib.engine import models
+from lib.engine import latents, models, objectives, training
 from lib.harness import seeding
 from lib.losses import Preference, dpo
+from lib.quantization import block_linears
 from lib.scoring.likelihood import completion_logprobs
 from lib.studies.mrpo.candidates import Candidates
 from lib.studies.mrpo.scores import table
@@ -51,19 +54,54 @@ def add_foreign(world: World, name: str, spec: str) -> None:
 def foreign(
     spec: str, c: Candidates, *, stop_ids: Sequence[int], batch: int, dtype: torch.dtype, device: str
 ) -> tuple[Tensor, Tensor]:
+    """`scored` under the model that `spec` names, loaded for that alone."""
+    return scored(*models.load(spec, dtype=dtype, device=device), c, stop_ids=stop_ids, batch=batch)
+
+
+def scored(model, tokenizer, c: Candidates, *, stop_ids: Sequence[int], batch: int) -> tuple[Tensor, Tensor]:
     """Log-probs and token counts, both (N, n), of candidates under a model of another family: its own tokenizer,
     template and end token.
 
     An answer that ended in one of `stop_ids` ends in the other model's end of turn, so both score the end or
     neither does.
     """
-    model, tokenizer = models.load(spec, dtype=dtype, device=device)
-    end = models.end_of_turn(tokenizer, models.stop_ids(model, tokenizer))
-
-    def spell(text, ids):
-        ended = ids[-1] in stop_ids or not text
-        return [*tokenizer.encode(text, add_special_tokens=False), *[end] * ended]
-
-    answers = [[spell(t, a) for t, a in zip(*row)] for row in zip(c.texts, c.answers)]
+    answers = [[spelled(tokenizer, model, t, ended=a[-1] in stop_ids) for t, a in zip(*row)]
+        for row in zip(c.texts, c.answers)]  # fmt: skip
     scores = completion_logprobs(model, data.encode(tokenizer, c.prompts), *zip(*answers), batch=batch)
     return scores, lengths(answers)
+
+
+def spelled(tokenizer, model, text: str, *, ended: bool) -> list[int]:
+    """A text's ids, with the end of turn where it ended, and where there is nothing else."""
+    end = models.end_of_turn(tokenizer, models.stop_ids(model, tokenizer))
+    return [*tokenizer.encode(text, add_special_tokens=False), *[end] * (ended or not text)]
+
+
+class Local(NamedTuple):
+    """How the small model of another family is made that no download is needed for."""
+
+    steps: int
+    batch: int
+    lr: float
+
+
+def local(c: Candidates, rewards: Tensor, rows: Sequence[int], how: Local, *, stop_ids: Sequence[int]):
+    """(model, tokenizer): a Llama of four thin layers that reads bytes, trained from random weights to write the better
+    half of the answers, by their rewards (N, n), to the prompts `rows`."""
+    model, tokenizer = models.load("tiny-random", dtype=torch.float32)
+    best = {i: rewards[i].argsort(descending=True)[: max(1, rewards.shape[1] // 2)].tolist() for i in rows}
+    encoded = data.encode(tokenizer, c.prompts)
+    prompts = [encoded[i] for i in rows for _ in best[i]]
+    answers = [spelled(tokenizer, model, c.texts[i][k], ended=c.answers[i][k][-1] in stop_ids)
+        for i in rows for k in best[i]]  # fmt: skip
+    sizes = [len(p) + len(a) for p, a in zip(prompts, answers)]
+    training.fit(
+        latents.Latent(block_linears(model), partial(latents.Full, quantizer=None)),
+        training.epochs(len(prompts), min(how.batch, len(prompts)), torch.Generator().manual_seed(0), lengths=sizes),
+        objectives.supervised(model, prompts, answers),
+        training.AdamW(how.lr, how.steps // 10, 1.0),
+        steps=how.steps,
+        micro=how.batch,
+        desc="foreign reference",
+    )
+    return model, tokenizer
