@@ -42,6 +42,13 @@ class Candidates(NamedTuple):
         return flat.view(len(self.texts), -1)
 
 
+def halves(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
+    """Rows of the prompts of every second category, which scarce pairs are about, and those of the others, which made
+    the second reference."""
+    own = sorted({p.category for p in prompts})[1::2]
+    return tuple([i for i, p in enumerate(prompts) if (p.category in own) == mine] for mine in (True, False))
+
+
 class Choice(NamedTuple):
     """One preference: answer `chosen` of prompt `row` over answer `rejected`, and by how much the oracle prefers it."""
 

@@ -1,21 +1,23 @@
-"""The second references of MRPO: trained here on a task's own pairs, or another model with a tokenizer of its own."""
+"""The second references of MRPO: trained here on a task's own pairs, or a model of another family
+with a tokenizer of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lib import data
-from lib.engine import latents, models, objectives, training
+from lib.engine import models, objectives, training
 from lib.harness import seeding
+from lib.harness.cache import cached
+from lib.harness.progress import track
 from lib.losses import Preference, dpo
-from lib.quantization import block_linears
 from lib.scoring.likelihood import completion_logprobs
-from lib.studies.mrpo.candidates import Candidates
+from lib.studies.mrpo.answers import Answers
+from lib.studies.mrpo.candidates import Candidates, halves
 from lib.studies.mrpo.scores import table
 from lib.studies.mrpo.tasks import Task
 from lib.studies.mrpo.training import fit, steps
@@ -94,14 +96,43 @@ def local(c: Candidates, rewards: Tensor, rows: Sequence[int], how: Local, *, st
     prompts = [encoded[i] for i in rows for _ in best[i]]
     answers = [spelled(tokenizer, model, c.texts[i][k], ended=c.answers[i][k][-1] in stop_ids)
         for i in rows for k in best[i]]  # fmt: skip
-    sizes = [len(p) + len(a) for p, a in zip(prompts, answers)]
-    training.fit(
-        latents.Latent(block_linears(model), partial(latents.Full, quantizer=None)),
-        training.epochs(len(prompts), min(how.batch, len(prompts)), torch.Generator().manual_seed(0), lengths=sizes),
-        objectives.supervised(model, prompts, answers),
-        training.AdamW(how.lr, how.steps // 10, 1.0),
-        steps=how.steps,
-        micro=how.batch,
-        desc="foreign reference",
-    )
+    order = training.epochs(len(prompts), min(how.batch, len(prompts)), torch.Generator().manual_seed(0))
+    objective = objectives.supervised(model.requires_grad_(True), prompts, answers)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=how.lr)  # embeddings too: they are random as all else is
+    for _ in track(range(how.steps), "foreign reference"):
+        rows_now = next(order)
+        optimizer.zero_grad()
+        (objective(rows_now)[0] / len(rows_now)).backward()
+        optimizer.step()
+    model.requires_grad_(False)
     return model, tokenizer
+
+
+def other_family(said: Mapping[str, Answers], reward: str, cfg, *, stop_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Log-probs and token counts (P, n) of all splits' answers, one split after the other, under `cfg.second_model`, or
+    where that is none under a `local` model, made of the better answers to the topics that no policy sees; once, kept
+    in data/cache."""
+    settings = dict(stop_ids=list(stop_ids), batch=cfg.eval_batch)
+    if cfg.second_model != "none":
+        how = dict(dtype=getattr(torch, cfg.dtype), device=cfg.device)
+        parts = [foreign(cfg.second_model, a.candidates, **settings, **how) for a in said.values()]
+        return tuple(torch.cat(column) for column in zip(*parts))
+    how = Local(cfg.tilt_steps, 16, 3e-3)
+    key = {
+        "code": 1,  # raise it when a value can change
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "texts": [[p.text, *row] for a in said.values() for p, row in zip(a.candidates.prompts, a.candidates.texts)],
+        "reward": reward,
+        "how": list(how),
+        **settings,
+    }
+
+    def compute():
+        c = said["train"].candidates
+        rows = halves(c.prompts)[1]
+        model, tokenizer = local(c, c.rewards(reward), rows, how, stop_ids=stop_ids)
+        found = [scored(model, tokenizer, a.candidates, **settings) for a in said.values()]
+        return [torch.cat(column).tolist() for column in zip(*found)]
+
+    return tuple(torch.tensor(x) for x in cached("foreign", key, compute))

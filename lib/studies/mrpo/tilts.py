@@ -23,6 +23,7 @@ from lib.losses import references
 from lib.scoring.oracles import NOTHING, TIE
 from lib.studies.mrpo import exact
 from lib.studies.mrpo.answers import Answers
+from lib.studies.mrpo.candidates import halves
 from lib.studies.mrpo.convex import Problem, solve
 from lib.studies.mrpo.exact import Draws
 
@@ -50,10 +51,7 @@ def texts(answers: Mapping[str, Answers], reward: str, cfg: Any) -> Texts:
     sizes = [len(a.log_probs) for a in parts]
     ends = torch.tensor(sizes).cumsum(0).tolist()
     features = components(states, sizes[0], cfg.tilt_dim)
-    kinds = [p.category for p in parts[0].candidates.prompts]
-    half = set(sorted(set(kinds))[1::2])
-    own = [i for i, kind in enumerate(kinds) if kind in half]
-    rest = [i for i, kind in enumerate(kinds) if kind not in half]
+    own, rest = halves(parts[0].candidates.prompts)
     rewards = standardised(raw, sizes[0])
     both = [_draws(cfg, f"{reward} {name}", features, rewards, (rows, list(range(ends[0], ends[1]))))
         for name, rows in (("pairs", own), ("reference", rest))]  # fmt: skip
