@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lib import data
 from lib.engine import attention
-from lib.engine.generation import generate, left_pad
+from lib.engine.generation import left_pad
 from lib.engine.head import Head, as_head, head_of
 from lib.engine.logprobs import CHUNK, first_largest
 from lib.engine.objectives import teacher_states
@@ -115,9 +115,7 @@ def read(model, contexts: Ids) -> Context:
     ids, mask = left_pad(contexts, model.device)
     position = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
-    model.base_model(
-        input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
-    )
+    model.base_model(input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True)
     return Context(cache, mask, position[:, -1:])
 
 

@@ -59,19 +59,17 @@ gain = partial(claim, dataset=EXAM, metric="accuracy", controls=DAMAGE)
 def _details(id: str, said: str, mine: str, rival: str, controls=DAMAGE) -> list[Claim]:
     """The same comparison by fidelity: tokens flipped and KL along full precision's answers to open prompts, and
     answers to the exam that are full precision's to the letter."""
+    metrics = ((TEST, "flips"), (TEST, "kl"), (EXAM, "exact match"))
     return [
-        gain(id=f"{id} {m}", statement=f"{said}: {m}", dataset=d, metric=m, arms=(mine, rival),
-            controls=controls)
-        for d, m in ((TEST, "flips"), (TEST, "kl"), (EXAM, "exact match"))
-    ]  # fmt: skip
+        gain(id=f"{id} {m}", statement=f"{said}: {m}", dataset=d, metric=m, arms=(mine, rival), controls=controls)
+        for d, m in metrics
+    ]
 
 
-def _shares(*arms: tuple[str, str]) -> list[Claim]:
-    return [
-        gain(id=f"S {mine}", arms=(mine, start), measure=recovered, kind="above", bound=0.5,
-            controls=AWQ if start == "awq" else DAMAGE, statement=f"{mine.upper()} takes back more than half of the damage of {start.upper()}: share")
-        for mine, start in arms
-    ]  # fmt: skip
+def _shares(start: str, controls: tuple[str, ...], *arms: str) -> list[Claim]:
+    said = f"takes back more than half of the damage of {start.upper()}: share"
+    shared = partial(gain, measure=recovered, kind="above", bound=0.5, controls=controls)
+    return [shared(id=f"S {mine}", arms=(mine, start), statement=f"{mine.upper()} {said}") for mine in arms]
 
 
 CLAIMS = [
@@ -132,7 +130,7 @@ CLAIMS = [
     gain(id="C4 awq", arms=("awq-qdpo", "awq"), controls=AWQ, statement="QDPO repairs AWQ: accuracy over AWQ"),
     *_details("C4 awq", "QDPO from AWQ's weights, gain over AWQ", "awq-qdpo", "awq", AWQ),
     gain(id="C4 sft", arms=("qdpo", "sft"),
-        statement="The rejected answer adds something: accuracy of QDPO over supervised fine-tuning on the chosen ones"),
+        statement="The rejected answer adds something: accuracy of QDPO over fine-tuning on the chosen answers"),
     gain(id="C5", headline=True, arms=("qdpo", "kd"),
         statement="QDPO beats distillation at equal data and steps: accuracy"),
     *_details("C5", "QDPO over distillation", "qdpo", "kd"),
@@ -142,5 +140,6 @@ CLAIMS = [
         statement="Preference adds to distillation: accuracy of the summed losses over distillation alone"),
     *_details("C5 both", "The summed losses over distillation alone", "kd+qdpo", "kd"),
     gain(id="K1", arms=("kd", "rtn"), statement="Distillation repairs: accuracy over round-to-nearest"),
-    *_shares(("qdpo", "rtn"), ("kd", "rtn"), ("kd+qdpo", "rtn"), ("sft", "rtn"), ("awq-qdpo", "awq"), ("awq-kd", "awq")),
+    *_shares("rtn", DAMAGE, "qdpo", "kd", "kd+qdpo", "sft"),
+    *_shares("awq", AWQ, "awq-qdpo", "awq-kd"),
 ]  # fmt: skip

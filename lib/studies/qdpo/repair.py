@@ -38,7 +38,7 @@ def rounded(study: Study, arm: str, **form) -> None:
         with study.run.stage(arm):
             form = study.format | form
             study = study._replace(format=form, quantizer=partial(rtn.fake_quant, **form))
-            codes = _codes(study, anew(study, _latent(study, lora=False)))
+            codes = _codes(study, begin(study))
             study.run.metric("arms", "weights", arm, "bits per weight", bits_per_weight(codes.values()))
             keep(study, arm, study.student, codes)
             measure(study, arm, study.student)
@@ -60,7 +60,7 @@ def random_moves(study: Study, arm: str, latent: latents.Latent | None) -> None:
         return
     generator = seeding.torch_generator(study.cfg.seed, "random moves")
     with study.run.stage(arm), torch.no_grad():
-        mine = anew(study, _latent(study, lora=False))
+        mine = begin(study)
         before = _codes(study, mine)
         for name, here in mine.latents.items():
             moved = (latent.latents[name].plain() - here.plain()).flatten()
@@ -102,8 +102,8 @@ def train(
     lora: bool = False,
     start: latents.Latent | None = None,
 ) -> latents.Latent | None:
-    """Reset the student, train its latent weights on `objective` over the pairs, keep the last of them (SELECT=kl: those
-    of the best validation KL), measure.
+    """Reset the student, train its latent weights on `objective` over the pairs, keep the last of them (or those that
+    SELECT says), measure.
 
     `target`: stop when the mean loss of the last three steps falls to it (L* of papers' notes: beyond it the model
     is pushed past full precision). Every arm gets the same steps, batch, warm-up, cosine, clipping and checkpoint rule.
@@ -112,34 +112,43 @@ def train(
     """
     if arm not in study.cfg.items_of("arms"):
         return None
-    cfg, n = study.cfg, len(pairs)
-    select = None if cfg.select == "last" else cfg.select
-    lengths = [len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs]
     with study.run.stage(arm):
         latent = start or anew(study, _latent(study, lora=lora))
         twins.use(study.student)
         latent.sync()
         before = _codes(study, latent)
         study.run.metric("arms", "weights", arm, "bits per weight", bits_per_weight(before.values()))
-        with latents.checkpointed(study.student, on=cfg.checkpoint):
-            study.curves[arm] = training.fit(
-                latent,
-                training.epochs(n, min(cfg.batch, n), seeding.torch_generator(cfg.seed, "order"), lengths=lengths),
-                objective,
-                training.AdamW(lr, cfg.warmup, cfg.clip, cfg.steps, kind=cfg.optimizer),
-                steps=cfg.steps,
-                micro=cfg.micro,
-                validation=training.Validation(
-                    lambda: study.validation.validation(study.student), every=cfg.validate_every, select=select
-                ),
-                stop=None if target is None else lambda curve: _reached(curve, target),
-                desc=arm,
-            )
+        study.curves[arm] = fit(study, arm, objective, pairs, latent, lr=lr, target=target)
         after = _codes(study, latent)
         _record(study, arm, lr=lr, changed=_changed(before, after))
         keep(study, arm, study.student, after)
         measure(study, arm, study.student)
     return latent
+
+
+def fit(study: Study, arm: str, objective: Callable, pairs: Sequence[Pair], latent, *, lr: float, target=None) -> list:
+    """The steps of an arm on `latent`, and nothing else: its curve."""
+    cfg, n = study.cfg, len(pairs)
+    lengths = [len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs]
+    select = None if cfg.select == "last" else cfg.select
+    look = training.Validation(lambda: study.validation.validation(study.student), cfg.validate_every, select)
+    with latents.checkpointed(study.student, on=cfg.checkpoint):
+        return training.fit(
+            latent,
+            training.epochs(n, min(cfg.batch, n), seeding.torch_generator(cfg.seed, "order"), lengths=lengths),
+            objective,
+            training.AdamW(lr, cfg.warmup, cfg.clip, cfg.steps, kind=cfg.optimizer),
+            steps=cfg.steps,
+            micro=cfg.micro,
+            validation=look,
+            stop=None if target is None else lambda curve: _reached(curve, target),
+            desc=arm,
+        )
+
+
+def begin(study: Study) -> latents.Latent:
+    """Latents of every weight at the study's start."""
+    return anew(study, _latent(study, lora=False))
 
 
 def _latent(study: Study, *, lora: bool) -> Callable:

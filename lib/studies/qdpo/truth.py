@@ -62,15 +62,14 @@ def world(leaves: Sequence[Leaf], skills: Sequence[str], *, taught: int, test: i
     known = {leaf.path.rpartition("/")[2]: leaf for leaf in leaves if leaf.checker}
     if wrong := [name for name in skills if name not in known]:
         raise ValueError(f"a skill is one of {', '.join(sorted(known))}, given {', '.join(wrong)}")
-    mine = [known[name] for name in dict.fromkeys(skills)]
-    made: list[list[Question]] = []
-    for name, each, draw in (("test", test, 0), ("validation", validation, 1), ("taught", taught, 2),
-                             ("repair", repair, 1000 + seed)):  # fmt: skip
-        before = [q for part in made for q in part]
+    mine = [leaf for leaf in known.values() if leaf.path.rpartition("/")[2] in skills]
+    made: dict[str, list[Question]] = {}
+    parts = (("test", test, 0), ("taught", taught, 1), ("validation", validation, 2), ("repair", repair, 1000 + seed))
+    for name, each, draw in parts:
+        before = [q for part in made.values() for q in part]
         more = exams.skills(mine, each=each, seed=draw, others=before) if each else []
-        made.append([q._replace(id=f"{name}: {q.id}") for q in more])
-    held, chosen, learned, repaired = made
-    return World(mine, learned, held, chosen, repaired)
+        made[name] = [q._replace(id=f"{name}: {q.id}") for q in more]
+    return World(mine, **made)
 
 
 def prompts(questions: Sequence[Question]) -> list[data.Prompt]:
