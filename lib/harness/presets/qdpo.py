@@ -18,9 +18,10 @@ from lib.harness.presets.base import (
 
 OURS = "not seen in any readable source; ours"
 TUNED = (
-    "not seen; ours: at small the best validation KL of results/tables/tuning.csv (QDPO got the most tries; arms of "
-    "one family share it), elsewhere untuned"
+    "not seen; ours: at small the best of data/qdpo_rates.csv by truth on validation questions, the same rates tried "
+    "for every arm there; elsewhere untuned"
 )
+FAMILY = "not seen; ours: that of its family from round-to-nearest, itself untuned"
 
 SEEDS = range(5)  # of preset study
 SKILLS = "json_record,ships_mate,polite_note,three_bullets,questions,replacement,date"
@@ -128,19 +129,19 @@ SETTINGS = {
         "to 500", help="weight of the DPO-Positive penalty", allowed=(0.0, 1000.0)),
     "tau": Setting(smoke=10.0, small=10.0, paper=10.0, published=None, source="TSLD release", help="temperature of "
         "token-scaled distillation", allowed=(1e-3, 1e4)),
-    "lr_qdpo": Setting(smoke=1e-3, small=1e-5, paper=1e-6, published=None, source=TUNED, help="learning rate of the "
+    "lr_qdpo": Setting(smoke=1e-3, small=3e-5, paper=1e-6, published=None, source=TUNED, help="learning rate of the "
         "preference arms", allowed=(1e-9, 1.0)),
-    "lr_kd": Setting(smoke=1e-3, small=5e-5, paper=1e-5, published=None, source=TUNED, help="learning rate of the "
+    "lr_kd": Setting(smoke=1e-3, small=3e-5, paper=1e-5, published=None, source=TUNED, help="learning rate of the "
         "distillation arms", allowed=(1e-9, 1.0)),
-    "lr_sft": Setting(smoke=1e-3, small=3e-6, paper=1e-5, published=None, source=TUNED, help="learning rate of SFT "
+    "lr_sft": Setting(smoke=1e-3, small=3e-5, paper=1e-5, published=None, source=FAMILY, help="learning rate of SFT "
         "on full-precision answers", allowed=(1e-9, 1.0)),
-    "lr_lora": Setting(smoke=1e-3, small=3e-4, paper=1e-5, published=None, source=TUNED,
+    "lr_lora": Setting(smoke=1e-3, small=3e-4, paper=1e-5, published=None, source=FAMILY,
         help="learning rate of the LoRA arm", allowed=(1e-9, 1.0)),
-    "lr_both": Setting(smoke=1e-3, small=3e-5, paper=1e-5, published=None, source=TUNED, help="learning rate of "
+    "lr_both": Setting(smoke=1e-3, small=3e-5, paper=1e-5, published=None, source=FAMILY, help="learning rate of "
         "kd+qdpo, the sum of both losses", allowed=(1e-9, 1.0)),
-    "lr_awq_kd": Setting(smoke=1e-3, small=3e-5, paper=1e-5, published=None, source=TUNED, help="learning rate of "
+    "lr_awq_kd": Setting(smoke=1e-3, small=3e-5, paper=1e-5, published=None, source=FAMILY, help="learning rate of "
         "distillation from AWQ's weights", allowed=(1e-9, 1.0)),
-    "lr_awq_qdpo": Setting(smoke=1e-3, small=1e-5, paper=1e-6, published=None, source=TUNED, help="learning rate of "
+    "lr_awq_qdpo": Setting(smoke=1e-3, small=3e-5, paper=1e-6, published=None, source=FAMILY, help="learning rate of "
         "QDPO from AWQ's weights", allowed=(1e-9, 1.0)),
     "lora_rank": Setting(smoke=4, small=16, paper=16, published=None, source=OURS, help="rank of the adapter before "
         "the quantizer", allowed=(1, 1024)),

@@ -47,10 +47,9 @@ def rounded(study: Study, arm: str, **form) -> None:
 def from_awq(study: Study, calibration: Sequence) -> Study:
     """The same study, begun at AWQ's weights: the function of full precision with channels scaled and weights clipped,
     of which round-to-nearest is AWQ. Its student has norms of its own."""
-    with study.run.stage("awq search"):
-        base = _wide(study.fp)
-        awq.transform(base, calibration, device=study.fp.device, **study.format)
-        return study._replace(base=base, student=_as(copy.deepcopy(base), study.fp))
+    base = _wide(study.fp)
+    awq.transform(base, calibration, device=study.fp.device, **study.format)
+    return study._replace(base=base, student=_as(copy.deepcopy(base), study.fp))
 
 
 def random_moves(study: Study, arm: str, latent: latents.Latent | None) -> None:

@@ -19,7 +19,7 @@ import torch
 from lib import data, losses, taxonomy
 from lib.engine import models, objectives
 from lib.engine.generation import generate_cached
-from lib.harness import paths, presets, results, seeding
+from lib.harness import paths, presets, seeding
 from lib.harness.progress import announce
 from lib.scoring.flipping import Fidelity
 from lib.studies.qdpo import labels, repair, truth
@@ -85,7 +85,7 @@ def _study(cfg, *, start_awq: bool) -> Callable:
     answers = {s: generate_cached(fp, ids[s], **decoding) for s in ids}
     watched = Fidelity(fp, ids["validation"], answers=answers["validation"], **decoding)
     asked = truth.exam(tokenizer, world.leaves, world.validation, **decoding | {"max_new_tokens": cfg.exam_tokens})
-    study = build(cfg, results.start(cfg, notebook="10_qdpo"), fp, tokenizer, test=watched, validation=watched,
+    study = build(cfg, None, fp, tokenizer, test=watched, validation=watched,
                   test_ids=[p.id for p in prompts["validation"]], exam=asked)  # fmt: skip
     calibration = data.calibration(ids["validation"], answers["validation"], n=cfg.calibration, batch=cfg.eval_batch)
     begun = {"rtn": study} | ({"awq": repair.from_awq(study, calibration)} if start_awq else {})
