@@ -49,20 +49,21 @@ def interval(pool: claims.Pool, dataset: str, arm: str, metric: str, unit: str) 
 
 @style.drawn
 def breakdown(runs: Sequence):
-    """Agreement with full precision's own continuation after one flip, four ways."""
+    """KL from full precision after one flip, four ways, each reading full precision's own continuation."""
     pool = claims.Pool(runs)
     names = list(dict.fromkeys(pool.items[pool.items.dataset == "first divergence"].arm))
     figure, axes = style.axes((7.0, 2.2))
-    found = {name: interval(pool, "first divergence", name, "agreement", "fixed") for name in names}
+    found = {name: interval(pool, "first divergence", name, "forced kl", "fixed") for name in names}
     for k, i in enumerate(found.values()):
         forest.point(axes, k, *i[:3], (style.BLUE, "o", True))
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set(xlabel="tokens equal to full precision's continuation (share), 95 % interval over prompts", xlim=(0, 1))
+    axes.set(xlabel="KL along full precision's continuation (nats a token), 95 % interval over prompts")
+    axes.set_xlim(left=0)
     axes.tick_params(axis="y", length=0)
     if found:
         low, high = min(found, key=lambda n: found[n].value), max(found, key=lambda n: found[n].value)
-        axes.set_title(f"Agreement left: {found[high].value:.2f} after {high}, {found[low].value:.2f} after {low}")
+        axes.set_title(f"KL {found[high].value:.2f} after {high}, {found[low].value:.2f} after {low}")
     return figure
 
 

@@ -72,13 +72,11 @@ class Figure(NamedTuple):
 OTHERS = "with 95 % intervals"
 INDEX = {  # paper -> its figures in results/; the first is the one that shows its finding
     "qdpo": {
+        "truth": Figure(lambda r: arms(r, "accuracy", "exam"), f"Exam accuracy of every arm {OTHERS}"),
         "flips": Figure(lambda r: arms(r, "flips"), f"Flipped tokens of every arm {OTHERS}"),
         "kl": Figure(lambda r: arms(r, "kl"), f"KL from full precision of every arm {OTHERS}"),
-        "prefix": Figure(
-            lambda r: arms(r, "agreement prefix"), f"Tokens before the first difference of every arm {OTHERS}"
-        ),
         "margins": Figure(margin_deciles, "Flipped tokens by decile of full precision's margin, a line a seed"),
-        "breakdown": Figure(breakdown, f"Agreement after one flip, four ways, {OTHERS}"),
+        "breakdown": Figure(breakdown, f"KL after one flip, four ways, {OTHERS}"),
         "formats": Figure(formats, "Flipped tokens of round-to-nearest by bits, a line a group size"),
     },
     "lab": {

@@ -152,7 +152,7 @@ def test_few_seeds_resolve_nothing(seeds):
 def test_smoke_is_no_evidence_and_what_is_missing_was_not_run():
     assert set(claims.card("qdpo", pool(("a", 1.0), preset="smoke")).verdict) == {"not run"}
     fill = pool(("qdpo", 0.1), ("rtn", 0.5), dataset="test prompts", metric="kl", preset="smoke")
-    row = claims.card("qdpo", fill).set_index("claim").loc["C4 rtn kl"]
+    row = claims.card("qdpo", fill).set_index("claim").loc["C4 kl"]
     assert row.verdict == "smoke" and row.ours == pytest.approx(0.4, abs=0.01)
     row = decide(pool(("a", 0.5)))
     assert row.verdict == "not run" and row.why == "no run has accuracy of b on d"

@@ -51,9 +51,7 @@ def what_qdpo_records(run):
     arms = set(run.manifest["settings"]["arms"].split(","))
     assert arms <= set(m.arm), "every arm is measured"
     shares = m[
-        m.metric.isin(
-            ["flips", "exact match", "rouge-l", "accuracy", "codes changed", "agreement", "win", "lose", "distinct-2"]
-        )
+        m.metric.isin(["flips", "exact match", "accuracy", "codes changed", "agreement", "forced flips", "win", "lose"])
     ]
     assert shares.value.between(0, 1).all() and len(shares) > 30
     assert (m[m.metric == "kl"].value > -1e-6).all()

@@ -279,7 +279,7 @@ def test_in_a_kernel_a_cell_run_twice_and_one_interrupted(sandbox):
         )
         draws = "for k in range(3):\n    run.items('test prompts', 'kd', 'kl', [k], [0.5])"
         rest = "for d, a in presets.needed('qdpo', cfg):\n    if a != 'kd':\n        run.items(d, a, 'x', ['-'], [0.5])"
-        judged = "run.items('judge vs fp', 'kd', 'win', ['-'], [1.0])"
+        judged = "run.items('likelihood under full precision vs fp', 'kd', 'win', ['-'], [1.0])"
         twice = "run.metric('e', 'd', 'kd', 'm', 0.5)\nrun.metric('e', 'd', 'kd', 'm', 0.25)"
         assert [execute(c) for c in (setup, setup, draws, draws, rest, rest, judged)] == [("", "")] * 7
         assert execute(twice)[0] == execute(twice)[0] == "ValueError"
