@@ -264,6 +264,30 @@ def prefix_bce(
     return (w * each).sum() / w.sum()
 
 
+def learn(
+    nado: Nado, hidden: Tensor, target: Tensor, branch: Tensor, labels: Tensor, *, steps: int, lr: float
+) -> list[float]:
+    """Teach R a classifier's verdicts by Adam on `prefix_bce` alone, all tokens in a batch; the loss before each step.
+
+    hidden (M, D), target (M,), branch (M,) as `engine.hidden_states` and `engine.pack` give them; labels (B,) in
+    [0, 1]. ValueError where all labels are equal: R would be a constant. What a study adds: `consistency`,
+    `importance`.
+    """
+    if not 0 <= labels.min() < labels.max() <= 1:
+        raise ValueError(
+            "labels lie in 0 .. 1 and some answers must satisfy the classifier and some not; "
+            f"given {labels.min():.3g} to {labels.max():.3g}"
+        )
+    optimizer, curve = torch.optim.Adam(nado.parameters(), lr=lr), []
+    for _ in range(steps):
+        loss = prefix_bce(nado(hidden, target), branch, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        curve.append(loss.item())
+    return curve
+
+
 def followers(branch: Tensor) -> Tensor:
     """Positions (K,) whose token is not its answer's last: what R said of the prefix they end can be held against
     position + 1, which starts from it."""

@@ -109,9 +109,18 @@ def read(
     return _checked(found, kind.name, form, *_once(out, dropped), limit)
 
 
-def read_sets(sources: Sequence[str], kind: str, folder: Path | str, **how) -> dict[str, Read]:
+def read_sets(
+    sources: Sequence[str],
+    kind: str,
+    folder: Path | str,
+    *,
+    columns: str = "none",
+    limit: float = LIMIT,
+    longest: int = LONGEST,
+) -> dict[str, Read]:
     """`read` of each source but "none"."""
-    return {s: read(s, kind, folder=folder, **how) for s in sources if s != "none"}
+    how = dict(columns=columns, limit=limit, folder=folder, longest=longest)
+    return {s: read(s, kind, **how) for s in sources if s != "none"}
 
 
 def load_pairs(source: Path | str, *, limit: float = LIMIT) -> Read:

@@ -282,9 +282,18 @@ def _batch(model, prompts, n, max_new_tokens, stop, draw_, head, seen: list[Tens
     return [[completion(r, *candidate) for candidate in d] for r, d in enumerate(done)]
 
 
-def generate_cached(model, prompts: Sequence[Sequence[int]], **settings) -> list[list[int]]:
+def generate_cached(
+    model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    batch: int,
+    track: Callable = lambda it, desc: it,
+) -> list[list[int]]:
     """Token ids of greedy answers, computed once per (weights, prompts, settings, dtype, device) and kept in
     data/cache."""
+    settings = dict(max_new_tokens=max_new_tokens, stop_ids=stop_ids, batch=batch)
     key = {
         "code": 3,  # raise it when greedy tokens can change
         "weights": fingerprint(model),
@@ -293,6 +302,6 @@ def generate_cached(model, prompts: Sequence[Sequence[int]], **settings) -> list
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "prompts": [list(p) for p in prompts],
-        "settings": {k: v for k, v in settings.items() if k != "track"},
+        "settings": settings,
     }
-    return cached("greedy", key, lambda: [c.tokens for c in generate(model, prompts, **settings)])
+    return cached("greedy", key, lambda: [c.tokens for c in generate(model, prompts, track=track, **settings)])

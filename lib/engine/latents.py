@@ -49,7 +49,7 @@ class Full:
     layer's at a time: 16 bytes a weight less there, at the price of moving 6 a step.
     """
 
-    def __init__(self, weight: Tensor, quantizer: Quantizer | None, *, host: bool = False):
+    def __init__(self, weight: Tensor, quantizer: Quantizer | None = None, *, host: bool = False):
         self.quantizer, self.device, self.host = quantizer, weight.device, host
         master = weight.detach().float().clone() if quantizer else dithered(weight)
         self.parameters = [nn.Parameter(master.cpu() if host else master)]

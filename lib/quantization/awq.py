@@ -238,21 +238,44 @@ def clip_(model: nn.Module, limits: dict[str, Tensor]) -> None:
         groups.clamp_(-most, most)
 
 
-def transform(model: nn.Module, calibration: Iterable[tuple[Tensor, Tensor]], **settings) -> Search:
+def transform(
+    model: nn.Module,
+    calibration: Iterable[tuple[Tensor, Tensor]],
+    *,
+    bits: int,
+    group: int | None,
+    symmetric: bool,
+    scales: torch.dtype | None = None,
+    how: Effort = Effort(),  # noqa: B008  a tuple
+    device: torch.device | str | None = None,
+    track: Callable[[Iterable, str], Iterable] = lambda it, desc: it,
+) -> Search:
     """`search`, then `clip_`: the model holds AWQ's weights before rounding, so that RTN on them is AWQ.
 
-    This is where latent-weight training from AWQ starts: straight_through with plain RTN. settings as in `search`.
+    This is where latent-weight training from AWQ starts: straight_through with plain RTN. Arguments as in `search`.
     """
-    found = search(model, calibration, **settings)
+    form = dict(bits=bits, group=group, symmetric=symmetric, scales=scales)
+    found = search(model, calibration, **form, how=how, device=device, track=track)
     clip_(model, found.limits)
     return found
 
 
-def apply_awq(model: nn.Module, calibration: Iterable[tuple[Tensor, Tensor]], **settings) -> dict[str, Quantized]:
-    """`transform`, then RTN: the model holds the dequantized weights in its own dtype. settings as in `search`."""
-    transform(model, calibration, **settings)
-    form = ("bits", "group", "symmetric", "scales")
-    return apply_rtn(model, **{key: value for key, value in settings.items() if key in form})
+def apply_awq(
+    model: nn.Module,
+    calibration: Iterable[tuple[Tensor, Tensor]],
+    *,
+    bits: int,
+    group: int | None,
+    symmetric: bool,
+    scales: torch.dtype | None = None,
+    how: Effort = Effort(),  # noqa: B008  a tuple
+    device: torch.device | str | None = None,
+    track: Callable[[Iterable, str], Iterable] = lambda it, desc: it,
+) -> dict[str, Quantized]:
+    """`transform`, then RTN: the model holds the dequantized weights in its own dtype. Arguments as in `search`."""
+    form = dict(bits=bits, group=group, symmetric=symmetric, scales=scales)
+    transform(model, calibration, **form, how=how, device=device, track=track)
+    return apply_rtn(model, **form)
 
 
 def _calls(

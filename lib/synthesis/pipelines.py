@@ -183,6 +183,19 @@ def _plain(row: dict) -> dict:
     return {k: v for k, v in row.items() if k not in ("examples", "task")}
 
 
+def shown_context(row: dict) -> str:
+    """What a question is asked with: its context; knowledge is asked without its document."""
+    return "" if row["leaf"].startswith("knowledge") else row.get("context", "")
+
+
+def messages(row: dict, system: str = "") -> list[dict[str, str]]:
+    """A kept row as a student is taught it: the system's message where there is one, the question, the answer."""
+    context = shown_context(row)
+    asked = f"{context}\n\n{row['question']}" if context else row["question"]
+    turns = [("system", system)] * bool(system) + [("user", asked), ("assistant", row["answer"])]
+    return [{"role": role, "content": content} for role, content in turns]
+
+
 def summary(counts: Sequence[dict]) -> str:
     """One line: what each block gave of what it was to give."""
     return ", ".join(

@@ -25,8 +25,8 @@ from lib.engine.models import end_of_turn
 from lib.engine.phases import Row, pack_rows
 from lib.harness import workers
 from lib.quantization import block_linears
-from lib.studies.lab.questions import shown_context
 from lib.synthesis.exams import Question
+from lib.synthesis.pipelines import shown_context
 
 PART = 128  # rows that a process reads
 
