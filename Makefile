@@ -32,7 +32,7 @@ help:
 	@echo 'make report      the results as one offline page: results/report/index.html'
 	@echo 'make bench       time and memory beside other libraries'
 	@echo '                 PRESET=smoke|small|paper'
-	@echo 'make check       ruff, rules for notebooks, whether claims and results are true'
+	@echo 'make check       ruff, mypy, rules for notebooks, whether claims and results are true'
 	@echo 'make clean       remove what tools left; not .venv, data/cache or results'
 
 reproduce: $(STAMP)
@@ -54,6 +54,7 @@ variants: $(STAMP)
 check: $(STAMP)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check --quiet .
+	@$(PY) -m mypy
 	@$(VENV)/bin/plumbline notebooks check
 	@$(VENV)/bin/plumbline results --check
 
@@ -70,7 +71,7 @@ lab: $(STAMP)
 	@$(PY) -m jupyterlab --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks  # no call home
 
 clean:
-	rm -rf .pytest_cache .ruff_cache build *.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache build *.egg-info
 	find lib tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # python 3.11 or newer that can make environments: PYTHON if given, else the first that answers

@@ -189,7 +189,8 @@ class Nado(nn.Module):
         gradient."""
         with torch.no_grad():
             if self.style != "nado":
-                return soft_weight(*self(hidden), success, delta=delta, floor=floor)
+                log_r, log_not = self(hidden)
+                return soft_weight(log_r, log_not, success, delta=delta, floor=floor)
             f, v = self._read(hidden)
             return _Weights(self._logits(f), v, success.to(v.dtype)[:, None], delta, floor)
 

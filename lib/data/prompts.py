@@ -115,7 +115,7 @@ def _asked(row: dict) -> Messages:
     if given(row, "info"):
         return tldr_prompt(row["info"])
     form = next((f for f in FORMS if f.read and not lacking(row, f.fields)), None)
-    if form is not None:
+    if form is not None and form.read is not None:
         return question(form.read(row)[0])
     return question(prompt_of(row)) if not lacking(row, ("prompt",)) else ()
 

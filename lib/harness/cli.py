@@ -10,7 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -145,7 +145,9 @@ def fits_(
             typer.echo(f"  chosen: {', '.join(f'{k.upper()}={v}' for k, v in cfg.chosen().items())}")
         found[name] = fits.footprint(cfg, _show, processes=processes)
         room = fits.there_is(cfg["device"]) if memory is None else memory
-        there = dict(memory=room, host=fits.there_is("cpu") if host is None else host, processes=processes)
+        there: dict[str, Any] = dict(
+            memory=room, host=fits.there_is("cpu") if host is None else host, processes=processes
+        )
         no = fits.objection(found[name], dict(cfg), **there)
         typer.echo(f"  does not fit: {no}" if no else f"  fits {room:.0f} GB")
         bad |= bool(no)
@@ -379,9 +381,10 @@ TASKS = {  # what `plumbline --help` shows together
 }
 _place = {name: (k, panel) for k, (panel, name) in enumerate((p, n) for p, names in TASKS.items() for n in names)}
 for _kind in (app.registered_commands, app.registered_groups):
-    for _one in _kind:
+    _all: list[Any] = _kind
+    for _one in _all:
         _one.rich_help_panel = _place.get(_one.name or _one.callback.__name__, (0, "More"))[1]
-    _kind.sort(key=lambda one: _place.get(one.name or one.callback.__name__, (len(_place), ""))[0])
+    _all.sort(key=lambda one: _place.get(one.name or one.callback.__name__, (len(_place), ""))[0])
 
 if __name__ == "__main__":
     app()

@@ -7,7 +7,7 @@ next tokens differ. Everything teacher-forced is computed from final hidden stat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class Fidelity:
             [list(p) for p in prompts],
             [list(a) for a in answers],
         )
-        self.generation = dict(max_new_tokens=max_new_tokens, stop_ids=list(stop_ids), batch=batch)
+        self.generation: dict[str, Any] = dict(max_new_tokens=max_new_tokens, stop_ids=list(stop_ids), batch=batch)
         self.batch = batch
         self.head = head_of(fp)
         self.states = teacher_states(fp, self.prompts, self.answers, batch=batch)
@@ -94,7 +94,7 @@ class Fidelity:
         f = self.forced(model)
         return {"kl": f.kl.mean().item(), "flip rate": f.flip.float().mean().item()}
 
-    def measure(self, model, answers: Ids | None = None) -> tuple[dict[str, np.ndarray], Forced, list[list[int]]]:
+    def measure(self, model, answers: Ids | None = None) -> tuple[dict[str, np.ndarray], Forced, Ids]:
         """(per-prompt arrays (N,), the token-level comparison, the model's own greedy answers)."""
         n = len(self.prompts)
         forced = self.forced(model)

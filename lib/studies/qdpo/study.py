@@ -32,7 +32,7 @@ class Study(NamedTuple):
     format: dict  # bits, group, symmetric and scales of the quantizer
     quantizer: Callable[[Tensor], Tensor]
     student: Any
-    answers: dict[str, list[list[int]]]
+    answers: dict[str, Sequence[Sequence[int]]]
     scores: dict[str, dict[str, np.ndarray]]
     forced: dict[str, Forced]
     tasks: dict[str, scoring.Accuracy]
