@@ -158,7 +158,7 @@ class Agent:
         """What the heads think of the candidates, (K, B, N); all of them the true rewards where the method is told."""
         if self.method.taught == "truth":
             known: Any = self.world  # an exact one: no other has true rewards
-        return known.true(c).expand(self.cfg.heads, -1, -1)
+            return known.true(c).expand(self.cfg.heads, -1, -1)
         with torch.no_grad():
             return self.heads(c.features.float())
 
