@@ -2,6 +2,7 @@
 files."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -159,6 +160,52 @@ def test_environment_installs_this_repository_and_nothing_else():
     lines = [line.strip() for line in (ROOT / "environment.yml").read_text().splitlines()]
     wanted = lines[lines.index("dependencies:") + 1 :]
     assert wanted == ["- python=3.11", "- pip", "- pip:", "- -e .[dev]"]
+
+
+def test_the_lock_covers_what_is_declared():
+    """constraints.txt: one exact version a package, for everything that pyproject.toml names but torch, and within what
+    it allows; no place on a disk and no build for one kind of machine."""
+    from packaging.requirements import Requirement
+
+    lines = [x for x in (ROOT / "constraints.txt").read_text().splitlines() if not x.startswith("#")]
+    assert lines and all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)
+    locked = {normal(name).replace(".", "-"): version for name, version in (line.split("==") for line in lines)}
+    assert len(locked) == len(lines) and "torch" not in locked
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = [*PROJECT["project"]["dependencies"], *extras["dev"], *extras["bench"], *extras["teachers"]]
+    for requirement in map(Requirement, wanted):
+        if (name := normal(requirement.name)) not in ("torch", "plumbline"):
+            assert locked[name] in requirement.specifier, (
+                f"{name} {locked[name]} for {requirement}"
+            )
+
+
+def test_make_installs_by_the_lock_and_into_an_active_conda_environment(tmp_path):
+    """What make would do, from its dry run: .venv with the lock; conda's active environment but not its base."""
+    make = lambda **env: subprocess.run(  # noqa: E731
+        ["make", "-n", "check"], cwd=tmp_path, capture_output=True, text=True, env={"PATH": os.environ["PATH"]} | env
+    ).stdout  # fmt: skip
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    plain, base = make(), make(CONDA_PREFIX="conda", CONDA_DEFAULT_ENV="base")
+    assert plain == base and ".venv/bin/python -m pip install -c constraints.txt -e '.[dev]'" in plain
+    inside = make(CONDA_PREFIX="conda/envs/mine", CONDA_DEFAULT_ENV="mine")
+    assert "conda/envs/mine/bin/python -m pip install -c constraints.txt -e '.[dev]'" in inside
+    assert ".venv/bin/python" not in inside and "conda/envs/mine/bin/python -m ruff" in inside
+    assert "rm -rf conda" not in inside
+
+
+def test_the_citation_names_the_papers_of_the_readme():
+    import yaml
+
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["cff-version"] == "1.2.0" and {"message", "title", "authors"} <= set(cited)
+    assert cited["version"] == PROJECT["project"]["version"] and cited["license"] == PROJECT["project"]["license"]
+    links = re.findall(r"^\| \[.*?\]\((https://arxiv.org/abs/[\d.]+)\)", (ROOT / "README.md").read_text(), re.M)
+    assert [r["url"] for r in cited["references"]] == links and len(links) == 5
+    for r in cited["references"]:
+        assert {"type", "title", "authors"} <= set(r) and r["authors"]
+        assert r["identifiers"][0]["value"] == "arXiv:" + r["url"].rpartition("/")[2]
 
 
 @pytest.mark.parametrize("module", [m for m, p in MODULES.items() if p.name != "__init__.py"])
