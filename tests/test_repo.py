@@ -175,9 +175,7 @@ def test_the_lock_covers_what_is_declared():
     wanted = [*PROJECT["project"]["dependencies"], *extras["dev"], *extras["bench"], *extras["teachers"]]
     for requirement in map(Requirement, wanted):
         if (name := normal(requirement.name)) not in ("torch", "plumbline"):
-            assert locked[name] in requirement.specifier, (
-                f"{name} {locked[name]} for {requirement}"
-            )
+            assert locked[name] in requirement.specifier, f"{name} {locked[name]} for {requirement}"
 
 
 def test_make_installs_by_the_lock_and_into_an_active_conda_environment(tmp_path):
