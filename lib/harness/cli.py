@@ -5,9 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import itertools
-import os
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +23,7 @@ from lib.harness import (
     reproduction,
     results,
     runner,
+    sweeps,
     take_home,
 )
 
@@ -254,40 +252,12 @@ def sweep(
     points = [[*fixed, *p] for p in itertools.product(*axes)]
     for point, seed in itertools.product(points, numbers(seeds)):
         runner.validate(paper, preset, seed, overrides(paper, point))
-    commands = [
-        [
-            sys.executable,
-            "-m",
-            "lib.harness.cli",
-            "run",
-            paper,
-            "--preset",
-            preset,
-            "--seed",
-            str(s),
-            *(x for k, v in p for x in ("--set", f"{k}={v}")),
-        ]
-        for p, s in itertools.product(points, numbers(seeds))
-    ]
+    commands = sweeps.commands(paper, preset, points, numbers(seeds))
     typer.echo(f"{len(commands)} runs, {jobs} at a time")
-    codes = _with_ray(commands) if ray else list(ThreadPoolExecutor(jobs).map(_call, commands))
+    codes = sweeps.with_ray(commands) if ray else sweeps.local(commands, jobs)
     for command, code in zip(commands, codes):
         typer.echo(f"{'done  ' if code == 0 else 'FAILED'} {' '.join(command[4:])}")
     raise typer.Exit(max(codes, default=runner.OK))
-
-
-def _call(command: list[str]) -> int:
-    return runner.spawn(command)
-
-
-def _with_ray(commands: list[list[str]]) -> list[int]:
-    try:
-        import ray
-    except ImportError:
-        raise ValueError('--ray needs the extra: pip install -e ".[scale]"') from None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(ignore_reinit_error=True)
-    return ray.get([ray.remote(_call).remote(c) for c in commands])
 
 
 @app.command()
