@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 HOLDERS = ("examples", "data")  # fields under which a JSON object of a whole file keeps its rows
 KINDS = {type(None): "null", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
@@ -28,6 +29,7 @@ def read_rows(path: Path | str, what: str = "row", bad: Bad | None = None) -> li
     if not path.is_file():
         raise FileNotFoundError(f"no file of {what}s at {path}")
     found: Bad = []
+    rows: list[tuple[int, Any]]
     if _ending(path) == ".parquet":
         rows = _parquet(path)
     else:

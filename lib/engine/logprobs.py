@@ -11,7 +11,7 @@ log-softmax in float32; nothing of size (B, L, V) ever exists.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +37,8 @@ class Packed(NamedTuple):
     branches: int  # number of branches in the batch
 
     def to(self, device) -> Packed:
-        return Packed(*(x.to(device) if isinstance(x, Tensor) else x for x in self))
+        moved: Any = (x.to(device) if isinstance(x, Tensor) else x for x in self)
+        return Packed(*moved)
 
 
 def pack(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Packed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -49,4 +50,6 @@ def pack_rows(sequences: Sequence[Sequence[Row]]) -> Packed:
             branch += [n] * len(answer)
             at, n = end, n + 1
     mask = (torch.ones(length, length, dtype=torch.bool).tril() & (segment[:, None] == segment[:, :, None]))[:, None]
-    return Packed(ids, positions, mask, *(torch.tensor(x, dtype=torch.long) for x in (row, source, target, branch)), n)
+    told: list[Any] = [torch.tensor(x, dtype=torch.long) for x in (row, source, target, branch)]
+    told.append(n)
+    return Packed(ids, positions, mask, *told)

@@ -47,7 +47,7 @@ class RunRecord:
         if not isinstance(self.manifest, dict):
             raise ValueError(f"{folder.name}/manifest.json is no manifest")
         process = self.manifest.get("process")
-        if self.manifest.get("status") == "running" and machine.alive(process) is False:
+        if process and self.manifest.get("status") == "running" and machine.alive(process) is False:
             reason = f"its process {process['pid']} ended without finishing it"
             self.manifest = self.manifest | {"status": "abandoned", "reason": reason}
 

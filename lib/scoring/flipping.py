@@ -72,7 +72,7 @@ class Fidelity:
 
     def __init__(self, fp, prompts: Ids, *, max_new_tokens: int, stop_ids: Sequence[int], batch: int, answers: Ids):
         self.prompts, self.answers = [list(p) for p in prompts], [list(a) for a in answers]
-        self.generation = dict(max_new_tokens=max_new_tokens, stop_ids=list(stop_ids), batch=batch)
+        self.generation: dict[str, Any] = dict(max_new_tokens=max_new_tokens, stop_ids=list(stop_ids), batch=batch)
         self.batch = batch
         self.head = head_of(fp)
         self.states = teacher_states(fp, self.prompts, self.answers, batch=batch)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lib.data import chat, templates
+from lib.data import Pair, chat, templates
 from lib.engine import models
 from lib.engine.head import head_of
 from lib.engine.logprobs import check_finite, hidden_states, mean_logprob, pack, sum_logprob, token_logprobs
@@ -37,6 +37,13 @@ def completion_logprobs(model, prompts: Ids, *branches: Ids, batch: int, mean: b
         tokens = token_logprobs(hidden_states(model, packed), head, packed.target)
         out[rows] = reduce(tokens, packed.branch, packed.branches).view(len(rows), -1).cpu()
     return check_finite(out, range(len(out)))
+
+
+def pair_logprobs(model, pairs: Sequence[Pair], *, batch: int) -> Tensor:
+    """(N, 2) nats: summed log-probs of the chosen and the rejected answer of each pair, as `data.encode_pairs` gives
+    them."""
+    columns = zip(*((p.prompt, p.chosen, p.rejected) for p in pairs))
+    return completion_logprobs(model, *columns, batch=batch)
 
 
 def reference_logprobs(model, prompts: Ids, *branches: Ids, policy, batch: int) -> Tensor:

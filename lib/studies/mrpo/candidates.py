@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ class Candidates(NamedTuple):
     def part(self, category: str) -> Candidates:
         """The prompts of a category; all of them for an empty one."""
         keep = [i for i, p in enumerate(self.prompts) if category in ("", p.category)]
-        return Candidates(*([column[i] for i in keep] for column in self))
+        columns: Any = ([column[i] for i in keep] for column in self)
+        return Candidates(*columns)
 
     def rewards(self, name: str) -> Tensor:
         """True rewards (N, n) float64 under a programmatic oracle."""
@@ -136,7 +137,8 @@ def of_pairs(
                 f"{sum(sizes.values())} are needed"
             )
         for split, n in sizes.items():
-            for column, values in zip(out[split], zip(*kept[:n])):
+            columns: Any = out[split]
+            for column, values in zip(columns, zip(*kept[:n])):
                 column.extend(values)
             kept = kept[n:]
     return {split: c._replace(prompts=[p._replace(split=split) for p in c.prompts]) for split, c in out.items()}

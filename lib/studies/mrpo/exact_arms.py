@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,7 +110,7 @@ def problem(b: Bench, spec: Spec, pairs: Pairs) -> Problem:
     epsilon = None if not spec.clip else b.cell.epsilon if spec.epsilon is None else spec.epsilon
     if spec.kind == "virtual":
         a, flat = weights(b, spec.weights, pairs), w.shape[1:]
-        how = dict(mean=spec.mean, epsilon=epsilon, adaptive=spec.adaptive, swap_weights=spec.swap)
+        how: dict[str, Any] = dict(mean=spec.mean, epsilon=epsilon, adaptive=spec.adaptive, swap_weights=spec.swap)
         both = references.combine(w.flatten(1), l.flatten(1), a.flatten(1), **how)
         w, l = (x.view(1, *flat) for x in both)
         a = torch.ones_like(w)
@@ -155,7 +155,8 @@ def worth(b: Bench, arm: str) -> dict[str, Tensor]:
 def equally_far(b: Bench, arms: Sequence[str]) -> dict[str, dict[str, Tensor]]:
     """`exact.outcomes` of each arm at equal KL to the primary: in each world all arms are anchored until they are where
     the one is that moves least by itself. What moves further may win by that alone; no arm is made to move further."""
-    half, problems = b.start.shape[1] // 2, {arm: loss(b, arm) for arm in arms}
+    half = b.start.shape[1] // 2
+    problems: dict[str, Any] = {arm: loss(b, arm) for arm in arms}  # the base, which has none, is not compared so
 
     def moved(w: Tensor) -> Tensor:
         policy = b.policy(w)[:, half:]

@@ -33,8 +33,8 @@ class Study(NamedTuple):
     format: dict  # bits, group, symmetric and scales of the quantizer
     quantizer: Callable[[Tensor], Tensor]
     student: Any
-    answers: dict[str, list[list[int]]]  # to the exam's questions
-    written: dict[str, list[list[int]]]  # to the held-out prompts, for a judge
+    answers: dict[str, Sequence[Sequence[int]]]  # to the exam's questions
+    written: dict[str, Sequence[Sequence[int]]]  # to the held-out prompts, for a judge
     right: dict[str, np.ndarray]
     forced: dict[str, Forced]
     curves: dict[str, list[dict]]

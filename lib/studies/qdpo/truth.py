@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Exam(NamedTuple):
     questions: tuple[Question, ...]
     prompts: list[list[int]]
     leaves: Sequence[Leaf]
-    tokenizer: object
+    tokenizer: Any
     decoding: dict  # max_new_tokens, stop_ids, batch
 
 
