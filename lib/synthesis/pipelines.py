@@ -94,8 +94,9 @@ class Journal:
                 kept = "nothing is kept without a journal"
                 if self.folder:
                     kept = f"what it gave before is kept in {self.folder}: run again to go on from there"
+                n = self.raised[leaf]
                 raise RuntimeError(
-                    f"{reason} ({leaf}: {self.raised[leaf]} times, {self.in_a_row[who]} in a row); {kept}"
+                    f"{reason} ({leaf}: {n} time{'s' * (n != 1)}, {self.in_a_row[who]} in a row); {kept}"
                 ) from error
         return [self.known.get(key) for key in keys], reason
 
