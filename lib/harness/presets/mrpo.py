@@ -87,7 +87,7 @@ SETTINGS = {
         "candidates", allowed=(0.01, 10.0)),
     "each": Setting(smoke=4, small=6, paper=6, published=None, source=OURS, help="candidates a prompt",
         allowed=(2, 64)),
-    "tilt_rewards": Setting(smoke="plain", small="rich,full", paper="rich,full", published="S1, S2, S3",
+    "tilt_rewards": Setting(smoke="plain", small="rich", study="rich,full", paper="rich,full", published="S1, S2, S3",
         source="ours: rules that the model's features predict on pairs they have not seen; plain, direct and varied "
         "are not predicted", help="rewards of the tilted language model", allowed=RULED, many=True),
     "tilt_dim": Setting(smoke=4, small=16, paper=16, published=None, source="ours: as in the exact world, four pairs "
@@ -240,7 +240,8 @@ def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
     people = [name for name in split(given.get("pairs", "none")) if name != "none"]
     rewards = [] if people else split(given.get("tilt_rewards", ""))
-    rows = [(f"language {reward}, {cell}", arm) for reward in rewards for cell, arms in TILTS.items() for arm in arms]
+    rows = [(f"language {reward}, {cell}", arm) for reward in rewards for cell, arms in TILTS.items()
+        for arm in ("second reference", *arms)]  # fmt: skip
     rows += [(dataset, arm) for dataset, arms in EXACT.items() if given.get("worlds") for arm in arms]
     return rows + (_trained(given, people) if people or given.get("trained") else [])
 
