@@ -183,9 +183,13 @@ SETTINGS = {
 
 
 def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every arm on the exam and on the test prompts, and before a judge where there is one."""
+    """Every arm on the exam and on the test prompts, the labels of the pairs, the breakdown, and every arm before a
+    judge where there is one."""
     arms = split(given["arms"])
     rows = [(dataset, arm) for dataset in ("exam", "test prompts") for arm in arms]
+    rows += [(f"pairs, {form}", "label") for form in ("whole answers", "cut at the first divergence")]
+    after = ("flip only", "perturbed KV only", "flip + perturbed KV", "full quantized decoding")
+    rows += [("first divergence", variant) for variant in after]
     if given["judge"] == "none":
         return rows
     kind = "likelihood under full precision" if given["judge"] == "fp" else "judge"
