@@ -243,21 +243,17 @@ def sweep(
     preset: str = "small",
     seeds: str = "0",
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE for every point, repeatable")] = None,
-    jobs: Annotated[int, typer.Option(help="runs at a time")] = 1,
-    ray: Annotated[bool, typer.Option(help="spread over a Ray cluster (extra `scale`)")] = False,
+    jobs: Annotated[int, typer.Option(help="runs at a time on this machine")] = 1,
+    address: Annotated[str, typer.Option(help="a Ray cluster (extra `scale`): local, auto or host:port")] = "",
+    slot: Annotated[str, typer.Option(help="CPUs and share of a GPU for each run on Ray, such as 4:0.5")] = "1",
+    retry: Annotated[str, typer.Option(help="how often crashed:failed runs are tried again")] = "1:0",
 ) -> None:
-    """Every combination of the grid and the seeds, one run each."""
+    """Every combination of the grid and the seeds, one run each; the same command again goes on where it was left."""
     axes = [[(k, v) for v in values.split(",")] for k, values in map(assignment, grid)]
     fixed = [assignment(s) for s in set_ or []]
     points = [[*fixed, *p] for p in itertools.product(*axes)]
-    for point, seed in itertools.product(points, numbers(seeds)):
-        runner.validate(paper, preset, seed, overrides(paper, point))
-    commands = sweeps.commands(paper, preset, points, numbers(seeds))
-    typer.echo(f"{len(commands)} runs, {jobs} at a time")
-    codes = sweeps.with_ray(commands) if ray else sweeps.local(commands, jobs)
-    for command, code in zip(commands, codes):
-        typer.echo(f"{'done  ' if code == 0 else 'FAILED'} {' '.join(command[4:])}")
-    raise typer.Exit(max(codes, default=runner.OK))
+    todo = sweeps.jobs_of(paper, preset, points, numbers(seeds), overrides)
+    raise typer.Exit(sweeps.run(paper, preset, todo, sweeps.Where(jobs, address, slot, retry)))
 
 
 @app.command()

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,12 +127,19 @@ def run(
     return RunResult(folder, code, reason)
 
 
-def spawn(command: Sequence[str], label: str = "", environment: dict | None = None) -> int:
+def spawn(
+    command: Sequence[str],
+    label: str = "",
+    environment: dict | None = None,
+    begun: Callable[[int], None] = lambda pid: None,
+) -> int:
     """Run a command, one run, in a process of its own: its exit code. One that a signal ends gets 128 + the signal, as
-    a shell says it, and what it left running is stopped and marked failed. With a label its lines begin with it."""
+    a shell says it, and what it left running is stopped and marked failed. With a label its lines begin with it.
+    begun: told the process as soon as there is one."""
     piped: dict[str, Any] = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) if label else {}
     env = os.environ | environment if environment else None
     since, process = runs.now(), subprocess.Popen(command, cwd=paths.ROOT, env=env, **piped)
+    begun(process.pid)
     for line in process.stdout or ():
         say(f"{label} | {line.rstrip()}")
     code = process.wait()
