@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SHARE = 0.6  # of the whole rows' scores: above it the copies of keys cost what the scores save
+SHARE = 0.5  # of the whole rows' scores: above it the copies of keys cost what the scores save
 STEP = 16  # keys are padded to a multiple: a softmax over 110 takes a third longer than one over 112
 
 Stretch = tuple[Sequence[int], Sequence[int]]  # places of queries, and of all keys that one of them sees
