@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.engine import sharding
+from lib.engine import attention, sharding
 from lib.quantization.blocks import decoder_blocks
 from lib.quantization.ste import straight_through
 
@@ -261,7 +261,7 @@ def checkpointed(model, *, on: bool = True) -> Iterator[None]:
 
     blocks = decoder_blocks(model).values() if on else ()
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=attention.again)
     try:
         yield
     finally:

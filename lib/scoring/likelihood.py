@@ -59,7 +59,7 @@ def reference_logprobs(model, prompts: Ids, *branches: Ids, policy, batch: int) 
             "the same token ids"
         )
     key = {
-        "code": 2,  # raise it when a value can change
+        "code": 3,  # raise it when a value can change
         "weights": models.fingerprint(model),
         "dtype": str(model.dtype),
         "device": model.device.type,
