@@ -187,8 +187,10 @@ def _apart(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
         (n, t), k = part.query.shape, part.key.shape[1]
         own = flat_q.index_select(0, part.query.flatten()).view(n, t, heads, h // heads, d)
         folded = own.permute(0, 2, 3, 1, 4).reshape(n, heads, -1, d)
-        seen = [x.index_select(0, part.key.flatten()).view(n, k, heads, -1).transpose(1, 2) for x in (flat_k, flat_v)]
-        got = _folded(folded, *seen, _added(mask, h // heads, query.dtype, part), scale)
+        keys, values = (
+            x.index_select(0, part.key.flatten()).view(n, k, heads, -1).transpose(1, 2) for x in (flat_k, flat_v)
+        )
+        got = _folded(folded, keys, values, _added(mask, h // heads, query.dtype, part), scale)
         out.append(got.view(n, heads, h // heads, t, -1).permute(0, 3, 1, 2, 4).reshape(n * t, h, -1))
     return torch.cat(out).index_select(0, cut.back).view(b, q, h, -1).transpose(1, 2)
 

@@ -78,8 +78,9 @@ def pack(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Packe
     same = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
     mask = (causal & same)[:, None]
     as_long = lambda x: torch.tensor(x, dtype=torch.long)  # noqa: E731
-    numbers = (as_long(x) for x in (row, source, target, branch))
-    return Packed(ids, positions, mask, *numbers, n, cut([heads, tails], len(rows), length))
+    told: list[Any] = [as_long(x) for x in (row, source, target, branch)]
+    told += [n, cut([heads, tails], len(rows), length)]
+    return Packed(ids, positions, mask, *told)
 
 
 def forward(model, packed: Packed, embeds: Tensor | None = None) -> Tensor:

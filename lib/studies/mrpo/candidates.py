@@ -47,7 +47,8 @@ def halves(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
     """Rows of the prompts of every second category, which scarce pairs are about, and those of the others, which made
     the second reference."""
     own = sorted({p.category for p in prompts})[1::2]
-    return tuple([i for i, p in enumerate(prompts) if (p.category in own) == mine] for mine in (True, False))
+    first, rest = ([i for i, p in enumerate(prompts) if (p.category in own) == mine] for mine in (True, False))
+    return first, rest
 
 
 class Choice(NamedTuple):

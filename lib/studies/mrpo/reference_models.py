@@ -4,7 +4,7 @@ with a tokenizer of its own."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,7 +57,8 @@ def foreign(
     spec: str, c: Candidates, *, stop_ids: Sequence[int], batch: int, dtype: torch.dtype, device: str
 ) -> tuple[Tensor, Tensor]:
     """`scored` under the model that `spec` names, loaded for that alone."""
-    return scored(*models.load(spec, dtype=dtype, device=device), c, stop_ids=stop_ids, batch=batch)
+    model, tokenizer = models.load(spec, dtype=dtype, device=device)
+    return scored(model, tokenizer, c, stop_ids=stop_ids, batch=batch)
 
 
 def scored(model, tokenizer, c: Candidates, *, stop_ids: Sequence[int], batch: int) -> tuple[Tensor, Tensor]:
@@ -112,11 +113,12 @@ def other_family(said: Mapping[str, Answers], reward: str, cfg, *, stop_ids: Seq
     """Log-probs and token counts (P, n) of all splits' answers, one split after the other, under `cfg.second_model`, or
     where that is none under a `local` model, made of the better answers to the topics that no policy sees; once, kept
     in data/cache."""
-    settings = dict(stop_ids=list(stop_ids), batch=cfg.eval_batch)
+    settings: Any = dict(stop_ids=list(stop_ids), batch=cfg.eval_batch)
     if cfg.second_model != "none":
-        how = dict(dtype=getattr(torch, cfg.dtype), device=cfg.device)
-        parts = [foreign(cfg.second_model, a.candidates, **settings, **how) for a in said.values()]
-        return tuple(torch.cat(column) for column in zip(*parts))
+        place: Any = dict(dtype=getattr(torch, cfg.dtype), device=cfg.device)
+        parts = [foreign(cfg.second_model, a.candidates, **settings, **place) for a in said.values()]
+        sums, counts = (torch.cat(column) for column in zip(*parts))
+        return sums, counts
     how = Local(cfg.tilt_steps, 16, 3e-3)
     key = {
         "code": 1,  # raise it when a value can change
@@ -135,4 +137,5 @@ def other_family(said: Mapping[str, Answers], reward: str, cfg, *, stop_ids: Seq
         found = [scored(model, tokenizer, a.candidates, **settings) for a in said.values()]
         return [torch.cat(column).tolist() for column in zip(*found)]
 
-    return tuple(torch.tensor(x) for x in cached("foreign", key, compute))
+    sums, counts = (torch.tensor(x) for x in cached("foreign", key, compute))
+    return sums, counts

@@ -91,8 +91,8 @@ def reference_told(p: Place) -> dict[str, float]:
     b, t = p.sums, p.texts
     r, test = t.draws.rewards[:, t.test], b.refs[:, :, t.test]
     w, l = (x.flatten(1) for x in b.pairs.of(b.refs))
-    how = dict(epsilon=b.cell.epsilon, adaptive=True)
-    bound = torch.cat([(x[1] != y[1]) for x, y in zip((w, l), references.clipped(w, l, **how))])
+    clipped = references.clipped(w, l, epsilon=b.cell.epsilon, adaptive=True)
+    bound = torch.cat([x[1] != y[1] for x, y in zip((w, l), clipped)])
     a = weights(b, "arwc", b.pairs)[1].flatten()
     tenths = {f"ARWC weight, quantile {q:g}": a.quantile(q).item() for q in (0.1, 0.5, 0.9)}
     return tenths | {

@@ -53,11 +53,11 @@ def texts(answers: Mapping[str, Answers], reward: str, cfg: Any) -> Texts:
     features = components(states, sizes[0], cfg.tilt_dim)
     own, rest = halves(parts[0].candidates.prompts)
     rewards = standardised(raw, sizes[0])
-    both = [_draws(cfg, f"{reward} {name}", features, rewards, (rows, list(range(ends[0], ends[1]))))
-        for name, rows in (("pairs", own), ("reference", rest))]  # fmt: skip
+    draws, others = (_draws(cfg, f"{reward} {name}", features, rewards, (rows, list(range(ends[0], ends[1]))))
+        for name, rows in (("pairs", own), ("reference", rest)))  # fmt: skip
     lengths = torch.tensor([[len(a) for a in row] for part in parts for row in part.candidates.answers])
     ids = [p.id for p in parts[-1].candidates.prompts]
-    return Texts(*both, base, lengths.double(), slice(ends[1], ends[2]), ids)
+    return Texts(draws, others, base, lengths.double(), slice(ends[1], ends[2]), ids)
 
 
 def components(states: Tensor, train: int, d: int) -> Tensor:

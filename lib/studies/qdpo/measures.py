@@ -42,8 +42,8 @@ def measure(study: Study, arm: str, model) -> None:
         run.metric("arms", EXAM, arm, name, values.mean(), n=len(ids))
     forced = study.forced[arm] = study.test.forced(model)
     tokens = np.array([len(a) for a in study.test.answers], float)
-    for name, values in (("flips", forced.flip), ("kl", forced.kl), ("fp answer logprob", forced.q_logprob)):
-        sums = forced.per_row(values, len(tokens))  # sums over tokens: the weight turns them into rates
+    for name, said_of in (("flips", forced.flip), ("kl", forced.kl), ("fp answer logprob", forced.q_logprob)):
+        sums = forced.per_row(said_of, len(tokens))  # sums over tokens: the weight turns them into rates
         run.items(TEST, arm, name, study.test_ids, sums / tokens, weights=tokens)
         run.metric("arms", TEST, arm, name, sums.sum() / tokens.sum(), n=len(tokens))
     if study.cfg.judge != "none":
