@@ -200,7 +200,7 @@ def test_the_citation_names_the_papers_of_the_readme():
     assert cited["cff-version"] == "1.2.0" and {"message", "title", "authors"} <= set(cited)
     assert cited["version"] == PROJECT["project"]["version"] and cited["license"] == PROJECT["project"]["license"]
     links = re.findall(r"^\| \[.*?\]\((https://arxiv.org/abs/[\d.]+)\)", (ROOT / "README.md").read_text(), re.M)
-    assert [r["url"] for r in cited["references"]] == links and len(links) == 5
+    assert [r["url"] for r in cited["references"]] == links and len(links) >= 5
     for r in cited["references"]:
         assert {"type", "title", "authors"} <= set(r) and r["authors"]
         assert r["identifiers"][0]["value"] == "arXiv:" + r["url"].rpartition("/")[2]

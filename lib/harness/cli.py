@@ -339,11 +339,24 @@ def presets_(paper: str, preset: str = "small") -> None:
     typer.echo(start.settings(presets.table(presets.resolve(paper, {"PRESET": preset, "SEED": 0}))))
 
 
+@app.command("new")
+@one_sentence
+def new_(
+    key: Annotated[str, typer.Argument(help="the paper's name in commands and files, such as sapo")],
+    title: Annotated[str, typer.Option(help='"Name: what it is about"; the key if not given')] = "",
+    arxiv: Annotated[str, typer.Option(help="its number, such as 2411.01493")] = "",
+) -> None:
+    """Write what one more paper needs: notebook, settings, claims, a study that runs, and tests."""
+    from lib.harness import recipe
+
+    typer.echo(recipe.write(key, title, arxiv))
+
+
 TASKS = {  # what `plumbline --help` shows together
     "Before a run": ("doctor", "list", "presets", "fits", "power"),
     "Run": ("run", "reproduce", "sweep"),
     "Results": ("results", "report", "compare", "export"),
-    "Files": ("notebooks", "taxonomy", "generate"),
+    "Files": ("new", "notebooks", "taxonomy", "generate"),
 }
 _place = {name: (k, panel) for k, (panel, name) in enumerate((p, n) for p, names in TASKS.items() for n in names)}
 for _kind in (app.registered_commands, app.registered_groups):

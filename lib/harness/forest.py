@@ -77,7 +77,6 @@ def headlines(table: pd.DataFrame):
     return figure
 
 
-BASES = {"qdpo": "rtn", "lab": "stacked", "attribute_control": "sft", "mrpo": "dpo", "sea": "passive"}  # who is beaten
 LABELS = {
     "flips": "flipped tokens (share)",
     "kl": "KL(FP || Q), nats a token",
@@ -98,7 +97,7 @@ def differences(runs: Sequence, metric: str, dataset: str, base: str | None = No
     pool, unit = claims.Pool(runs), claims.units(paper).get(dataset, "prompt")
     chosen = pool.items[(pool.items.dataset == dataset) & (pool.items.metric == metric)]
     names = list(dict.fromkeys(chosen.arm))
-    base = next((b for b in (base, BASES.get(paper)) if b and b in names), names[0] if names else "")
+    base = next((b for b in (base, claims.PAPERS[paper].RIVAL) if b and b in names), names[0] if names else "")
     rows = []
     for arm in names:
         c = Claim(id=arm, statement=arm, dataset=dataset, metric=metric, arms=(arm, base), unit=unit)

@@ -15,43 +15,7 @@ from lib.harness import board, claims, notebooks, runner
 from lib.harness.claims.claim import CLAIM
 from lib.harness.claims.verdicts import CANNOT, FAILS, HOLDS, NOT_RUN, OPEN, SAME
 
-PLAIN = {  # what a headline claims, to be read after "that"
-    "qdpo": {
-        "C1a": "accuracy hides the tokens that quantization flips",
-        "C2a": "a flipped token explains the divergence after it",
-        "C3c": "labels need no annotator",
-        "C4": "QDPO repairs what quantization broke",
-        "C5": "QDPO beats distillation",
-    },
-    "lab": {
-        "A6": "prompts of one leaf cover more of the taxonomy",
-        "B1": "the teacher's judges make the data purer",
-        "C1": "replay prevents forgetting",
-        "C5": "phases with replay beat all at once",
-        "K1": "all at once is no worse than phases with replay",
-    },
-    "attribute_control": {
-        "T1 oracle": "the method is less toxic than plain fine-tuning",
-        "U1": "the method costs general text nothing",
-        "A1": "adapting beats regularising everywhere",
-        "B2": "the method is less toxic than RL",
-        "P1": "training in parallel is as clean as in turns",
-    },
-    "mrpo": {
-        "E1": "a good second reference lets MRPO beat DPO",
-        "E2": "MRPO beats a sum of DPO losses",
-        "E3": "clipping is needed if the second reference is wrong",
-        "E4": "adaptive weights are no worse than equal ones",
-        "K0": "a good second reference alone is no worse than MRPO",
-    },
-    "sea": {
-        "O1 language": "online beats offline with a language model",
-        "O3 language": "SEA beats passive with a language model",
-        "R1 exact noisy hard 2 a round": "SEA needs fewer queries than passive",
-        "R2 exact noisy hard 2 a round": "SEA needs fewer queries at equal steps too",
-        "R3 exact noisy hard 2 a round": "chosen pairs need fewer queries than random ones",
-    },
-}
+PLAIN = {paper: module.PLAIN for paper, module in claims.PAPERS.items()}
 EXACT = " (exact world)"
 MEANING = """- **holds**: the whole interval lies on the claimed side, and the effect is of a size worth having; **fails**: on the other side.
 - **no difference**: the whole interval is smaller than what is worth having, which is fixed before the runs.

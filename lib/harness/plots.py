@@ -4,6 +4,7 @@ one colour an arm everywhere (`style`), a title that says what is seen."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,6 +113,10 @@ INDEX = {  # paper -> its figures in results/; the first is the one that shows i
             "Win rate by oracle queries with a language model, a line a method"),
     },
 }  # fmt: skip
+for _paper, _claims in claims.PAPERS.items():  # a paper that draws nothing of its own: every arm by its first metric
+    _dataset, _metric = _claims.TABLE[0]
+    INDEX.setdefault(_paper, {"arms": Figure(partial(arms, metric=_metric, dataset=_dataset),
+        f"{_metric}, {_dataset}, of every arm of {_paper} {OTHERS}")})  # fmt: skip
 SPEED_ALT = "Times better than each peer in units a second and in peak memory, with the range over repeats"
 
 

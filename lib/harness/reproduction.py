@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import pandas as pd
+
 from lib.harness import board, claims, index, paths, presets, results, runner, runs
 from lib.harness.progress import duration
 from lib.harness.runner import INTERRUPTED, OK, TERMINATED, RunResult
@@ -73,10 +75,9 @@ def _publish(which: Sequence[str]) -> None:
         if newest:
             index.copy_notebook(newest)
     written = index.write()
-    table = claims.evaluate(results.load_runs())
-    if len(asked := table[table.paper.isin(which)]):
+    if asked := [claims.card(p, results.evidence(results.load_runs(p), p)) for p in which if p in claims.PAPERS]:
         runner.say("\nThe board, from all cited runs (results/README.md has details and controls):\n")
-        print(board.text(asked))
+        print(board.text(pd.concat(asked, ignore_index=True)))
     runner.say(f"\nFigures: {paths.FIGURES} ({sum(p.suffix == '.svg' for p in written)} files), tables: {paths.TABLES}")
     if results.git_state()[1]:
         runner.say("Code or data differ from the last commit: these runs are recorded but not cited in the index.")

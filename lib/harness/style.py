@@ -8,6 +8,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from lib.harness import claims
+
 INK, GREY, FAINT = "#7d7d7d", "#8f8f8f", "#a9a9a9"
 VERMILLION, ORANGE, BLUE, SKY, GREEN, PURPLE = "#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7"
 METHOD, VARIANT, BAND = (
@@ -16,13 +18,13 @@ METHOD, VARIANT, BAND = (
     "#7d7d7d33",
 )  # the paper's method, what is made from it, what is not worth it
 SIZE = (7.0, 3.6)
-METHODS = {"qdpo": "qdpo", "lab": "replay-all", "attribute_control": "ours", "mrpo": "mrpo", "sea": "sea-logit"}
-ARMS = {  # the methods, and the rivals that claims name; every other arm is a shade of grey
-    "qdpo": METHOD, "kd": BLUE, "tskd": SKY, "sft": GREEN, "fp": INK, "rtn": GREY,
-    "replay-all": METHOD, "phased": PURPLE, "stacked": BLUE, "reversed": GREEN, "leaf": METHOD, "quota": VARIANT,
-    "pool": BLUE, "teacher": METHOD, "ours": METHOD, "rl": BLUE, "filtering": PURPLE, "nado-sft": GREEN,
-    "mrpo": METHOD, "dpo": BLUE, "multi-dpo": GREEN, "single": PURPLE, "geometric": SKY,
-    "sea-logit": METHOD, "passive": BLUE, "passive-matched": SKY, "random-sea": GREEN, "offline": PURPLE,
+METHODS = {paper: module.METHOD for paper, module in claims.PAPERS.items()}
+ARMS = {  # the rivals that claims name, and methods in their detail; every other arm is a shade of grey
+    "kd": BLUE, "tskd": SKY, "sft": GREEN, "fp": INK, "rtn": GREY,
+    "phased": PURPLE, "stacked": BLUE, "reversed": GREEN, "leaf": METHOD, "quota": VARIANT,
+    "pool": BLUE, "teacher": METHOD, "rl": BLUE, "filtering": PURPLE, "nado-sft": GREEN,
+    "dpo": BLUE, "multi-dpo": GREEN, "single": PURPLE, "geometric": SKY,
+    "passive": BLUE, "passive-matched": SKY, "random-sea": GREEN, "offline": PURPLE,
 }  # fmt: skip
 RC = {
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "text.color": INK,
@@ -39,6 +41,8 @@ VERDICTS = {  # colour, marker, whether it is filled: told apart without colour 
 
 def colour(arm: str) -> str:
     """The colour of an arm everywhere: its own; orange for a variant of a paper's method; else a grey."""
+    if arm in METHODS.values():
+        return METHOD
     if arm in ARMS:
         return ARMS[arm]
     made = any(arm.startswith((f"{m}-", f"{m},")) or arm.endswith(f"-{m}") for m in METHODS.values())

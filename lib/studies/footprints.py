@@ -6,10 +6,13 @@ a stage when it is over. What no setting says, the length of a prompt, is PROMPT
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -125,6 +128,16 @@ def sea(cfg) -> Iterator[str]:
 STUDIES = {"qdpo": qdpo, "lab": lab, "attribute_control": attribute_control, "mrpo": mrpo, "sea": sea}
 
 
+def study(paper: str) -> Callable[[Any], Iterator[str]]:
+    """The stages of a paper's study, from here or from its own `footprint.stages`; ValueError where it has none."""
+    if paper in STUDIES:
+        return STUDIES[paper]
+    name = f"lib.studies.{paper}.footprint"
+    if importlib.util.find_spec(f"lib.studies.{paper}") is None or importlib.util.find_spec(name) is None:
+        raise ValueError(f"{paper} has no lib/studies/{paper}/footprint.py with stages(cfg)")
+    return importlib.import_module(name).stages
+
+
 def model(cfg, spec: str | None = None):
     return memory.model_of(known.config_of(spec or cfg.model), getattr(torch, cfg.dtype))
 
@@ -143,7 +156,7 @@ def stages(paper: str, settings: dict) -> dict[str, memory.Bytes]:
 def each(paper: str, settings: dict) -> Iterator[tuple[str, memory.Bytes]]:
     """`stages`, one after another."""
     cfg = presets.resolve(paper, settings)
-    return memory.heights(lambda: STUDIES[paper](cfg))
+    return memory.heights(lambda: study(paper)(cfg))
 
 
 def divides(cfg, processes: int) -> None:

@@ -50,7 +50,7 @@ def test_a_claim_without_words_is_its_statement():
 
 
 def test_the_page_names_every_paper_and_links_it():
-    whole = pd.concat([table(p, *[HOLDS] * 5) for p in claims.PAPERS])
+    whole = pd.concat([table(p, *[HOLDS] * len(heads)) for p, heads in HEADS.items()])
     page = front.page(whole)
     assert page.count("\n| [") == len(claims.PAPERS) and "5 holds" in page
     assert "[QDPO](https://arxiv.org/abs/2407.03051)" in page and "notebooks/10_qdpo.ipynb" in page

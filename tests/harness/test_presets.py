@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from lib.harness import presets
+from lib.harness import notebooks, presets
 from lib.harness.presets import Setting, base
 
 FAKE = """
@@ -309,7 +309,7 @@ def test_the_fingerprint_knows_the_files_that_settings_name(tmp_path):
     assert lists(PROMPTS=str(file)).fingerprint() == first
 
 
-@pytest.mark.parametrize("paper", ["attribute_control", "lab", "mrpo", "qdpo", "sea", "speed"])
+@pytest.mark.parametrize("paper", presets.names())
 @pytest.mark.parametrize("preset", presets.PRESETS)
 def test_every_paper_says_what_a_complete_run_holds(paper, preset):
     needed = presets.needed(paper, presets.resolve(paper, {"PRESET": preset, "SEED": 0}))
@@ -346,7 +346,7 @@ def test_a_study_has_what_small_has_unless_it_says_so():
         Setting(**one, study=5, allowed=(1, 4))
 
 
-@pytest.mark.parametrize("paper", ["qdpo", "lab", "attribute_control", "mrpo", "sea"])
+@pytest.mark.parametrize("paper", notebooks.papers())
 def test_a_study_measures_all_that_small_does_at_seeds_enough(paper):
     small, study = (presets.resolve(paper, {"PRESET": p, "SEED": 0}) for p in ("small", "study"))
     assert set(presets.needed(paper, small)) < set(presets.needed(paper, study))
@@ -354,7 +354,7 @@ def test_a_study_measures_all_that_small_does_at_seeds_enough(paper):
     assert max(presets.seeds(paper, "study")) < 200
 
 
-@pytest.mark.parametrize("paper", ["qdpo", "lab", "attribute_control", "mrpo", "sea", "speed"])
+@pytest.mark.parametrize("paper", presets.names())
 def test_any_gpu_may_be_named(paper):
     for device in ("cpu", "mps", "cuda", "cuda:1"):
         assert presets.resolve(paper, {"PRESET": "smoke", "SEED": 0, "DEVICE": device}).device == device

@@ -175,7 +175,7 @@ def test_a_run_is_not_done_while_a_stage_failed(run, cell, complete, sandbox):
     assert on_disk(run)["status"] == "done" and "failed stage" not in on_disk(run)
 
 
-@pytest.mark.parametrize("paper", ["attribute_control", "lab", "mrpo", "qdpo", "sea", "speed"])
+@pytest.mark.parametrize("paper", presets.names())
 def test_a_run_is_not_done_without_rows_of_every_arm(sandbox, complete, paper):
     run = runs.start(presets.resolve(paper, {"PRESET": "smoke", "SEED": 0}), notebook="x")
     with pytest.raises(RuntimeError, match="nothing is recorded of"):

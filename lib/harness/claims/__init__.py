@@ -1,26 +1,31 @@
 """Claims of each paper as data, written before the runs they judge, and the verdicts computed from the cited runs.
 
-One module a paper: its CLAIMS (`claim.Claim`), and TABLE, the columns of its table of arms. `pool` takes estimates from
-runs, `verdicts` decides; the card of a notebook, the board, the terminal and results/ all read `card`.
+One module a paper that has a notebook: its CLAIMS (`claim.Claim`), PLAIN, its headlines in plain words, TABLE, the
+columns of its table of arms, METHOD, the arm that figures set off, and RIVAL, the one that they compare with. `pool`
+takes estimates from runs, `verdicts` decides; the card of a notebook, the board, the terminal and results/ all read
+`card`.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from lib import stats
-from lib.harness import presets, results
-from lib.harness.claims import attribute_control, lab, mrpo, qdpo, sea, verdicts
+from lib.harness import notebooks, presets, results
+from lib.harness.claims import verdicts
 from lib.harness.claims.claim import CLAIM, Claim, metric_of
 from lib.harness.claims.pool import NotRun, Pool
 
 __all__ = ["PAPERS", "Claim", "NotRun", "Pool", "arms_table", "beside", "card", "check", "evaluate",
            "power", "published", "sentence", "units"]  # fmt: skip
 
-PAPERS = {"qdpo": qdpo, "lab": lab, "attribute_control": attribute_control, "mrpo": mrpo, "sea": sea}
+_there = {module.name for module in pkgutil.iter_modules(__path__)}
+PAPERS = {p: importlib.import_module(f"{__name__}.{p}") for p in notebooks.papers() if p in _there}
 MOST_HEADLINES = 5
 COLUMNS = [
     "claim",
@@ -61,8 +66,10 @@ def card(paper: str, runs: Sequence) -> pd.DataFrame:
 
 
 def evaluate(runs: Sequence) -> pd.DataFrame:
-    """All papers' claims from their evidence among `runs`; a paper without runs reads "not run"."""
-    return pd.concat([card(p, results.evidence(runs, p)) for p in PAPERS], ignore_index=True)
+    """All papers' claims from their evidence among `runs`. A paper without any is left out where others have some, so
+    that a new one changes no page before its first study; where none has, all read "not run"."""
+    found = {p: results.evidence(runs, p) for p in PAPERS}
+    return pd.concat([card(p, mine) for p, mine in found.items() if mine or not any(found.values())], ignore_index=True)
 
 
 def published(paper: str, claim: Claim) -> str:

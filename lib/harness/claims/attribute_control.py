@@ -94,3 +94,13 @@ CLAIMS = [
         statement="Exact world: token by token on the corpus' prefixes, as in practice, within 0.05 of it, forward",
         unit="fixed", source="our controls"),
 ]  # fmt: skip
+
+# Of the figures: the paper's method, and the arm that the others are compared with.
+METHOD, RIVAL = "ours", "sft"
+PLAIN = {  # what a headline claims, to be read after "that"
+    "T1 oracle": "the method is less toxic than plain fine-tuning",
+    "U1": "the method costs general text nothing",
+    "A1": "adapting beats regularising everywhere",
+    "B2": "the method is less toxic than RL",
+    "P1": "training in parallel is as clean as in turns",
+}

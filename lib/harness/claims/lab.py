@@ -138,3 +138,13 @@ CLAIMS = [
     beyond(id="M4", dataset=SKILLS, arms=("replay-all, easy to hard", "replay-all, mixed"), controls=("P1",),
         statement="Easy pairs first: easy to hard minus mixed"),
 ]  # fmt: skip
+
+# Of the figures: the paper's method, and the arm that the others are compared with.
+METHOD, RIVAL = "replay-all", "stacked"
+PLAIN = {  # what a headline claims, to be read after "that"
+    "A6": "prompts of one leaf cover more of the taxonomy",
+    "B1": "the teacher's judges make the data purer",
+    "C1": "replay prevents forgetting",
+    "C5": "phases with replay beat all at once",
+    "K1": "all at once is no worse than phases with replay",
+}

@@ -137,3 +137,13 @@ CLAIMS = [
     *_tilt("Y4", "a second reference that is the first changes nothing: accuracy of MRPO minus DPO", "mrpo", "dpo",
         second="the same second", kind="same", role=NEGATIVE),
 ]  # fmt: skip
+
+# Of the figures: the paper's method, and the arm that the others are compared with.
+METHOD, RIVAL = "mrpo", "dpo"
+PLAIN = {  # what a headline claims, to be read after "that"
+    "E1": "a good second reference lets MRPO beat DPO",
+    "E2": "MRPO beats a sum of DPO losses",
+    "E3": "clipping is needed if the second reference is wrong",
+    "E4": "adaptive weights are no worse than equal ones",
+    "K0": "a good second reference alone is no worse than MRPO",
+}

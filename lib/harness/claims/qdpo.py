@@ -143,3 +143,13 @@ CLAIMS = [
     *_shares("rtn", DAMAGE, "qdpo", "kd", "kd+qdpo", "sft"),
     *_shares("awq", AWQ, "awq-qdpo", "awq-kd"),
 ]  # fmt: skip
+
+# Of the figures: the paper's method, and the arm that the others are compared with.
+METHOD, RIVAL = "qdpo", "rtn"
+PLAIN = {  # what a headline claims, to be read after "that"
+    "C1a": "accuracy hides the tokens that quantization flips",
+    "C2a": "a flipped token explains the divergence after it",
+    "C3c": "labels need no annotator",
+    "C4": "QDPO repairs what quantization broke",
+    "C5": "QDPO beats distillation",
+}

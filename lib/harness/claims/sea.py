@@ -131,3 +131,13 @@ CLAIMS = [
     *_language("K3", "SEA as released beats passive under an oracle nobody was trained on", "sea-logit", "passive",
         "win rate, held-out oracle", source=CRITIC, controls=HEADS),
 ]  # fmt: skip
+
+# Of the figures: the paper's method, and the arm that the others are compared with.
+METHOD, RIVAL = "sea-logit", "passive"
+PLAIN = {  # what a headline claims, to be read after "that"
+    "O1 language": "online beats offline with a language model",
+    "O3 language": "SEA beats passive with a language model",
+    "R1 exact noisy hard 2 a round": "SEA needs fewer queries than passive",
+    "R2 exact noisy hard 2 a round": "SEA needs fewer queries at equal steps too",
+    "R3 exact noisy hard 2 a round": "chosen pairs need fewer queries than random ones",
+}
