@@ -1,5 +1,5 @@
-"""A new paper's files, written from the texts in recipe_files/: a study that runs, and whose parts are then replaced one
-by one. What lists papers finds them by their notebook and by the names of these files."""
+"""A new paper's files, written from the texts in recipe_files/: a study that runs, whose parts are then replaced one by
+one. Whatever lists papers finds a new one by its notebook and by the names of these files."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def write(key: str, title: str = "", arxiv: str = "") -> str:
     texts = {paths.ROOT / place.format(key=key): _filled(name, words) for name, place in FILES.items()}
     page = paths.NOTEBOOKS / "README.md"
     texts[page] = _on_the_map(page.read_text(encoding="utf-8"), words)
-    book = paths.NOTEBOOKS / f"{number}_{key}.ipynb"
+    book, cells = paths.NOTEBOOKS / f"{number}_{key}.ipynb", _notebook(_filled("notebook", words))
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    nbformat.write(_notebook(_filled("notebook", words)), book)
+    nbformat.write(cells, book)
     notebooks.clean(book)
     written = [str(p.relative_to(paths.ROOT)) for p in (book, *texts)]
     at = {name: place.format(key=key) for name, place in FILES.items()}
@@ -90,7 +90,7 @@ def _filled(name: str, words: dict[str, str]) -> str:
 def _notebook(text: str) -> nbformat.NotebookNode:
     """Cells out of a text: each begins with a line `### kind id tags`."""
     cells = []
-    for head, source in re.findall(r"^### (.*)\n(.*?)(?=\n### |\Z)", text.strip(), re.M | re.S):
+    for head, source in re.findall(r"^### ([^\n]*)\n(.*?)(?=\n### |\Z)", text.strip(), re.M | re.S):
         kind, name, *tags = head.split()
         new = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
         cells.append(new(source, id=name, metadata={"tags": tags} if tags else {}))
