@@ -429,6 +429,14 @@ def test_published_numbers_come_from_the_table():
     assert {claims.published(p, c) for p, c in ALL} >= {"no number published", "not seen"}
 
 
+def test_a_paper_without_a_study_is_left_out_where_others_have_one(monkeypatch):
+    cited = pool(*TRUTH, ("kd", 0.7), dataset="exam")
+    monkeypatch.setattr(results, "evidence", lambda runs, paper: runs if paper == "qdpo" else [])
+    assert set(claims.evaluate(cited).paper) == {"qdpo"}
+    none = claims.evaluate([])
+    assert list(dict.fromkeys(none.paper)) == list(claims.PAPERS) and set(none.verdict) == {"not run"}
+
+
 def test_a_run_beside_the_cited_ones():
     cited = pool(*TRUTH, ("kd", 0.7), dataset="exam")
     like = pool(*TRUTH, ("kd", 0.7), seeds=[9], dataset="exam", preset="small")[0]
