@@ -18,7 +18,7 @@ FILES = {  # text -> where it goes, from the root of the repository
     "init": "lib/studies/{key}/__init__.py",
     "study": "lib/studies/{key}/study.py",
     "footprint": "lib/studies/{key}/footprint.py",
-    "test_study": "tests/studies/{key}/test_study.py",
+    "test": "tests/studies/{key}/test_{key}.py",
     "paper": "results/paper/{key}.csv",
 }
 LONGEST = 20  # characters of a key: the lines of the texts stay within 120
