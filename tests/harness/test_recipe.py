@@ -96,12 +96,18 @@ def test_a_title_or_number_that_cannot_be_is_refused(more, words):
     assert not list(paths.NOTEBOOKS.glob("*_sixth.ipynb"))
 
 
-def test_the_texts_hold_no_word_that_is_not_filled_in_and_fit_the_longest_key():
-    words = {"KEY": "a" * recipe.LONGEST, "NN": "60", "TITLE": "T" * 80, "LINK": ""}
+@pytest.mark.parametrize("key", ["aa", "a" * recipe.LONGEST])
+def test_the_texts_are_in_form_with_the_shortest_and_the_longest_key(tmp_path, key):
+    words = {"KEY": key, "NN": "60", "TITLE": "T" * 80, "LINK": ""}
     assert {p.stem for p in recipe.TEXTS.glob("*.txt")} == {*recipe.FILES, "notebook"}
-    for name in recipe.FILES:
-        text = recipe._filled(name, words)
-        assert "@KEY" not in text and "@TITLE" not in text and max(map(len, text.splitlines())) <= 120, name
+    for name, place in recipe.FILES.items():
+        path = tmp_path / place.format(key=key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(recipe._filled(name, words))
+        assert "@KEY" not in path.read_text() and "@TITLE" not in path.read_text()
+    shutil.copy(paths.ROOT / "pyproject.toml", tmp_path)
+    call(tmp_path, "-m", "ruff", "check", ".")
+    call(tmp_path, "-m", "ruff", "format", "--check", ".")
 
 
 def test_numbers_are_whole_tens_first_and_rows_are_in_their_order(monkeypatch, tmp_path):
