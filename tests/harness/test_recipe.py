@@ -24,8 +24,7 @@ def tracked():
 
 @pytest.fixture
 def copy(tmp_path):
-    """The repository in another folder, with the runs of seed 0 alone, of which its pages are made: they are read
-    sooner than all."""
+    """The repository in another folder, with the runs of seed 0 alone: they are read sooner than all."""
     root = tmp_path / "plumbline"
     for name in tracked():
         if not name.startswith("results/runs/") or "-s0-" in name:
@@ -35,31 +34,29 @@ def copy(tmp_path):
     return root
 
 
-def call(root, *command, code=0):
-    """What `python -m command` prints there; its exit code is `code`."""
+def call(root, *command):
+    """What python prints there."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PLUMBLINE_", "PYTEST_"))}
     env |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *command], cwd=root, env=env, capture_output=True, text=True)
-    assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert not done.returncode, f"{command}: {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout + done.stderr
 
 
 PLUMBLINE = ("-m", "lib.harness.cli")
 OF_ALL_PAPERS = (  # tests that ask something of every paper, module or page; `sixth` stands in the names of its own
     "sixth or tests_lie or equation or on_the_map or stay_readable or nine_arguments or paths_that or machine_paths or "
-    "in_form or well_formed or resolves_at or headline_has or page_names or costs_and"
+    "in_form or well_formed or resolves_at or headline_has or page_names"
 )
 
 
 @pytest.mark.slow
 def test_a_new_paper_passes_the_checks_and_runs_at_once(copy):
-    call(copy, "-c", "from lib.harness import index\nfor p, t in index.build().items(): p.write_text(t)")
     said = call(copy, *PLUMBLINE, "new", "sixth", "--title", "Sixth: made by a test", "--arxiv", "2401.00001")
     assert "notebooks/60_sixth.ipynb" in said and all((copy / line).is_file() for line in said.split("\n\n")[0].split())
     call(copy, "-m", "ruff", "check", ".")
     call(copy, "-m", "ruff", "format", "--check", ".")
-    assert "results are up to date" in call(copy, *PLUMBLINE, "results", "--check")
-    harness = [f"tests/harness/test_{x}.py" for x in ("presets", "claims", "notebooks", "front", "start")]
+    harness = [f"tests/harness/test_{x}.py" for x in ("presets", "claims", "notebooks", "front")]
     tests = ["tests/test_repo.py", "tests/studies/test_footprints.py", "tests/studies/sixth", *harness]
     call(copy, "-m", "pytest", "-p", "no:xdist", "-m", "not slow", "-k", OF_ALL_PAPERS, *tests)
     assert "sixth smoke seed 0: done" in call(copy, *PLUMBLINE, "run", "sixth", "--preset", "smoke")
@@ -69,8 +66,6 @@ def test_a_new_paper_passes_the_checks_and_runs_at_once(copy):
     card = "from lib.harness import claims, results; c = claims.card('sixth', results.load_runs('sixth'))"
     told = call(copy, "-c", f"{card}; print(*c.claim, *c.verdict, (c.n > 5).all())")
     assert told.split() == ["C1", "C1a", "P1", "N1", *["smoke"] * 4, "True"]
-    again = call(copy, *PLUMBLINE, "new", "sixth", code=2)
-    assert "there is something called 'sixth' already: lib/harness/presets/sixth.py" in again
 
 
 @pytest.mark.parametrize("key, words", [
@@ -106,7 +101,7 @@ def test_the_texts_are_in_form_with_the_shortest_and_the_longest_key(tmp_path, k
         path.write_text(recipe._filled(name, words))
         assert "@KEY" not in path.read_text() and "@TITLE" not in path.read_text()
     shutil.copy(paths.ROOT / "pyproject.toml", tmp_path)
-    call(tmp_path, "-m", "ruff", "check", ".")
+    call(tmp_path, "-m", "ruff", "check", ".", "--config", 'lint.isort.known-first-party = ["lib"]')
     call(tmp_path, "-m", "ruff", "format", "--check", ".")
 
 
