@@ -13,6 +13,7 @@ import typer
 
 from lib.harness import (
     claims,
+    drift,
     fits,
     health,
     index,
@@ -211,6 +212,21 @@ def compare(
     typer.echo(results.compare(take_home.find(run_a), take_home.find(run_b)).text(whole=all_))
 
 
+@app.command("drift")
+@one_sentence
+def drift_(
+    folder: Annotated[Path | None, typer.Option("--runs", help="of fresh runs; what git lacks of results/runs")] = None,
+    paper: Annotated[str, typer.Option(help="one or several, or all")] = "all",
+    preset: Annotated[str, typer.Option(help="small, study or paper")] = "small",
+    markdown: Annotated[bool, typer.Option("--markdown", help="as the summary of a workflow")] = False,
+) -> None:
+    """Fresh runs beside the committed ones: headlines that disagree (exit code 1), numbers that moved."""
+    which = [*claims.PAPERS] if paper in ("", "all") else paper.replace(",", " ").split()
+    found = drift.check(which, preset or "small", folder)
+    typer.echo(drift.text(found, markdown=markdown))
+    raise typer.Exit(not drift.agrees(found))
+
+
 @app.command("results")
 @one_sentence
 def results_(check: Annotated[bool, typer.Option(help="only say whether the pages are up to date")] = False) -> None:
@@ -342,7 +358,7 @@ def presets_(paper: str, preset: str = "small") -> None:
 TASKS = {  # what `plumbline --help` shows together
     "Before a run": ("doctor", "list", "presets", "fits", "power"),
     "Run": ("run", "reproduce", "sweep"),
-    "Results": ("results", "report", "compare", "export"),
+    "Results": ("results", "report", "compare", "drift", "export"),
     "Files": ("notebooks", "taxonomy", "generate"),
 }
 _place = {name: (k, panel) for k, (panel, name) in enumerate((p, n) for p, names in TASKS.items() for n in names)}

@@ -68,10 +68,11 @@ class RunRecord:
         return rows.table(rows.KINDS[kind], path.read_bytes() if path.exists() else None)
 
 
-def load_runs(paper: str | None = None, preset: str | None = None) -> list[RunRecord]:
-    """All runs, oldest first, whatever became of them; folders without a readable manifest are skipped and named."""
+def load_runs(paper: str | None = None, preset: str | None = None, under: Path | None = None) -> list[RunRecord]:
+    """All runs (of another folder than results/runs: `under`), oldest first, whatever became of them; folders without
+    a readable manifest are skipped and named."""
     runs, skipped = [], []
-    for folder in sorted(p for p in paths.RUNS.glob("*") if p.is_dir()):
+    for folder in sorted(p for p in (under or paths.RUNS).glob("*") if p.is_dir()):
         try:
             runs.append(RunRecord(folder))
         except (OSError, ValueError):

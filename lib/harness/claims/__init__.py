@@ -7,6 +7,7 @@ runs, `verdicts` decides; the card of a notebook, the board, the terminal and re
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,8 @@ from lib.harness.claims import attribute_control, lab, mrpo, qdpo, sea, verdicts
 from lib.harness.claims.claim import CLAIM, Claim, metric_of
 from lib.harness.claims.pool import NotRun, Pool
 
-__all__ = ["PAPERS", "Claim", "NotRun", "Pool", "arms_table", "beside", "card", "check", "evaluate",
-           "power", "published", "sentence", "units"]  # fmt: skip
+__all__ = ["PAPERS", "Agreement", "Claim", "NotRun", "Pool", "agreement", "arms_table", "beside", "card", "check",
+           "evaluate", "power", "published", "sentence", "units"]  # fmt: skip
 
 PAPERS = {"qdpo": qdpo, "lab": lab, "attribute_control": attribute_control, "mrpo": mrpo, "sea": sea}
 MOST_HEADLINES = 5
@@ -106,6 +107,26 @@ def beside(paper: str, run, cited: Sequence) -> pd.DataFrame:
         rows.append((c.id, c.statement, row.published, here.value, *row[SHOWN], agrees))
     columns = ["claim", "statement", "published", "this run", "cited", "low", "high", "verdict", "one more seed"]
     return pd.DataFrame(rows, columns=columns)
+
+
+class Agreement(NamedTuple):
+    """How a run's headline claims lie to the cited ones: how many agree, which do not, how many could not be
+    compared."""
+
+    agree: int
+    outside: list[str]
+    open: int
+
+    @property
+    def compared(self) -> int:
+        return self.agree + len(self.outside)
+
+
+def agreement(table: pd.DataFrame) -> Agreement:
+    """What the rows of `beside` come to."""
+    told = table["one more seed"]
+    agree, outside = int((told == "agrees").sum()), list(table.claim[told.str.startswith("outside")])
+    return Agreement(agree, outside, len(table) - agree - len(outside))
 
 
 def power(paper: str, runs: Sequence, seeds: int | None = None) -> pd.DataFrame:
