@@ -21,10 +21,11 @@ ifneq ($(shell test -x $(PY) && cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help reproduce test variants check results report bench lab clean
+.PHONY: help doctor reproduce test variants check results report bench lab clean
 .DEFAULT_GOAL := help
 
 help:
+	@echo 'make doctor      is this machine ready: versions, device, memory'
 	@echo 'make reproduce   run the papers and print the claims   PAPER=all|qdpo|...'
 	@echo '                 PRESET=smoke|small|study|paper SEEDS="0 1 2" JOBS=2 FORCE=1'
 	@echo 'make test        all tests, on the CPU, offline after the install'
@@ -36,6 +37,9 @@ help:
 	@echo '                 PRESET=smoke|small|paper'
 	@echo 'make check       ruff, mypy, rules for notebooks, whether claims and results are true'
 	@echo 'make clean       remove what tools left; not .venv, data/cache or results'
+
+doctor: $(STAMP)
+	@$(VENV)/bin/plumbline doctor
 
 reproduce: $(STAMP)
 	@$(VENV)/bin/plumbline reproduce --paper '$(PAPER)' --preset '$(PRESET)' --seeds '$(SEEDS)' --jobs '$(JOBS)' $(if $(SAFE_FORCE),--force)

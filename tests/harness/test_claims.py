@@ -506,3 +506,9 @@ def test_the_committed_runs_give_the_same_verdicts_by_a_second_reading():
             assert any(half == pytest.approx(h, rel=1e-3) for h in halves), (paper, c.id, half, halves)
             checked += 1
     assert checked >= 3
+
+
+def test_agreement_counts_what_is_beside():
+    told = ["agrees", "outside [0.1, 0.2]", "not run here", "agrees", "nothing cited to compare with"]
+    got = claims.agreement(pd.DataFrame({"claim": list("abcde"), "one more seed": told}))
+    assert got == (2, ["b"], 2) and got.compared == 3
