@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 HOLDERS = ("examples", "data")  # fields under which a JSON object of a whole file keeps its rows
@@ -45,6 +45,14 @@ def read_rows(path: Path | str, what: str = "row", bad: Bad | None = None) -> li
     if bad is not None:
         bad += sorted(found)
     return [(line, row) for line, row in rows if isinstance(row, dict)]
+
+
+def told(names: Iterable[object], most: int = 20) -> str:
+    """Names of fields as a sentence lists them: in one line, the long ones and the many cut; "none" for none."""
+    names = [str(name) for name in names]
+    short = [name if len(name) <= 40 else name[:40] + "..." for name in names[:most]]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(n if n.isprintable() and n else repr(n) for n in short) + more or "none"
 
 
 def _ending(path: Path) -> str:
@@ -177,7 +185,7 @@ def _table(text: str, path: Path, bad: Bad) -> Iterator[tuple[int, dict]]:
     try:
         header = [h.strip() for h in next(reader, [])]
         if len(set(header)) < len(header):
-            raise ValueError(f"{name} line 1 names a column twice: {', '.join(header)}")
+            raise ValueError(f"{name} line 1 names a column twice: {told(header)}")
         line = reader.line_num + 1
         for cells in reader:
             if cells and len(cells) != len(header):
