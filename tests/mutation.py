@@ -47,7 +47,7 @@ TESTS = {  # a folder of lib, or a module -> the tests that may see its mistakes
     "lib/stats.py": ["tests/test_stats.py", "tests/harness/test_coverage.py"],
     "lib/engine/logprobs.py": [
         "tests/engine/test_logprobs.py", "tests/engine/test_objectives.py", "tests/engine/test_head.py",
-        "tests/engine/test_trunk.py", "tests/engine/test_architecture.py", "tests/engine/test_generation.py",
+        "tests/engine/test_trunk.py", "tests/engine/test_architecture.py",
     ],
     "lib/studies/mrpo/exact.py": ["tests/studies/mrpo"],
     "lib/studies/mrpo/convex.py": ["tests/studies/mrpo"],
