@@ -1,4 +1,4 @@
-# Every target installs what it needs into .venv first; `make` alone lists them.
+# Every target installs what it needs into .venv, or the active conda environment, first; `make` alone lists them.
 PAPER  ?= all
 PRESET ?= small
 SEEDS  ?=
@@ -6,7 +6,9 @@ JOBS   ?= 1
 SAMPLE ?= 300
 FORCE  ?=
 
-VENV  := .venv
+# an active conda environment is the one to use, but for conda's base; it is filled and never removed
+CONDA := $(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX))
+VENV  := $(or $(CONDA),.venv)
 PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.plumbline-stamp
 SAFE_FORCE := $(filter-out 0 no false,$(FORCE))
@@ -35,7 +37,7 @@ help:
 	@echo 'make report      the results as one offline page: results/report/index.html'
 	@echo 'make bench       time and memory beside other libraries'
 	@echo '                 PRESET=smoke|small|paper'
-	@echo 'make check       ruff, rules for notebooks, whether claims and results are true'
+	@echo 'make check       ruff, mypy, rules for notebooks, whether claims and results are true'
 	@echo 'make clean       remove what tools left; not .venv, data/cache or results'
 
 reproduce: $(STAMP)
@@ -64,6 +66,7 @@ mutation: $(STAMP)
 check: $(STAMP)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check --quiet .
+	@$(PY) -m mypy
 	@$(VENV)/bin/plumbline notebooks check
 	@$(VENV)/bin/plumbline results --check
 
@@ -80,21 +83,26 @@ lab: $(STAMP)
 	@$(PY) -m jupyterlab --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks  # no call home
 
 clean:
-	rm -rf .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
 	find lib tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # python 3.11 or newer that can make environments: PYTHON if given, else the first that answers
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	@set -e; \
+	if [ -n "$(CONDA)" ]; then \
+	  $(PY) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' || { echo 'The active conda environment needs python 3.11 or newer and pip.' >&2; exit 1; }; \
+	  echo 'Installing into the active conda environment: torch and the rest, 2 to 6 GB ...'; \
+	  $(PY) -m pip install -c constraints.txt -e '.[dev]'; printf '%s' "$(CURDIR)" > $(STAMP); exit 0; \
+	fi; \
 	for p in $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3 python); do \
 	  if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$p; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
 	  echo 'Plumbline needs python 3.11 or newer with its venv module: install it, or name one with make PYTHON=/path/to/python3.' >&2; exit 1; \
 	fi; \
-	if [ -s $(STAMP) ] && [ "$$(cat $(STAMP))" != "$(CURDIR)" ]; then echo 'This .venv was made in another folder: making it again.'; rm -rf $(VENV); fi; \
+	if [ -s $(STAMP) ] && [ "$$(cat $(STAMP))" != "$(CURDIR)" ]; then echo 'This .venv was made in another folder: making it again.'; rm -rf .venv; fi; \
 	rm -f $(STAMP); \
-	if ! $(PY) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then rm -rf $(VENV); "$$found" -m venv $(VENV); fi; \
+	if ! $(PY) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then rm -rf .venv; "$$found" -m venv $(VENV); fi; \
 	echo 'Installing into .venv: torch and the rest, 2 to 6 GB, a few minutes the first time ...'; \
-	$(PY) -m pip install -e '.[dev]'; \
+	$(PY) -m pip install -c constraints.txt -e '.[dev]'; \
 	printf '%s' "$(CURDIR)" > $(STAMP)

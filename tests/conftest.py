@@ -114,17 +114,17 @@ def world(sandbox, tiny_model, byte_tokenizer):
     """MRPO's world at smoke with few prompts."""
     from lib import data
     from lib.harness import paths, presets, results
-    from lib.studies.mrpo import candidates
+    from lib.studies.mrpo import answers
     from lib.studies.mrpo.world import build
 
     cfg = presets.resolve("mrpo", {"PRESET": "smoke", "SEED": 0})
     run = results.start(cfg, notebook="40_mrpo")
-    how = candidates.Draws([0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4)
+    how = answers.Draws(1.0, each=4, max_new_tokens=6, stop_ids=[257], batch=4)
     splits = {}
     for name in ("train", "test"):
         prompts = data.load_prompts(paths.DATA / "prompts.jsonl", name)[:4]
         ids = data.encode(byte_tokenizer, prompts)
-        splits[name] = candidates.sample(tiny_model, byte_tokenizer, prompts, ids, how, seed=0)
+        splits[name] = answers.sample(tiny_model, byte_tokenizer, prompts, ids, how, seed=0).candidates
     return build(cfg, run, tiny_model, byte_tokenizer, splits, stop_ids=[257])
 
 

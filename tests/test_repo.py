@@ -2,6 +2,7 @@
 files."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -161,6 +162,50 @@ def test_environment_installs_this_repository_and_nothing_else():
     assert wanted == ["- python=3.11", "- pip", "- pip:", "- -e .[dev]"]
 
 
+def test_the_lock_covers_what_is_declared():
+    """constraints.txt: one exact version a package, for everything that pyproject.toml names but torch, and within what
+    it allows; no place on a disk and no build for one kind of machine."""
+    from packaging.requirements import Requirement
+
+    lines = [x for x in (ROOT / "constraints.txt").read_text().splitlines() if not x.startswith("#")]
+    assert lines and all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)
+    locked = {normal(name).replace(".", "-"): version for name, version in (line.split("==") for line in lines)}
+    assert len(locked) == len(lines) and "torch" not in locked
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = [*PROJECT["project"]["dependencies"], *extras["dev"], *extras["bench"], *extras["teachers"]]
+    for requirement in map(Requirement, wanted):
+        if (name := normal(requirement.name)) not in ("torch", "plumbline"):
+            assert locked[name] in requirement.specifier, f"{name} {locked[name]} for {requirement}"
+
+
+def test_make_installs_by_the_lock_and_into_an_active_conda_environment(tmp_path):
+    """What make would do, from its dry run: .venv with the lock; conda's active environment but not its base."""
+    make = lambda **env: subprocess.run(  # noqa: E731
+        ["make", "-n", "check"], cwd=tmp_path, capture_output=True, text=True, env={"PATH": os.environ["PATH"]} | env
+    ).stdout  # fmt: skip
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    plain, base = make(), make(CONDA_PREFIX="conda", CONDA_DEFAULT_ENV="base")
+    assert plain == base and ".venv/bin/python -m pip install -c constraints.txt -e '.[dev]'" in plain
+    inside = make(CONDA_PREFIX="conda/envs/mine", CONDA_DEFAULT_ENV="mine")
+    assert "conda/envs/mine/bin/python -m pip install -c constraints.txt -e '.[dev]'" in inside
+    assert ".venv/bin/python" not in inside and "conda/envs/mine/bin/python -m ruff" in inside
+    assert "rm -rf conda" not in inside
+
+
+def test_the_citation_names_the_papers_of_the_readme():
+    import yaml
+
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["cff-version"] == "1.2.0" and {"message", "title", "authors"} <= set(cited)
+    assert cited["version"] == PROJECT["project"]["version"] and cited["license"] == PROJECT["project"]["license"]
+    links = re.findall(r"^\| \[.*?\]\((https://arxiv.org/abs/[\d.]+)\)", (ROOT / "README.md").read_text(), re.M)
+    assert [r["url"] for r in cited["references"]] == links and len(links) == 5
+    for r in cited["references"]:
+        assert {"type", "title", "authors"} <= set(r) and r["authors"]
+        assert r["identifiers"][0]["value"] == "arXiv:" + r["url"].rpartition("/")[2]
+
+
 @pytest.mark.parametrize("module", [m for m, p in MODULES.items() if p.name != "__init__.py"])
 def test_every_module_has_its_tests(module):
     """lib/engine/models.py -> tests/engine/test_models*.py, or the tests of its folder as a whole,
@@ -204,6 +249,85 @@ def test_what_the_readme_shows_of_python_runs_as_it_stands():
     there = {}
     exec(block, there)
     assert there["losses"].dpo(*(there[x] for x in ("pi_w", "pi_l", "ref_w", "ref_l")), beta=0.1).loss.shape == (1,)
+
+
+RECIPES = dict(re.findall(r"\n\*\*(.*?)\*\*[^`]*?\n\n```python\n(.*?)```", (ROOT / "lib/README.md").read_text(), re.S))
+
+
+def test_recipes_are_short_and_import_what_the_packages_offer():
+    """At most 15 lines each; `package.name` stands in the package's `__all__`."""
+    assert len(RECIPES) == 5 == (ROOT / "lib/README.md").read_text().count("```python")
+    for title, code in RECIPES.items():
+        lines = [line for line in code.splitlines() if line.strip()]
+        assert len(lines) <= 15 and max(map(len, lines)) <= 120, f"{title}: {len(lines)} lines"
+        for package, name in re.findall(r"\b(\w+)\.(\w+)\b", code):
+            if (init := ROOT / "lib" / package / "__init__.py").exists():
+                assert f'"{name}"' in init.read_text(), f"{title}: {package}.{name} is not in __all__"
+
+
+def recipe(title: str) -> dict:
+    """The names that a recipe of lib/README.md leaves behind, run in this folder as it stands."""
+    there = {}
+    exec(RECIPES[title], there)
+    return there
+
+
+def test_recipe_a_loss_of_your_own():
+    """The curve falls, and its first value is IPO's by hand: policy and primary are one model there."""
+    there = recipe("A loss of your own")
+    (w, l), curve = there["refs"].double().unbind(-1), there["curve"]
+    assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
+    # both references within 10 % of the primary (adaptive windows sum to 0.1), then the weighted harmonic mean
+    share = w.abs().mean(1) / (w.abs().mean(1) + l.abs().mean(1))
+    ref = []
+    for side, e in ((w, 0.1 * share), (l, 0.1 - 0.1 * share)):
+        first, second = side[:, 0], side[:, 1]
+        second = second.clamp((1 + e) * first, (1 - e) * first)
+        ref.append(-(0.8 / first.exp() + 0.2 / second.exp()).log())
+    ipo = (w[:, 0] - l[:, 0] - ref[0] + ref[1] - 1 / (2 * 0.1)) ** 2
+    assert curve[0]["loss"] == pytest.approx(ipo.mean().item(), rel=1e-3)
+
+
+def test_recipe_awq_and_the_tokens_it_flips():
+    there = recipe("AWQ, and the tokens it flips")
+    flips, tokens = (there["measured"][k].sum() for k in ("flips", "tokens"))
+    assert 0 < flips < tokens == sum(map(len, there["answers"])) == len(there["forced"].kl)
+    assert there["forced"].kl.min() >= -1e-6 and there["forced"].kl.mean() > 1e-3
+
+
+def test_recipe_eight_samples_a_prompt():
+    """Sixteen answers, not one answer eight times, whose log-probabilities a second pass over them gives too."""
+    from lib import scoring
+
+    there = recipe("Eight samples a prompt")
+    done, prompts = there["done"], there["data"].encode(there["tokenizer"], there["asked"])
+    assert len(done) == 16 and all(len({tuple(c.tokens) for c in done[i : i + 8]}) > 4 for i in (0, 8))
+    for i, prompt in enumerate(prompts):
+        branches = [[c.tokens] for c in done[8 * i : 8 * i + 8]]
+        again = scoring.completion_logprobs(there["model"], [prompt], *branches, batch=1)[0].tolist()
+        assert [sum(c.logprobs) for c in done[8 * i : 8 * i + 8]] == pytest.approx(again, abs=1e-3)
+
+
+def test_recipe_success_rates_for_a_classifier():
+    """R tells after the last token which answers satisfied the classifier, and began at one half for all."""
+    import math
+
+    there = recipe("Success rates for a classifier")
+    last, fine = [], there["fine"]
+    for k in range(64):
+        last.append(there["success"][there["packed"].branch == k][-1].item())
+    good, bad = ([r for r, f in zip(last, fine.tolist()) if f == which] for which in (1.0, 0.0))
+    assert len(good) > 5 and len(bad) > 5
+    assert sum(g > b for g in good for b in bad) / (len(good) * len(bad)) > 0.9
+    assert there["curve"][0] == pytest.approx(math.log(2), rel=1e-5) and there["curve"][-1] < 0.5
+
+
+def test_recipe_a_taxonomy_to_rows(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    there = recipe("A taxonomy to rows")
+    rows, leaves = there["rows"], {leaf.path for leaf in there["leaves"]}
+    assert len(rows) >= 4 and {row["leaf"] for row in rows} == leaves
+    assert all([m["role"] for m in row["messages"]][-2:] == ["user", "assistant"] for row in rows)
 
 
 @pytest.mark.parametrize(

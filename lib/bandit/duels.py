@@ -50,7 +50,8 @@ class Ensemble(nn.Module):
 
     def distance(self) -> Tensor:
         """Squared distance of each head to its own start, (worlds K,)."""
-        return sum((p - s).square().flatten(1).sum(1) for p, s in zip(self.parameters(), self.start))
+        each = ((p - s).square().flatten(1).sum(1) for p, s in zip(self.parameters(), self.start))
+        return sum(each, torch.zeros(()))
 
 
 def reward_loss(chosen: Tensor, rejected: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -56,6 +56,7 @@ class World(Protocol):
     """
 
     worlds: int
+    dim: int  # of the features
 
     def draw(self, n: int) -> list[int]: ...
     def propose(self, prompts: list[int], n: int, source: str) -> Candidates: ...
@@ -156,7 +157,8 @@ class Agent:
     def _rewards(self, c: Candidates) -> Tensor:
         """What the heads think of the candidates, (K, B, N); all of them the true rewards where the method is told."""
         if self.method.taught == "truth":
-            return self.world.true(c).expand(self.cfg.heads, -1, -1)
+            known: Any = self.world  # an exact one: no other has true rewards
+            return known.true(c).expand(self.cfg.heads, -1, -1)
         with torch.no_grad():
             return self.heads(c.features.float())
 
@@ -216,7 +218,8 @@ class Agent:
             return {}
         for _ in range(self.cfg.heads_steps):
             pairs, mask = self.buffer.sample(self.cfg.heads_batch, self.generator)
-            loss = bandit.reward_loss(*self.heads(pairs).unbind(-1), mask) + bandit.anchor(
+            chosen, rejected = self.heads(pairs).unbind(-1)
+            loss = bandit.reward_loss(chosen, rejected, mask) + bandit.anchor(
                 self.heads, weight=self.cfg.anchor, seen=self.buffer.seen
             )
             self.optimizer.zero_grad(set_to_none=True)

@@ -189,7 +189,8 @@ class Nado(nn.Module):
         gradient."""
         with torch.no_grad():
             if self.style != "nado":
-                return soft_weight(*self(hidden), success, delta=delta, floor=floor)
+                log_r, log_not = self(hidden)
+                return soft_weight(log_r, log_not, success, delta=delta, floor=floor)
             f, v = self._read(hidden)
             return _Weights(self._logits(f), v, success.to(v.dtype)[:, None], delta, floor)
 
@@ -262,6 +263,30 @@ def prefix_bce(
     each = -(c * picked[0] + (1 - c) * picked[1])
     w = torch.ones_like(each) if weight is None else weight[branch].to(each.dtype)
     return (w * each).sum() / w.sum()
+
+
+def learn(
+    nado: Nado, hidden: Tensor, target: Tensor, branch: Tensor, labels: Tensor, *, steps: int, lr: float
+) -> list[float]:
+    """Teach R a classifier's verdicts by Adam on `prefix_bce` alone, all tokens in a batch; the loss before each step.
+
+    hidden (M, D), target (M,), branch (M,) as `engine.hidden_states` and `engine.pack` give them; labels (B,) in
+    [0, 1]. ValueError where all labels are equal: R would be a constant. What a study adds: `consistency`,
+    `importance`.
+    """
+    if not 0 <= labels.min() < labels.max() <= 1:
+        raise ValueError(
+            "labels lie in 0 .. 1 and some answers must satisfy the classifier and some not; "
+            f"given {labels.min():.3g} to {labels.max():.3g}"
+        )
+    optimizer, curve = torch.optim.Adam(nado.parameters(), lr=lr), []
+    for _ in range(steps):
+        loss = prefix_bce(nado(hidden, target), branch, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        curve.append(loss.item())
+    return curve
 
 
 def followers(branch: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ V^i in base V, so every probability is a table: log p(v | prefix) (V^i, V) for i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
@@ -202,13 +203,11 @@ def learned(
         rows = stack([z[i][at[i]] for i in range(length)])
         every = torch.nn.functional.logsigmoid(rows), torch.nn.functional.logsigmoid(-rows)
         target = stack([at[i + 1] % v for i in range(length)])
-        picked = tuple(x.gather(1, target[:, None])[:, 0] for x in every)
-        loss = constraint.prefix_bce(picked, branch, labels)
+        yes, no = (x.gather(1, target[:, None])[:, 0] for x in every)
+        loss = constraint.prefix_bce((yes, no), branch, labels)
         if weight:
-            expected = expected_success(log_p, every)
-            loss = loss + weight * constraint.consistency(
-                tuple(x[at_one + 1] for x in expected), tuple(x[at_one] for x in picked)
-            )
+            e, n = expected_success(log_p, every)
+            loss = loss + weight * constraint.consistency((e[at_one + 1], n[at_one + 1]), (yes[at_one], no[at_one]))
         _step(optimizer, loss)
     r = [x.detach().sigmoid().flatten() for x in z]
     return [(tables[0].exp() * r[0]).sum().view(1), *r]
@@ -222,11 +221,8 @@ def steered_tables(tables: Tables, r: Sequence[Tensor], *, delta: float, floor: 
 def error(r: Sequence[Tensor], true: Sequence[Tensor], tables: Tables) -> float:
     """Root mean square of R - true R over the prefixes of one token and more, as often as the model writes them."""
     mass = prefixes(answers(tables).exp(), [*tables, answers(tables)[:, None]])[1:]
-    return (
-        (sum((m * (a - b).square()).sum() for m, a, b in zip(mass, r[1:], true[1:])) / sum(m.sum() for m in mass))
-        .sqrt()
-        .item()
-    )
+    off = sum((m * (a - b).square()).sum().item() for m, a, b in zip(mass, r[1:], true[1:]))
+    return math.sqrt(off / sum(m.sum().item() for m in mass))
 
 
 def reinforced(w: World, *, beta: float) -> Tensor:

@@ -186,10 +186,9 @@ def _tldr(row: dict) -> Read:
     prompt, summaries = tldr_prompt(row["info"]), row["summaries"]
     if not isinstance(summaries, (list, tuple)) or len(summaries) != 2:
         raise Unusable("summaries are two")
-    answers = [s.get("text") if isinstance(s, dict) else s for s in summaries]
-    return _pair(
-        prompt, *answers, ("summaries[0].text", "summaries[1].text"), one_of(row["choice"], "choice", (0, 1)) == 0
-    )
+    first, second = (s.get("text") if isinstance(s, dict) else s for s in summaries)
+    chosen = one_of(row["choice"], "choice", (0, 1)) == 0
+    return _pair(prompt, first, second, ("summaries[0].text", "summaries[1].text"), chosen)
 
 
 def _arena(row: dict) -> Read:

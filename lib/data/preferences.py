@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lib.data.dialogues import Messages, Unusable, as_text
-from lib.data.preference_forms import FORMS, HELPSTEER, Form, extreme, given, lacking, scored
+from lib.data.preference_forms import FORMS, HELPSTEER, extreme, given, lacking, scored
 from lib.data.rows import told
 from lib.data.sources import Place
 
@@ -45,7 +45,7 @@ def form_of(rows: Sequence[dict], forms: Sequence, name: str, what: str):
     return forms[best]
 
 
-def _by_row(rows: Sequence[tuple[Place, dict]], form: Form) -> tuple[list[tuple[Place, Comparison]], Dropped]:
+def _by_row(rows: Sequence[tuple[Place, dict]], form: Any) -> tuple[list[tuple[Place, Comparison]], Dropped]:
     out, dropped = [], []
     for line, row in rows:
         try:

@@ -32,6 +32,9 @@ class Prompt(NamedTuple):
     turns: Messages = ()
 
 
+Asked = Prompt | str | Sequence[dict[str, str]]  # how a person may give a prompt
+
+
 class Pair(NamedTuple):
     """A prompt with the answer to prefer and the answer to avoid, as token ids."""
 
@@ -112,7 +115,7 @@ def _asked(row: dict) -> Messages:
     if given(row, "info"):
         return tldr_prompt(row["info"])
     form = next((f for f in FORMS if f.read and not lacking(row, f.fields)), None)
-    if form is not None:
+    if form is not None and form.read is not None:
         return question(form.read(row)[0])
     return question(prompt_of(row)) if not lacking(row, ("prompt",)) else ()
 
@@ -171,9 +174,38 @@ def chat(tokenizer, turns: Sequence[dict[str, str]]) -> list[int]:
     return list(tokenizer.apply_chat_template(list(turns), add_generation_prompt=True, return_dict=False))
 
 
-def encode(tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Token ids of each prompt as `chat` gives them."""
-    return [chat(tokenizer, p.turns or [message("user", p.text)]) for p in prompts]
+def encode(tokenizer, prompts: Sequence[Asked]) -> list[list[int]]:
+    """Token ids of each prompt as `chat` gives them: a `Prompt`, the user's text, or messages {"role", "content"}.
+
+    ValueError for anything else, one text that stands alone among it.
+    """
+    if isinstance(prompts, str):
+        raise ValueError(f"prompts come in a list, given one text: write [{prompts[:40]!r}]")
+    return [chat(tokenizer, _turns(p, f"prompts[{i}]")) for i, p in enumerate(prompts)]
+
+
+def _turns(prompt: Asked, place: str) -> Messages:
+    if isinstance(prompt, Prompt):
+        return prompt.turns or (message("user", prompt.text),)
+    if isinstance(prompt, str):
+        return (message("user", prompt),)
+    return messages(prompt, place)
+
+
+def encode_pairs(tokenizer, pairs: Sequence[tuple[Asked, str, str]], *, end: int) -> list[Pair]:
+    """Pairs as token ids, of (prompt, chosen, rejected) or a `Comparison`; `end` closes each answer
+    (`models.end_of_turn`).
+
+    ValueError, naming the pair, where two answers are the same tokens: nothing is preferred there.
+    """
+    ids, out = encode(tokenizer, [prompt for prompt, _, _ in pairs]), []
+    for i, (x, (_, *answers)) in enumerate(zip(ids, pairs)):
+        w, l = ([*tokenizer.encode(a, add_special_tokens=False), end] for a in answers)
+        tau = first_divergence(w, l)
+        if tau is None:
+            raise ValueError(f"pairs[{i}]: both answers are {answers[0]!r} to the tokenizer: one cannot be preferred")
+        out.append(Pair(str(i), x, w, l, tau))
+    return out
 
 
 def agreement_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -6,7 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lib.data import passages, preference_forms
 from lib.data.dialogues import Unusable
@@ -21,7 +21,7 @@ LONGEST = 200_000  # characters: some fifty thousand tokens, more than any model
 BESIDE = ("id", "category", "split", "system")  # columns that are read as they are beside mapped ones
 NONE = ("", "none")
 Rows = Sequence[tuple[Place, dict]]
-Made = tuple[list[tuple[Place, object]], Dropped, str]  # what was made, what was dropped, the form's name
+Made = tuple[Sequence[tuple[Place, object]], Dropped, str]  # what was made, what was dropped, the form's name
 
 
 class Kind(NamedTuple):
@@ -101,18 +101,23 @@ def read(
             dropped.append((place, Unusable(f"has {n} characters, more than {longest}", harmless=True)))
         else:
             rows.append((place, row))
-    form = ""
-    if rows:
-        out, more, form = kind.make(rows, found.name)
-        dropped += more
-    else:
-        out = []
-    return _checked(found, kind.name, form, *_once(out, dropped), limit)
+    made, more, form = kind.make(rows, found.name) if rows else ([], [], "")
+    out, dropped = _once(made, dropped + more)
+    return _checked(found, kind.name, form, out, dropped, limit)
 
 
-def read_sets(sources: Sequence[str], kind: str, folder: Path | str, **how) -> dict[str, Read]:
+def read_sets(
+    sources: Sequence[str],
+    kind: str,
+    folder: Path | str,
+    *,
+    columns: str = "none",
+    limit: float = LIMIT,
+    longest: int = LONGEST,
+) -> dict[str, Read]:
     """`read` of each source but "none"."""
-    return {s: read(s, kind, folder=folder, **how) for s in sources if s != "none"}
+    how: dict[str, Any] = dict(columns=columns, limit=limit, folder=folder, longest=longest)
+    return {s: read(s, kind, **how) for s in sources if s != "none"}
 
 
 def load_pairs(source: Path | str, *, limit: float = LIMIT) -> Read:
@@ -226,7 +231,7 @@ def _size(value: object) -> int:
     return sum(map(_size, value)) if isinstance(value, (list, tuple)) else 0
 
 
-def _once(out: list[tuple[Place, object]], dropped: Dropped) -> tuple[list[tuple[Place, object]], Dropped]:
+def _once(out: Sequence[tuple[Place, object]], dropped: Dropped) -> tuple[list[tuple[Place, object]], Dropped]:
     """Each thing once; of prompts also each id."""
     seen: dict[str, Place] = {}
     ids: dict[str, Place] = {}

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 HOLDERS = ("examples", "data")  # fields under which a JSON object of a whole file keeps its rows
 KINDS = {type(None): "null", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
@@ -28,6 +29,7 @@ def read_rows(path: Path | str, what: str = "row", bad: Bad | None = None) -> li
     if not path.is_file():
         raise FileNotFoundError(f"no file of {what}s at {path}")
     found: Bad = []
+    rows: list[tuple[int, Any]]
     if _ending(path) == ".parquet":
         rows = _parquet(path)
     else:
@@ -49,9 +51,9 @@ def read_rows(path: Path | str, what: str = "row", bad: Bad | None = None) -> li
 
 def told(names: Iterable[object], most: int = 20) -> str:
     """Names of fields as a sentence lists them: in one line, the long ones and the many cut; "none" for none."""
-    names = [str(name) for name in names]
-    short = [name if len(name) <= 40 else name[:40] + "..." for name in names[:most]]
-    more = f" and {len(names) - most} more" if len(names) > most else ""
+    words = [str(name) for name in names]
+    short = [word if len(word) <= 40 else word[:40] + "..." for word in words[:most]]
+    more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(n if n.isprintable() and n else repr(n) for n in short) + more or "none"
 
 

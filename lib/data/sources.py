@@ -67,7 +67,9 @@ def _folder(path: Path, what: str) -> Found:
     ]
     if not files:
         raise ValueError(f"the folder {path} holds no file of {', '.join(ENDINGS)}")
-    rows, bad, h = [], [], hashlib.sha256()
+    h = hashlib.sha256()
+    rows: list[tuple[Place, dict]] = []
+    bad: list[tuple[Place, str]] = []
     for file in files:
         one = find(file, what=what)
         told = f"{file.relative_to(path)} {one.unit}"
@@ -107,7 +109,8 @@ def _dataset(source: str, name: str, config: str | None, split: str, revision: s
 
 
 def _listed(table, name: str) -> Found:
-    rows, h = [], hashlib.sha256()
+    h = hashlib.sha256()
+    rows: list[tuple[Place, dict]] = []
     for n, row in enumerate(_each(table), 1):
         rows.append((n, row))
         h.update(json.dumps(row, default=str, ensure_ascii=False).encode("utf-8", "replace"))

@@ -78,7 +78,7 @@ def _split(text: str, within: str, *, marks: bool = False) -> list[str]:
         else:
             if marks and not c.isspace() and c != BREAK:
                 out.append(c)
-            open_ = None
+            open_ = False
     return out
 
 

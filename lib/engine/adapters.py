@@ -60,7 +60,7 @@ def targets(model, *, blocks: int, names: Sequence[str] | None) -> list[str]:
     found = [n for n, own in there.items() if names is None or own in names]
     if not found:
         raise ValueError(
-            f"no linear layer of the last {blocks} blocks is called {','.join(names)}; there are "
+            f"no linear layer of the last {blocks} blocks is called {','.join(names or ['anything'])}; there are "
             f"{sorted(set(there.values()))}"
         )
     return found

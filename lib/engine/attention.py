@@ -7,7 +7,7 @@ head, so the fused kernels of torch read each key once, on CPU and on CUDA alike
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -15,18 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.engine.cuts import Cut, Part
+
 NAME = "plumbline"
 # keys up to which a CPU's gradient takes plain products: half the time of the fused one at 100 keys, equal at 250
 SHORT = 192
 
 
 class Layout(NamedTuple):
-    """Who may see whom, (B, 1, Q, K) bool; positions of queries (B, Q) and keys (B, K); masks that layers have in
-    common, as they are added to the scores."""
+    """Who may see whom, (B, 1, Q, K) bool; positions of queries (B, Q) and keys (B, K); the rows in parts; masks that
+    layers have in common, as they are added to the scores."""
 
     mask: Tensor
     query: Tensor
     key: Tensor
+    cut: Cut | None
     added: dict[tuple, tuple[Tensor, Tensor]]
 
 
@@ -34,9 +37,10 @@ _LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
 
 
 @contextmanager
-def layout(mask: Tensor, query: Tensor, key: Tensor, *, model):
+def layout(mask: Tensor, query: Tensor, key: Tensor, *, model, cut: Cut | None = None):
     """A forward of `model` whose slots are no plain sequence: mask (B, 1, Q, K) bool, who may see whom at all; query
-    (B, Q) and key (B, K), their positions. Gives the `attention_mask` to call the model with.
+    (B, Q) and key (B, K), their positions; cut, the same rows in parts. Gives the `attention_mask` to call the model
+    with.
 
     With our attention whatever a layer restricts further (a sliding window, a chunk) counts in positions, not in slots.
     For sdpa and eager the mask is all that the layers get; ValueError for an attention that reads no such mask.
@@ -45,9 +49,22 @@ def layout(mask: Tensor, query: Tensor, key: Tensor, *, model):
     if kind != NAME:
         yield _handed(mask, kind, model)
         return
-    token = _LAYOUT.set(Layout(mask, query, key, {}))
-    try:  # a mask of two axes: without any, transformers would take restarting positions for sequences of its own
+    with _within(Layout(mask, query, key, cut, {})):
+        # a mask of two axes: without any, transformers would take restarting positions for sequences of its own
         yield torch.ones(mask.shape[0], mask.shape[-1], dtype=torch.bool, device=mask.device)
+
+
+def again() -> tuple:
+    """For a checkpointed block (`torch.utils.checkpoint`): contexts of its forward and of the forward that is done
+    again, which finds the layout of the first."""
+    return nullcontext(), _within(_LAYOUT.get())
+
+
+@contextmanager
+def _within(here: Layout | None):
+    token = _LAYOUT.set(here)
+    try:
+        yield
     finally:
         _LAYOUT.reset(token)
 
@@ -134,21 +151,48 @@ def _few_keys(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sc
     return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
 
 
-def _added(mask: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
-    """A mask (B, 1, Q, K) as it is added to the scores (B, H, groups Q, K) of folded queries; inside a `layout` made
-    once for all layers that have the mask in common."""
+def _added(mask: Tensor, groups: int, dtype: torch.dtype, part: Part | None = None) -> Tensor:
+    """A mask (B, 1, Q, K), or a part's share of it, as it is added to the scores (B, H, groups Q, K) of folded
+    queries; inside a `layout` made once for all layers that have the mask in common."""
     here = _LAYOUT.get()
     known = {} if here is None else here.added
-    key = (id(mask), groups, dtype)
+    key = (id(mask), id(part), groups, dtype)
     if key not in known:
-        if mask.dtype == torch.bool:
-            zero = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
-            added = zero.masked_fill_(~mask, torch.finfo(dtype).min)
-        else:
-            added = mask
-        folded = added.expand(-1, groups, -1, -1).reshape(len(mask), 1, groups * mask.shape[2], mask.shape[3])
+        added = mask if part is None else part.mask(mask)
+        if added.dtype == torch.bool:
+            zero = torch.zeros(added.shape, dtype=dtype, device=mask.device)
+            added = zero.masked_fill_(~added, torch.finfo(dtype).min)
+        n, _, q, k = added.shape
+        folded = added.expand(-1, groups, -1, -1).reshape(n, 1, groups * q, k)
         known[key] = (mask, folded)  # the mask is kept: another could come to its id
     return known[key][1]
+
+
+def _folded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """Attention of folded queries (B, H, groups Q, D), by whichever kernel is quickest here."""
+    if query.device.type != "cpu" or key.shape[2] > SHORT:
+        return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return (_Short.apply if learns else _few_keys)(query, key, value, mask, scale)
+
+
+def _apart(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float | None, cut: Cut) -> Tensor:
+    """`grouped_attention` of rows in parts, each of which sees the keys of its own alone."""
+    b, h, q, d = query.shape
+    heads = key.shape[1]
+    flat_q, flat_k, flat_v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # (B L, heads, D)
+    out = []
+    for part in cut.parts:
+        (n, t), k = part.query.shape, part.key.shape[1]
+        own = flat_q.index_select(0, part.query.flatten()).view(n, t, heads, h // heads, d)
+        folded = own.permute(0, 2, 3, 1, 4).reshape(n, heads, -1, d)
+        keys, values = (
+            x.index_select(0, part.key.flatten()).view(n, k, heads, -1).transpose(1, 2) for x in (flat_k, flat_v)
+        )
+        got = _folded(folded, keys, values, _added(mask, h // heads, query.dtype, part), scale)
+        out.append(got.view(n, heads, h // heads, t, -1).permute(0, 3, 1, 2, 4).reshape(n * t, h, -1))
+    return torch.cat(out).index_select(0, cut.back).view(b, q, h, -1).transpose(1, 2)
 
 
 def grouped_attention(
@@ -156,23 +200,19 @@ def grouped_attention(
 ) -> Tensor:
     """softmax(q k^T scale + mask) v, query (B, H, Q, D), key and value (B, H/G, K, D) -> (B, H, Q, D).
 
-    mask (B or 1, 1, Q, K), bool (True: allowed) or additive; `causal` (Q = K) only without one.
+    mask (B or 1, 1, Q, K), bool (True: allowed) or additive; `causal` (Q = K) only without one. Inside a `layout` that
+    knows its rows in parts a CPU attends part by part.
     """
     b, h, q, d = query.shape
-    groups = h // key.shape[1]
-    few = query.device.type == "cpu" and key.shape[2] <= SHORT
-    if groups == 1 and not few:
+    groups, on_cpu, here = h // key.shape[1], query.device.type == "cpu", _LAYOUT.get()
+    if on_cpu and here is not None and here.cut is not None and mask is not None and mask.shape == here.mask.shape:
+        return _apart(query, key, value, mask, scale, here.cut)
+    if groups == 1 and not (on_cpu and key.shape[2] <= SHORT):
         return F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=scale)
     if mask is None and causal:
         mask = torch.ones(q, key.shape[2], dtype=torch.bool, device=query.device).tril()[None, None]
-    folded = query.reshape(b, h // groups, groups * q, d)
     mask = mask if mask is None else _added(mask, groups, query.dtype)
-    if not few:
-        return F.scaled_dot_product_attention(folded, key, value, mask, scale=scale).view(b, h, q, d)
-    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    return (_Short.apply if learns else _few_keys)(folded, key, value, mask, d**-0.5 if scale is None else scale).view(
-        b, h, q, d
-    )
+    return _folded(query.reshape(b, h // groups, groups * q, d), key, value, mask, scale).view(b, h, q, -1)
 
 
 def scored_attention(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -102,7 +102,7 @@ def generate(
     check_rows(model, prompts, new_tokens=max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     plan = [order[i : i + batch] for i in range(0, len(order), batch)]
-    out: list[Completion | None] = [None] * (len(prompts) * n)
+    out: list[Any] = [None] * (len(prompts) * n)
     draw_ = partial(draw, temperature=sampling.temperature, generator=sampling.generator, top_p=sampling.top_p)
     seen: list[Tensor] = []
     hook = (
@@ -130,7 +130,7 @@ def generate(
     return out
 
 
-def recorded(done: Sequence[Completion]) -> list[Tensor]:
+def recorded(done: Sequence[Any]) -> list[Tensor]:
     """What the watched block gave for one prompt and each of its answers: [(P, D), (T, D), ...], as `trunk.states` has
     it."""
     return [done[0].states[0], *(c.states[1] for c in done)]
@@ -141,7 +141,8 @@ class _Slots:
     which position, (B, slots)."""
 
     def __init__(self, layers: int, owner: Tensor, position: Tensor, capacity: int):
-        self.keys, self.values = [None] * layers, [None] * layers
+        self.keys: list[Any] = [None] * layers  # a tensor from its layer's first update on
+        self.values: list[Any] = [None] * layers
         self.owner, self.position, self.used, self.capacity = owner, position, owner.shape[1], capacity
 
     def update(self, key: Tensor, value: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
@@ -282,9 +283,18 @@ def _batch(model, prompts, n, max_new_tokens, stop, draw_, head, seen: list[Tens
     return [[completion(r, *candidate) for candidate in d] for r, d in enumerate(done)]
 
 
-def generate_cached(model, prompts: Sequence[Sequence[int]], **settings) -> list[list[int]]:
+def generate_cached(
+    model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    batch: int,
+    track: Callable = lambda it, desc: it,
+) -> list[list[int]]:
     """Token ids of greedy answers, computed once per (weights, prompts, settings, dtype, device) and kept in
     data/cache."""
+    settings: dict[str, Any] = dict(max_new_tokens=max_new_tokens, stop_ids=stop_ids, batch=batch)
     key = {
         "code": 3,  # raise it when greedy tokens can change
         "weights": fingerprint(model),
@@ -293,6 +303,6 @@ def generate_cached(model, prompts: Sequence[Sequence[int]], **settings) -> list
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "prompts": [list(p) for p in prompts],
-        "settings": {k: v for k, v in settings.items() if k != "track"},
+        "settings": settings,
     }
-    return cached("greedy", key, lambda: [c.tokens for c in generate(model, prompts, **settings)])
+    return cached("greedy", key, lambda: [c.tokens for c in generate(model, prompts, track=track, **settings)])

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.engine import sharding
+from lib.engine import attention, sharding
 from lib.quantization.blocks import decoder_blocks
 from lib.quantization.ste import straight_through
 
@@ -29,12 +29,12 @@ def check_gradients(named: Iterable[tuple[str, Tensor]], where: str) -> Tensor:
 
     Asked before a step: a finite loss may have a gradient that is none, and Adam would keep it for ever.
     """
-    named = [(name, p) for name, p in named if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for _, p in named])
+    grads = {name: p.grad for name, p in named if p.grad is not None}
+    norm = nn.utils.get_total_norm(list(grads.values()))
     if not torch.isfinite(norm):
-        bad = [name for name, p in named if not torch.isfinite(p.grad).all()]
+        bad = [name for name, g in grads.items() if not torch.isfinite(g).all()]
         what = (
-            f"the gradient of {bad[0]} is not finite ({len(bad)} of {len(named)} are)"
+            f"the gradient of {bad[0]} is not finite ({len(bad)} of {len(grads)} are)"
             if bad
             else (f"the gradients are finite and their norm is {norm.item()}")
         )
@@ -49,7 +49,7 @@ class Full:
     layer's at a time: 16 bytes a weight less there, at the price of moving 6 a step.
     """
 
-    def __init__(self, weight: Tensor, quantizer: Quantizer | None, *, host: bool = False):
+    def __init__(self, weight: Tensor, quantizer: Quantizer | None = None, *, host: bool = False):
         self.quantizer, self.device, self.host = quantizer, weight.device, host
         master = weight.detach().float().clone() if quantizer else dithered(weight)
         self.parameters = [nn.Parameter(master.cpu() if host else master)]
@@ -67,8 +67,11 @@ class LoRA:
     """Q(W + (alpha / r) B A): the adapter sits before the quantizer, W stays frozen. B starts at 0, A as in arXiv
     2106.09685. An adapter beside a weight that is not quantized again is `lib.engine.adapters`."""
 
-    def __init__(self, weight: Tensor, quantizer: Quantizer, *, rank: int, alpha: float, generator: torch.Generator):
-        self.quantizer, self.scale, self.rows = quantizer, alpha / rank, None
+    def __init__(
+        self, weight: Tensor, quantizer: Quantizer | None, *, rank: int, alpha: float, generator: torch.Generator
+    ):
+        self.quantizer, self.scale = quantizer, alpha / rank
+        self.rows: slice | None = None
         self.base = weight.detach().clone()
         out_features, in_features = weight.shape
         bound = 1 / math.sqrt(in_features)  # kaiming_uniform(a=sqrt(5)), what peft uses
@@ -152,7 +155,7 @@ class Latent:
             if isinstance(self.latents[name], LoRA):
                 self.latents[name].divided(linears[name].weight)
         self.parameters = [p for latent in self.latents.values() for p in latent.parameters]
-        self.gradients = {name: None for name in linears}
+        self.gradients: dict[str, Any] = {name: None for name in linears}
         self.sync()
 
     @torch.no_grad()
@@ -161,7 +164,7 @@ class Latent:
         for name, m in self.linears.items():
             sharding.local(m.weight).copy_(self.latents[name].weight())
 
-    def _gather(self, name: str, weight: Tensor) -> None:
+    def _gather(self, name: str, weight: Any) -> None:
         """Move a micro-batch's gradient into its float32 sum as soon as it is there: bf16 sums would lose the small
         ones."""
         g, weight.grad = sharding.local(weight.grad), None
@@ -234,7 +237,7 @@ class Latent:
         for name, m in self.linears.items():
             latent = self.latents[name]
             if isinstance(latent, LoRA):
-                m.forward = partial(latent.forward, m)
+                m.__dict__["forward"] = partial(latent.forward, m)
                 continue
             if name in self.sharded:
                 continue
@@ -258,7 +261,7 @@ def checkpointed(model, *, on: bool = True) -> Iterator[None]:
 
     blocks = decoder_blocks(model).values() if on else ()
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=attention.again)
     try:
         yield
     finally:

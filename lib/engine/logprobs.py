@@ -11,12 +11,13 @@ log-softmax in float32; nothing of size (B, L, V) ever exists.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lib.engine import attention
+from lib.engine.cuts import Cut, cut
 from lib.engine.head import Head, as_head
 
 CHUNK = 256  # head positions at a time: their logits over a vocabulary of 49k are 25 MB in bfloat16
@@ -35,9 +36,11 @@ class Packed(NamedTuple):
     target: Tensor  # (M,) the token id
     branch: Tensor  # (M,) branch it belongs to
     branches: int  # number of branches in the batch
+    cut: Cut | None = None  # the rows in parts that attend apart, where that is less work
 
     def to(self, device) -> Packed:
-        return Packed(*(x.to(device) if isinstance(x, Tensor) else x for x in self))
+        moved: Any = (x.to(device) if isinstance(x, (Tensor, Cut)) else x for x in self)
+        return Packed(*moved)
 
 
 def pack(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Packed:
@@ -50,13 +53,15 @@ def pack(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Packe
     positions = torch.zeros_like(ids)
     segment = torch.full_like(ids, -1)  # -1 padding, 0 prompt, 1.. branches
     row, source, target, branch = [], [], [], []
+    heads, tails = [], []  # prompts, which see themselves, and branches, which see their prompt too
     n = 0
     for r, (prompt, branches) in enumerate(rows):
         if not len(prompt) or not all(len(b) for b in branches):
             raise ValueError(f"row {r} has an empty prompt or an empty completion; drop such rows before packing")
         p = len(prompt)
         ids[r, :p], positions[r, :p], segment[r, :p] = torch.as_tensor(prompt), torch.arange(p), 0
-        start = p
+        start, shared = p, list(range(r * length, r * length + p))
+        heads.append((shared, shared))
         for k, b in enumerate(branches, 1):
             stop = start + len(b)
             ids[r, start:stop] = torch.as_tensor(b)
@@ -66,12 +71,16 @@ def pack(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]) -> Packe
             source += [p - 1, *range(start, stop - 1)]  # the first token is predicted by the prompt's last position
             target += list(b)
             branch += [n] * len(b)
+            own = list(range(r * length + start, r * length + stop))
+            tails.append((own, shared + own))
             n, start = n + 1, stop
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     same = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
     mask = (causal & same)[:, None]
     as_long = lambda x: torch.tensor(x, dtype=torch.long)  # noqa: E731
-    return Packed(ids, positions, mask, as_long(row), as_long(source), as_long(target), as_long(branch), n)
+    told: list[Any] = [as_long(x) for x in (row, source, target, branch)]
+    told += [n, cut([heads, tails], len(rows), length)]
+    return Packed(ids, positions, mask, *told)
 
 
 def forward(model, packed: Packed, embeds: Tensor | None = None) -> Tensor:
@@ -80,12 +89,13 @@ def forward(model, packed: Packed, embeds: Tensor | None = None) -> Tensor:
     A model with our attention makes its own masks (windows and chunks included) and asks for the packing; any other
     gets the packed mask as it is.
     """
-    with attention.layout(packed.attention_mask, packed.position_ids, packed.position_ids, model=model) as mask:
+    position = packed.position_ids
+    with attention.layout(packed.attention_mask, position, position, model=model, cut=packed.cut) as mask:
         out = model.base_model(
             input_ids=packed.input_ids if embeds is None else None,
             inputs_embeds=embeds,
             attention_mask=mask,
-            position_ids=packed.position_ids,
+            position_ids=position,
             use_cache=False,
         )
     return out.last_hidden_state

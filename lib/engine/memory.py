@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -175,7 +175,8 @@ def stepper(latent, kind: str = "none") -> training.Stepper:
     paged = kind == "paged-8bit"
     made = training.Stepper(latent, training.AdamW(1e-6, 1, 1.0, kind="8bit" if paged else kind))
     if paged:
-        made.optimizer.get_state_buffer = lambda p, dtype=torch.float32: torch.zeros_like(p, dtype=dtype).cpu()
+        paging: Any = made.optimizer  # bitsandbytes' own
+        paging.get_state_buffer = lambda p, dtype=torch.float32: torch.zeros_like(p, dtype=dtype).cpu()
     return made
 
 

@@ -78,7 +78,7 @@ def _shares(models: Sequence[Weights], shares: Sequence[float] | None) -> Tensor
     w = torch.tensor(shares if shares is not None else [1.0] * len(models), dtype=torch.float64)
     if len(w) != len(models) or not (w >= 0).all() or not w.sum() > 0:
         raise ValueError(
-            f"shares are one number of at least 0 a model, not all 0, given {list(shares)} for {len(models)}"
+            f"shares are one number of at least 0 a model, not all 0, given {list(shares or [])} for {len(models)}"
         )
     return w / w.sum()
 

@@ -52,7 +52,7 @@ def _counts(amounts: Mapping[str, int | float], total: int) -> dict[str, int]:
             raise ValueError(
                 f"without a total, amounts are whole numbers of at least 0, given {amounts[bad[0]]} of {bad[0]}"
             )
-        return dict(amounts)
+        return {n: int(a) for n, a in amounts.items()}
     if not math.isclose(sum(amounts.values()), 1, abs_tol=1e-9) or min(amounts.values()) < 0:
         raise ValueError(f"with a total, amounts are shares of at least 0 that sum to 1, given {dict(amounts)}")
     exact = {n: a * total for n, a in amounts.items()}

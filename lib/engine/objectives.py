@@ -56,6 +56,19 @@ def supervised(model, prompts: Sequence[Sequence[int]], answers: Sequence[Sequen
     return objective
 
 
+def together(*parts: tuple[float, Objective]) -> Objective:
+    """sum of weight * loss over (weight, objective) of the same rows; what each logs is kept, the last of a name."""
+
+    def objective(indices):
+        total, logged = 0.0, {}
+        for weight, part in parts:
+            loss, found = part(indices)
+            total, logged = total + weight * loss, logged | found
+        return total, logged
+
+    return objective
+
+
 @torch.inference_mode()
 def teacher_states(
     model, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, batch: int

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from lib.engine.cuts import cut
 from lib.engine.logprobs import Packed
 
 Row = tuple[tuple[int, ...], tuple[int, ...]]  # (prompt ids, answer ids): the loss is on the answer
@@ -37,6 +39,7 @@ def pack_rows(sequences: Sequence[Sequence[Row]]) -> Packed:
     positions = torch.zeros_like(ids)
     segment = torch.full_like(ids, -1)  # -1: padding, which sees padding, so that no softmax is empty
     row, source, target, branch, n = [], [], [], [], 0
+    stretches = []
     for s, rows in enumerate(sequences):
         at = 0
         for prompt, answer in rows:
@@ -47,6 +50,10 @@ def pack_rows(sequences: Sequence[Sequence[Row]]) -> Packed:
             source += range(first - 1, end - 1)
             target += answer
             branch += [n] * len(answer)
+            own = list(range(s * length + at, s * length + end))
+            stretches.append((own, own))
             at, n = end, n + 1
     mask = (torch.ones(length, length, dtype=torch.bool).tril() & (segment[:, None] == segment[:, :, None]))[:, None]
-    return Packed(ids, positions, mask, *(torch.tensor(x, dtype=torch.long) for x in (row, source, target, branch)), n)
+    told: list[Any] = [torch.tensor(x, dtype=torch.long) for x in (row, source, target, branch)]
+    told += [n, cut([stretches], len(sequences), length)]
+    return Packed(ids, positions, mask, *told)

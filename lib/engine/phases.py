@@ -12,7 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -118,7 +118,7 @@ def _shares(phase: Phase, earlier: Sequence[Phase]) -> dict[str, float]:
                 f"{phase.name}: replay is a share of at least 0 and below 1, a whole number of rows, or all, "
                 f"given {x!r}"
             )
-    shares = {n: x / phase.batch if isinstance(x, int) else x for n, x in given.items()}
+    shares: dict[str, Any] = {n: x / phase.batch if isinstance(x, int) else x for n, x in given.items()}
     if sum(shares.values()) >= 1:
         raise ValueError(
             f"{phase.name}: replay leaves none of {phase.batch} rows for its own data, given {phase.replay}"
@@ -239,7 +239,11 @@ def _tune(
         part = lambda which, s=sequences, n=tokens: (loss([s[i] for i in which]) * (len(s) / n), {})  # noqa: E731
         row = stepper.step(range(len(sequences)), part, micro=micro, desc=phase.name)
         curve.append({**row, "step": step + 1, "rate": stepper.how.lr, "tokens": tokens, "replayed": replayed})
-        if phase.keep != "last" and ((step + 1) % phase.every == 0 or step + 1 == phase.steps):
+        if (
+            phase.score is not None
+            and phase.keep != "last"
+            and ((step + 1) % phase.every == 0 or step + 1 == phase.steps)
+        ):
             curve[-1]["score"] = value = float(phase.score())
             if not math.isfinite(value):
                 raise FloatingPointError(f"{phase.name}: the score is {value} after step {step + 1}")
@@ -268,7 +272,7 @@ def forget(journal: Path) -> None:
 def _digest(before: str, settings: Sequence, parts: Sequence) -> str:
     h = hashlib.sha256(f"{before} {settings!r}".encode())
     for p in parts:
-        h.update(p.cpu().numpy() if isinstance(p, Tensor) else repr(p).encode())
+        h.update(p.cpu().numpy().data if isinstance(p, Tensor) else repr(p).encode())
     return h.hexdigest()
 
 
@@ -284,10 +288,10 @@ class Memory(NamedTuple):
     plasticity: float
 
 
-def memory(r: Sequence[Sequence[float]]) -> Memory:
+def memory(scores: Sequence[Sequence[float]]) -> Memory:
     """What R (T + 1, T + 1) says; R[i][j]: score on group j after phase i. Row 0 is the start model and group 0 what it
     can do already."""
-    r = np.asarray(r, float)
+    r = np.asarray(scores, float)
     if r.ndim != 2 or r.shape[0] != r.shape[1] or len(r) < 2:
         raise ValueError(f"R has a row for the start and for each phase and as many groups, given shape {r.shape}")
     forgetting, backward = (r.max(0) - r[-1])[:-1], (r[-1] - r.diagonal())[:-1]

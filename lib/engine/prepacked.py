@@ -37,7 +37,7 @@ def product(weight: Tensor, bias: Tensor | None, rows: int) -> Callable[[Tensor]
 
 
 @contextmanager
-def prepacked(model: nn.Module, rows: int, *, products: int) -> Iterator[None]:
+def prepacked(model, rows: int, *, products: int) -> Iterator[None]:
     """Inside, `model`'s linear layers multiply by weights laid out for about `rows` rows, without gradients; where
     `products` are too few to pay that back, or the machine has no such layout, everything stays as it is. Weights must
     not change inside."""
@@ -51,7 +51,7 @@ def prepacked(model: nn.Module, rows: int, *, products: int) -> Iterator[None]:
         ]
     try:
         for m in chosen:
-            m.forward = product(m.weight, m.bias, rows)
+            m.__dict__["forward"] = product(m.weight, m.bias, rows)
         yield
     finally:
         for m in chosen:

@@ -52,7 +52,7 @@ def mesh(kind: str, size: int):
     return init_device_mesh(kind, (size,))
 
 
-def shard(model: nn.Module, trained: Iterable[str]) -> nn.Module:
+def shard(model, trained: Iterable[str]):
     """Give every process its rows of the blocks' weights, in place. trained: names of the linears that will learn.
 
     ValueError where rows do not divide among the processes. Call it before anything is trained or scored.

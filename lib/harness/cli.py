@@ -5,12 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import itertools
-import os
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +23,7 @@ from lib.harness import (
     reproduction,
     results,
     runner,
+    sweeps,
     take_home,
 )
 
@@ -146,7 +144,9 @@ def fits_(
             typer.echo(f"  chosen: {', '.join(f'{k.upper()}={v}' for k, v in cfg.chosen().items())}")
         found[name] = fits.footprint(cfg, _show, processes=processes)
         room = fits.there_is(cfg["device"]) if memory is None else memory
-        there = dict(memory=room, host=fits.there_is("cpu") if host is None else host, processes=processes)
+        there: dict[str, Any] = dict(
+            memory=room, host=fits.there_is("cpu") if host is None else host, processes=processes
+        )
         no = fits.objection(found[name], dict(cfg), **there)
         typer.echo(f"  does not fit: {no}" if no else f"  fits {room:.0f} GB")
         bad |= bool(no)
@@ -244,49 +244,17 @@ def sweep(
     preset: str = "small",
     seeds: str = "0",
     set_: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE for every point, repeatable")] = None,
-    jobs: Annotated[int, typer.Option(help="runs at a time")] = 1,
-    ray: Annotated[bool, typer.Option(help="spread over a Ray cluster (extra `scale`)")] = False,
+    jobs: Annotated[int, typer.Option(help="runs at a time on this machine")] = 1,
+    address: Annotated[str, typer.Option(help="a Ray cluster (extra `scale`): local, auto or host:port")] = "",
+    slot: Annotated[str, typer.Option(help="CPUs and share of a GPU for each run on Ray, such as 4:0.5")] = "1",
+    retry: Annotated[str, typer.Option(help="how often crashed:failed runs are tried again")] = "1:0",
 ) -> None:
-    """Every combination of the grid and the seeds, one run each."""
+    """Every combination of the grid and the seeds, one run each; the same command again goes on where it was left."""
     axes = [[(k, v) for v in values.split(",")] for k, values in map(assignment, grid)]
     fixed = [assignment(s) for s in set_ or []]
     points = [[*fixed, *p] for p in itertools.product(*axes)]
-    for point, seed in itertools.product(points, numbers(seeds)):
-        runner.validate(paper, preset, seed, overrides(paper, point))
-    commands = [
-        [
-            sys.executable,
-            "-m",
-            "lib.harness.cli",
-            "run",
-            paper,
-            "--preset",
-            preset,
-            "--seed",
-            str(s),
-            *(x for k, v in p for x in ("--set", f"{k}={v}")),
-        ]
-        for p, s in itertools.product(points, numbers(seeds))
-    ]
-    typer.echo(f"{len(commands)} runs, {jobs} at a time")
-    codes = _with_ray(commands) if ray else list(ThreadPoolExecutor(jobs).map(_call, commands))
-    for command, code in zip(commands, codes):
-        typer.echo(f"{'done  ' if code == 0 else 'FAILED'} {' '.join(command[4:])}")
-    raise typer.Exit(max(codes, default=runner.OK))
-
-
-def _call(command: list[str]) -> int:
-    return runner.spawn(command)
-
-
-def _with_ray(commands: list[list[str]]) -> list[int]:
-    try:
-        import ray
-    except ImportError:
-        raise ValueError('--ray needs the extra: pip install -e ".[scale]"') from None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(ignore_reinit_error=True)
-    return ray.get([ray.remote(_call).remote(c) for c in commands])
+    todo = sweeps.jobs_of(paper, preset, points, numbers(seeds), overrides)
+    raise typer.Exit(sweeps.run(paper, preset, todo, sweeps.Where(jobs, address, slot, retry)))
 
 
 @app.command()
@@ -380,9 +348,10 @@ TASKS = {  # what `plumbline --help` shows together
 }
 _place = {name: (k, panel) for k, (panel, name) in enumerate((p, n) for p, names in TASKS.items() for n in names)}
 for _kind in (app.registered_commands, app.registered_groups):
-    for _one in _kind:
+    _all: list[Any] = _kind
+    for _one in _all:
         _one.rich_help_panel = _place.get(_one.name or _one.callback.__name__, (0, "More"))[1]
-    _kind.sort(key=lambda one: _place.get(one.name or one.callback.__name__, (len(_place), ""))[0])
+    _all.sort(key=lambda one: _place.get(one.name or one.callback.__name__, (len(_place), ""))[0])
 
 if __name__ == "__main__":
     app()

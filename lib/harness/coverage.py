@@ -19,7 +19,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -48,10 +48,10 @@ GRID = [Cell(*c) for c in itertools.product(KINDS, SEEDS, PROMPTS, SHARES)]
 class Intervals(NamedTuple):
     """95 % intervals of R replications, and two-sided p values against the truth: (R,) each."""
 
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    p: np.ndarray
+    value: Any  # where many replications are reckoned at once, an array as `stats.Estimate` holds it
+    low: Any
+    high: Any
+    p: Any
 
 
 class World(NamedTuple):

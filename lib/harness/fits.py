@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lib.harness import paths
 
@@ -62,7 +62,7 @@ def footprint(cfg, say: Callable[[Stage], None] = lambda stage: None, *, process
             command, cwd=paths.ROOT, env=os.environ | quiet, stdout=subprocess.PIPE, stderr=errors, text=True
         ) as process,
     ):
-        for line in process.stdout:
+        for line in process.stdout or ():
             if line.startswith("#stage "):
                 name, (device, host) = json.loads(line.split(" ", 1)[1])
                 stages.append(Stage(name, SLACK * device / GB, SLACK * host / GB))
@@ -174,7 +174,7 @@ def check(cfg, processes: int = 1) -> str | None:
         stages = footprint(cfg, processes=processes)
     except ValueError as error:
         return str(error)
-    room = dict(memory=there_is(cfg["device"]), host=there_is("cpu"), processes=processes)
+    room: dict[str, Any] = dict(memory=there_is(cfg["device"]), host=there_is("cpu"), processes=processes)
     no = objection(stages, dict(cfg), **room)
     if no:
         raise ValueError(f"{cfg.paper} does not fit: {no}")

@@ -24,11 +24,12 @@ def point(axes, y: float, value: float, low: float, high: float, look=(style.GRE
 
 def scaled(table: pd.DataFrame) -> pd.DataFrame:
     """Headline claims with `at`, `from_`, `to`: estimate and interval in smallest effects worth having (of a claim with
-    a bound: distance from it, in effects that the study can see), and `nulls`, what the interval has to exclude."""
+    a bound: distance from it, in effects that the study can see, in single rows of its n where all agree), and `nulls`,
+    what the interval has to exclude."""
     rows = []
     for r in front.heads(table).itertuples():
         c = next(c for c in claims.PAPERS[r.paper].CLAIMS if c.id == r.claim)
-        zero, unit = (0.0, r.smallest) if c.bound is None else (c.bound, r.detectable)
+        zero, unit = (0.0, r.smallest) if c.bound is None else (c.bound, r.detectable or 1 / r.n)
         at, low, high, *nulls = ((x - zero) / unit for x in (r.ours, r.low, r.high, *KINDS[c.kind].nulls(c)))
         rows.append((r.paper, r.claim, front.clause(r.paper, r.claim, r.statement), at, low, high, nulls, r.verdict))
     return pd.DataFrame(rows, columns=["paper", "claim", "says", "at", "from_", "to", "nulls", "verdict"])
@@ -97,7 +98,7 @@ def differences(runs: Sequence, metric: str, dataset: str, base: str | None = No
     pool, unit = claims.Pool(runs), claims.units(paper).get(dataset, "prompt")
     chosen = pool.items[(pool.items.dataset == dataset) & (pool.items.metric == metric)]
     names = list(dict.fromkeys(chosen.arm))
-    base = next((b for b in (base, BASES.get(paper)) if b in names), names[0] if names else "")
+    base = next((b for b in (base, BASES.get(paper)) if b and b in names), names[0] if names else "")
     rows = []
     for arm in names:
         c = Claim(id=arm, statement=arm, dataset=dataset, metric=metric, arms=(arm, base), unit=unit)

@@ -18,10 +18,10 @@ from lib.harness.claims.verdicts import CANNOT, FAILS, HOLDS, NOT_RUN, OPEN, SAM
 PLAIN = {  # what a headline claims, to be read after "that"
     "qdpo": {
         "C1a": "accuracy hides the tokens that quantization flips",
+        "C2a": "a flipped token explains the divergence after it",
         "C3c": "labels need no annotator",
-        "C4 rtn flips": "QDPO flips fewer tokens than round-to-nearest",
-        "C4 rtn judge": "QDPO's answers are likelier than round-to-nearest's",
-        "C5 flips": "QDPO flips fewer tokens than distillation",
+        "C4": "QDPO repairs what quantization broke",
+        "C5": "QDPO beats distillation",
     },
     "lab": {
         "A6": "prompts of one leaf cover more of the taxonomy",

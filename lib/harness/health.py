@@ -33,8 +33,8 @@ def lines() -> tuple[list[str], bool]:
     out.append(f"embedded model: {'in data/cache' if embedded else 'not fetched yet (93 MB, once)'}")
     for preset, need in NEED_GB.items():
         out.append(f"preset {preset}: {'fits' if memory >= need else f'needs {need} GB'}")
-    for paper, (need, host) in fits.known("paper").items():
+    for paper, (gpu, host) in fits.known("paper").items():
         there = f" and {host:.0f} GB of memory" if host else ""
-        enough = video >= need and memory >= host
-        out.append(f"preset paper of {paper}: {'fits' if enough else f'needs {need:.0f} GB on a GPU{there}'}")
+        enough = video >= gpu and memory >= host
+        out.append(f"preset paper of {paper}: {'fits' if enough else f'needs {gpu:.0f} GB on a GPU{there}'}")
     return out, bad

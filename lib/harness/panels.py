@@ -49,20 +49,21 @@ def interval(pool: claims.Pool, dataset: str, arm: str, metric: str, unit: str) 
 
 @style.drawn
 def breakdown(runs: Sequence):
-    """Agreement with full precision's own continuation after one flip, four ways."""
+    """KL from full precision after one flip, four ways, each reading full precision's own continuation."""
     pool = claims.Pool(runs)
     names = list(dict.fromkeys(pool.items[pool.items.dataset == "first divergence"].arm))
     figure, axes = style.axes((7.0, 2.2))
-    found = {name: interval(pool, "first divergence", name, "agreement", "fixed") for name in names}
+    found = {name: interval(pool, "first divergence", name, "forced kl", "fixed") for name in names}
     for k, i in enumerate(found.values()):
         forest.point(axes, k, *i[:3], (style.BLUE, "o", True))
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set(xlabel="tokens equal to full precision's continuation (share), 95 % interval over prompts", xlim=(0, 1))
+    axes.set(xlabel="KL along full precision's continuation (nats a token), 95 % interval over prompts")
+    axes.set_xlim(left=0)
     axes.tick_params(axis="y", length=0)
     if found:
         low, high = min(found, key=lambda n: found[n].value), max(found, key=lambda n: found[n].value)
-        axes.set_title(f"Agreement left: {found[high].value:.2f} after {high}, {found[low].value:.2f} after {low}")
+        axes.set_title(f"KL {found[high].value:.2f} after {high}, {found[low].value:.2f} after {low}")
     return figure
 
 
@@ -124,7 +125,8 @@ def pareto(runs: Sequence, dataset: str = "written forum"):
     i = claims.Pool(runs).items
     y = i[(i.dataset == dataset) & (i.metric == "expected maximum, oracle")].groupby("arm", sort=False).value.mean()
     x = i[(i.dataset == "text clean forum") & (i.metric == "surprise")].groupby("arm").value.mean()
-    settings, figure, axes = runs[0].manifest["settings"], *style.axes((7.0, 3.6))
+    settings = runs[0].manifest["settings"]
+    figure, axes = style.axes((7.0, 3.6))
     strength = {a: float(a.rpartition(" ")[2]) for a in y.index if a.startswith(("ours, lambda", "rl, weight"))} | {
         "sft": 0.0,
         "ours": settings["lam"],
@@ -132,7 +134,7 @@ def pareto(runs: Sequence, dataset: str = "written forum"):
     }
     for family, label in (("ours", "ours, by lambda"), ("rl", "RL, by weight")):
         path = [a for a in y.index if a in ("sft", family) or a.startswith(f"{family}, ")]
-        path, color = sorted(path, key=strength.get), style.colour(family)
+        path, color = sorted(path, key=strength.__getitem__), style.colour(family)
         axes.plot(x[path], y[path], "-o", color=color, markersize=4, lw=1.7, label=label)
         for a in path:
             axes.annotate(
@@ -152,14 +154,15 @@ def pareto(runs: Sequence, dataset: str = "written forum"):
 def by_lambda(runs: Sequence, dataset: str = "written forum"):
     """Share of toxic answers by lambda, one dot a seed, with the fixed point that theory gives for each seed's plain
     fine-tuning."""
-    figure, axes, metric, ends = *style.axes((7.0, 3.4)), "share above one half, oracle", []
+    figure, axes = style.axes((7.0, 3.4))
+    metric, ends = "share above one half, oracle", []
     for k, r in enumerate(runs):
         i, m = r.items(), r.metrics()
         y = i[(i.dataset == dataset) & (i.metric == metric)].groupby("arm").value.mean()
         at = {a: float(a.rpartition(" ")[2]) for a in y.index if a.startswith("ours, lambda")} | {
             a: v for a, v in (("sft", 0.0), ("ours", r.manifest["settings"]["lam"])) if a in y
         }
-        path = sorted(at, key=at.get)
+        path = sorted(at, key=at.__getitem__)
         label = None if k else "measured, a seed each"
         axes.plot([at[a] for a in path], y[path], "-o", color=style.METHOD, markersize=4, lw=1.2, label=label)
         ends += [(at[path[-1]], y[path[0]], y[path[-1]])] if path else []

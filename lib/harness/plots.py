@@ -55,8 +55,8 @@ def curves(by_arm: dict[str, list[dict]], name: str):
     return figure
 
 
-def _accuracy(reward: str):
-    return lambda runs: arms(runs, "accuracy, primary reference", f"held-out {reward}", without=("base",))
+def _accuracy(dataset: str):
+    return lambda runs: arms(runs, "accuracy", dataset)
 
 
 class Figure(NamedTuple):
@@ -72,13 +72,11 @@ class Figure(NamedTuple):
 OTHERS = "with 95 % intervals"
 INDEX = {  # paper -> its figures in results/; the first is the one that shows its finding
     "qdpo": {
+        "truth": Figure(lambda r: arms(r, "accuracy", "exam"), f"Exam accuracy of every arm {OTHERS}"),
         "flips": Figure(lambda r: arms(r, "flips"), f"Flipped tokens of every arm {OTHERS}"),
         "kl": Figure(lambda r: arms(r, "kl"), f"KL from full precision of every arm {OTHERS}"),
-        "prefix": Figure(
-            lambda r: arms(r, "agreement prefix"), f"Tokens before the first difference of every arm {OTHERS}"
-        ),
         "margins": Figure(margin_deciles, "Flipped tokens by decile of full precision's margin, a line a seed"),
-        "breakdown": Figure(breakdown, f"Agreement after one flip, four ways, {OTHERS}"),
+        "breakdown": Figure(breakdown, f"KL after one flip, four ways, {OTHERS}"),
         "formats": Figure(formats, "Flipped tokens of round-to-nearest by bits, a line a group size"),
     },
     "lab": {
@@ -100,10 +98,10 @@ INDEX = {  # paper -> its figures in results/; the first is the one that shows i
     "mrpo": {
         "exact": Figure(maps.exact, "Heatmaps of one arm minus another by preference pairs and reference quality"),
         "sections": Figure(maps.sections, "Expected reward minus DPO's by window, references and rule of weights"),
-        "plain": Figure(_accuracy("plain"), f"Held-out accuracy of every arm on the plain set {OTHERS}"),
-        "direct": Figure(_accuracy("direct"), f"Held-out accuracy of every arm on the direct set {OTHERS}"),
-        "varied": Figure(_accuracy("varied"), f"Held-out accuracy of every arm on the varied set {OTHERS}"),
-        "abundant": Figure(_accuracy("plain+varied"), f"Held-out accuracy with abundant pairs {OTHERS}"),
+        **{f"{reward}-{second.split()[0]}": Figure(_accuracy(f"language {reward}, {second}"),
+            f"Held-out accuracy of every arm on {reward} answers, {second}, {OTHERS}")
+            for reward in ("rich", "full") for second in ("complementary second", "foreign second",
+            "mis-scored second")},
     },
     "sea": {
         "map": Figure(ratios.figure, "Times fewer queries of one method than another in every exact world, with "

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ _plain = False  # lines instead of bars, see `lines_only`
 
 def track(iterable: Iterable[Item], desc: str, total: int | None = None) -> Iterator[Item]:
     """Yield the items of `iterable` and show how many are done and how long the rest will take."""
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     if _on("TQDM_DISABLE"):
         yield from iterable
@@ -84,7 +84,7 @@ def peak_memory() -> float:
     parent had."""
     status = Path("/proc/self/status")
     if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**20
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) / 2**20
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)

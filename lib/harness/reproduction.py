@@ -27,7 +27,7 @@ def reproduce(
     outcome = {}
     if jobs > 1:
         with ThreadPoolExecutor(jobs) as pool:
-            outcome = dict(zip(todo, pool.map(lambda k: _apart(*k, preset, force), todo)))
+            outcome = dict(zip(todo, pool.map(lambda k: _apart(k[0], k[1], preset, force), todo)))
     else:
         for k, (paper, seed) in enumerate(todo, 1):
             runner.say(f"[{k}/{len(todo)}] {paper}, preset {preset}, seed {seed}")
@@ -37,7 +37,7 @@ def reproduce(
     failed = {k: r for k, r in outcome.items() if r.code != OK}
     left = [job for job in todo if job not in outcome]
     for paper in which:
-        fresh = [results.RunRecord(r.dir) for (p, _), r in outcome.items() if p == paper and r.code == OK]
+        fresh = [results.RunRecord(r.dir) for (p, _), r in outcome.items() if p == paper and r.code == OK and r.dir]
         if fresh and paper not in claims.PAPERS:
             print(index.speed_text(fresh))
         elif fresh and preset == "smoke":

@@ -25,8 +25,14 @@ __all__ = ["ITEM_COLUMNS", "METRIC_COLUMNS", "RunRecord", "cited", "data_files",
 
 PILOTS = 200  # seeds from here up try things out and are never cited
 HARMLESS = ("device", "keep", "at_once", "per_minute", "prices")  # settings that make no other experiment
-MANIFEST = {"status": str, "paper": str, "preset": str, "seed": int, "start": str}  # what every run has
-DONE = {  # and one that is done
+MANIFEST: dict[str, type | tuple] = {
+    "status": str,
+    "paper": str,
+    "preset": str,
+    "seed": int,
+    "start": str,
+}  # what every run has
+DONE: dict[str, type | tuple] = {  # and one that is done
     "run_id": str, "notebook": str, "settings": dict, "overrides": list, "fingerprint": str, "commit": str,
     "dirty": bool, "device": str, "dtype": str, "machine": dict, "seconds": (int, float),
     "peak memory GB": (int, float),
@@ -51,7 +57,7 @@ class RunRecord:
         self.dir = folder
         self.manifest = manifest or _manifest(folder)
         process = self.manifest.get("process")
-        if self.manifest.get("status") == "running" and machine.alive(process) is False:
+        if process and self.manifest.get("status") == "running" and machine.alive(process) is False:
             reason = f"its process {process['pid']} ended without finishing it"
             self.manifest = self.manifest | {"status": "abandoned", "reason": reason}
 

@@ -74,7 +74,7 @@ def listed(groups: dict[Hashable, Group]) -> list[tuple]:
     return [row for group in groups.values() for _, row in group.values()]
 
 
-def packed(rows: Sequence[tuple]) -> bytes:
+def packed(rows: Sequence[Sequence]) -> bytes:
     """Rows of items as one member of a gzip file: members follow each other, so that a group that is as it was need
     not be compressed again."""
     return gzip.compress(pd.DataFrame(rows).to_csv(index=False, header=False, float_format="%.6g").encode(), mtime=0)

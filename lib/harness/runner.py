@@ -9,10 +9,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lib.harness import fits, notebooks, paths, presets, ranks, results, runs
 from lib.harness.progress import duration
@@ -126,12 +127,19 @@ def run(
     return RunResult(folder, code, reason)
 
 
-def spawn(command: Sequence[str], label: str = "", environment: dict | None = None) -> int:
+def spawn(
+    command: Sequence[str],
+    label: str = "",
+    environment: dict | None = None,
+    begun: Callable[[int], None] = lambda pid: None,
+) -> int:
     """Run a command, one run, in a process of its own: its exit code. One that a signal ends gets 128 + the signal, as
-    a shell says it, and what it left running is stopped and marked failed. With a label its lines begin with it."""
-    piped = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) if label else {}
+    a shell says it, and what it left running is stopped and marked failed. With a label its lines begin with it.
+    begun: told the process as soon as there is one."""
+    piped: dict[str, Any] = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) if label else {}
     env = os.environ | environment if environment else None
     since, process = runs.now(), subprocess.Popen(command, cwd=paths.ROOT, env=env, **piped)
+    begun(process.pid)
     for line in process.stdout or ():
         say(f"{label} | {line.rstrip()}")
     code = process.wait()
@@ -252,7 +260,7 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
         return FAILED, f"{error.ename}: {error.evalue}", state["cell"], tail
     except DeadKernelError:
         if state["expired"]:
-            return TIMEOUT, f"time limit of {duration(limit)} reached", state["cell"], ""
+            return TIMEOUT, f"time limit of {duration(limit or 0)} reached", state["cell"], ""
         return (
             DIED,
             "the kernel died, most often for lack of memory: use a smaller batch, micro or model",

@@ -58,7 +58,7 @@ def costs() -> str:
 def what_to_open() -> str:
     """The map of the notebooks, from notebooks/README.md, with the one that is done first at its head."""
     text = (paths.NOTEBOOKS / "README.md").read_text(encoding="utf-8")
-    table = re.search(r"^\|.*?(?=\n\n)", text, re.M | re.S)[0]
+    table = re.findall(r"^\|.*?(?=\n\n)", text, re.M | re.S)[0]
     runs = results.load_runs()
     first = min(claims.PAPERS, key=lambda p: cost(p, "small", runs)[0])
     path = notebooks.find(first).name

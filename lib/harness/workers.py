@@ -61,7 +61,8 @@ def each(jobs: Mapping[str, Callable[[], Any]], *, run=None, desc: str) -> Itera
         for name in progress.track(jobs, desc or "all"):
             yield name, _staged(jobs[name], run, stages[name])
         return
-    waiting, running, done, failed = list(jobs), {}, {}, None
+    waiting, running, done = list(jobs), {}, {}
+    failed: Any = None
     try:
         for name in progress.track(jobs, desc or "all"):
             while name not in done or failed is not None:
@@ -108,7 +109,7 @@ def _start(name: str, job: Callable[[], Any], run, stage: str, processes: int):
     return here, (name, process)
 
 
-def fork(work: Callable, *given, name: str | None = None) -> multiprocessing.Process:
+def fork(work: Callable, *given, name: str | None = None) -> multiprocessing.process.BaseProcess:
     """A fork of this process that has begun `work`; it ends with this process."""
     process = multiprocessing.get_context("fork").Process(target=work, args=given, name=name, daemon=True)
     with warnings.catch_warnings():  # from Python 3.12 on it warns beside threads; these hold no lock that a job takes

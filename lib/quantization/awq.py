@@ -8,7 +8,7 @@ be unchanged.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ def mappings(block: nn.Module) -> list[tuple[str, tuple[str, ...], str]]:
     """The rows of MAPPINGS this block has; ValueError if there are none. v -> o needs equal shapes (no grouped
     queries)."""
     modules = dict(block.named_modules())
-    found = []
+    found: list[tuple[str, tuple[str, ...], str]] = []
     for before, layers, parent in MAPPINGS:
         if before not in modules or parent not in modules or any(layer not in modules for layer in layers):
             continue
@@ -81,7 +81,7 @@ def mappings(block: nn.Module) -> list[tuple[str, tuple[str, ...], str]]:
     return found
 
 
-def scale_(before: nn.Module, layers: Iterable[nn.Linear], s: Tensor) -> None:
+def scale_(before: Any, layers: Iterable[nn.Linear], s: Tensor) -> None:
     """W <- W diag(s) in the layers, and weight and bias <- / s in the operation before: the function stays the same. s
     (in,)."""
     before.weight.div_(s[:, None] if before.weight.ndim == 2 else s)
@@ -238,21 +238,44 @@ def clip_(model: nn.Module, limits: dict[str, Tensor]) -> None:
         groups.clamp_(-most, most)
 
 
-def transform(model: nn.Module, calibration: Iterable[tuple[Tensor, Tensor]], **settings) -> Search:
+def transform(
+    model: nn.Module,
+    calibration: Iterable[tuple[Tensor, Tensor]],
+    *,
+    bits: int,
+    group: int | None,
+    symmetric: bool,
+    scales: torch.dtype | None = None,
+    how: Effort = Effort(),  # noqa: B008  a tuple
+    device: torch.device | str | None = None,
+    track: Callable[[Iterable, str], Iterable] = lambda it, desc: it,
+) -> Search:
     """`search`, then `clip_`: the model holds AWQ's weights before rounding, so that RTN on them is AWQ.
 
-    This is where latent-weight training from AWQ starts: straight_through with plain RTN. settings as in `search`.
+    This is where latent-weight training from AWQ starts: straight_through with plain RTN. Arguments as in `search`.
     """
-    found = search(model, calibration, **settings)
+    form: dict[str, Any] = dict(bits=bits, group=group, symmetric=symmetric, scales=scales)
+    found = search(model, calibration, **form, how=how, device=device, track=track)
     clip_(model, found.limits)
     return found
 
 
-def apply_awq(model: nn.Module, calibration: Iterable[tuple[Tensor, Tensor]], **settings) -> dict[str, Quantized]:
-    """`transform`, then RTN: the model holds the dequantized weights in its own dtype. settings as in `search`."""
-    transform(model, calibration, **settings)
-    form = ("bits", "group", "symmetric", "scales")
-    return apply_rtn(model, **{key: value for key, value in settings.items() if key in form})
+def apply_awq(
+    model: nn.Module,
+    calibration: Iterable[tuple[Tensor, Tensor]],
+    *,
+    bits: int,
+    group: int | None,
+    symmetric: bool,
+    scales: torch.dtype | None = None,
+    how: Effort = Effort(),  # noqa: B008  a tuple
+    device: torch.device | str | None = None,
+    track: Callable[[Iterable, str], Iterable] = lambda it, desc: it,
+) -> dict[str, Quantized]:
+    """`transform`, then RTN: the model holds the dequantized weights in its own dtype. Arguments as in `search`."""
+    form: dict[str, Any] = dict(bits=bits, group=group, symmetric=symmetric, scales=scales)
+    transform(model, calibration, **form, how=how, device=device, track=track)
+    return apply_rtn(model, **form)
 
 
 def _calls(

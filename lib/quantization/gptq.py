@@ -122,8 +122,8 @@ def apply_gptq(
     works, for a model that is kept elsewhere. form: bits, group, symmetric and scales as in `rtn.quantize`.
     """
     check_covered(model)
-    for layer in block_linears(model).values():
-        check_format(form["bits"], form["group"], layer.in_features)
+    for linear in block_linears(model).values():
+        check_format(form["bits"], form["group"], linear.in_features)
     stream = BlockStream(model, calibration, device=device)
     tokens = sum(int(keep.sum()) for keep in stream.keep)
     result = {}

@@ -71,7 +71,7 @@ def quantize(w: Tensor, *, block: int, double_quant: bool) -> NF4:
     packed, state = _bitsandbytes().quantize_4bit(
         flat, blocksize=block, compress_statistics=double_quant, quant_type="nf4"
     )
-    return NF4(packed, state, tuple(w.shape), block)
+    return NF4(packed, state, (w.shape[0], w.shape[1]), block)
 
 
 def fake_quant(w: Tensor, *, block: int, double_quant: bool) -> Tensor:

@@ -1,12 +1,14 @@
 """What an answer or a model is worth: log-likelihoods and pairwise judges, task accuracy, metrics of text and of
 distributions, rewards."""
 
+from lib.scoring.flipping import Fidelity
 from lib.scoring.likelihood import (
     Likelihood,
     PromptedJudge,
     completion_logprobs,
     judge_both_orders,
     load_judge,
+    pair_logprobs,
     reference_logprobs,
 )
 from lib.scoring.tasks import (
@@ -20,6 +22,7 @@ from lib.scoring.tasks import (
 
 __all__ = [
     "Accuracy",
+    "Fidelity",
     "Likelihood",
     "PromptedJudge",
     "answer_flips",
@@ -30,5 +33,6 @@ __all__ = [
     "load_judge",
     "load_task",
     "multiple_choice",
+    "pair_logprobs",
     "reference_logprobs",
 ]

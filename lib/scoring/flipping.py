@@ -6,8 +6,9 @@ next tokens differ. Everything teacher-forced is computed from final hidden stat
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from lib import data
 from lib.engine import attention
-from lib.engine.generation import generate, left_pad
+from lib.engine.generation import left_pad
 from lib.engine.head import Head, as_head, head_of
 from lib.engine.logprobs import CHUNK, first_largest
 from lib.engine.objectives import teacher_states
@@ -67,22 +68,14 @@ def teacher_forced(
 
 
 class Fidelity:
-    """Measures a model against full precision on fixed prompts: one object per run, one `measure` per arm."""
+    """Measures models against full precision along its answers to fixed prompts: one object per run."""
 
-    def __init__(
-        self, fp, tokenizer, prompts: Ids, *, max_new_tokens: int, stop_ids: Sequence[int], batch: int, answers: Ids
-    ):
-        self.fp, self.tokenizer, self.prompts, self.answers = (
-            fp,
-            tokenizer,
-            [list(p) for p in prompts],
-            [list(a) for a in answers],
-        )
-        self.generation = dict(max_new_tokens=max_new_tokens, stop_ids=list(stop_ids), batch=batch)
+    def __init__(self, fp, prompts: Ids, *, max_new_tokens: int, stop_ids: Sequence[int], batch: int, answers: Ids):
+        self.prompts, self.answers = [list(p) for p in prompts], [list(a) for a in answers]
+        self.generation: dict[str, Any] = dict(max_new_tokens=max_new_tokens, stop_ids=list(stop_ids), batch=batch)
         self.batch = batch
         self.head = head_of(fp)
         self.states = teacher_states(fp, self.prompts, self.answers, batch=batch)
-        self.texts = [tokenizer.decode(a, skip_special_tokens=True) for a in self.answers]
 
     def forced(self, model) -> Forced:
         """Teacher-forced comparison of `model` with full precision on the full-precision answers."""
@@ -94,38 +87,6 @@ class Fidelity:
         f = self.forced(model)
         return {"kl": f.kl.mean().item(), "flip rate": f.flip.float().mean().item()}
 
-    def measure(self, model, answers: Ids | None = None) -> tuple[dict[str, np.ndarray], Forced, list[list[int]]]:
-        """(per-prompt arrays (N,), the token-level comparison, the model's own greedy answers)."""
-        n = len(self.prompts)
-        forced = self.forced(model)
-        if answers is None:
-            answers = [c.tokens for c in generate(model, self.prompts, **self.generation)]
-        own = teacher_states(self.fp, self.prompts, answers, batch=self.batch)
-        texts = [self.tokenizer.decode(a, skip_special_tokens=True) for a in answers]
-        length = np.array([len(a) for a in self.answers], float)
-        per_prompt = {
-            "tokens": length,
-            "flips": forced.per_row(forced.flip, n),
-            "kl": forced.per_row(forced.kl, n),
-            "fp answer logprob": forced.per_row(forced.q_logprob, n),
-            "agreement prefix": np.array([data.agreement_prefix(a, b) for a, b in zip(answers, self.answers)], float),
-            "exact match": np.array([metrics.exact_match(a, b) for a, b in zip(answers, self.answers)], float),
-            "rouge-l": np.array([metrics.rouge_l(t, r) for t, r in zip(texts, self.texts)]),
-            "fp likelihood": self._fp_likelihood(own, answers),
-            "length ratio": np.array([len(a) for a in answers], float) / length,
-            "distinct-2": np.array([metrics.distinct_n([a], 2) for a in answers]),
-        }
-        return per_prompt, forced, answers
-
-    @torch.inference_mode()
-    def _fp_likelihood(self, states: Sequence[Tensor], answers: Ids) -> np.ndarray:
-        """Mean log-probability per token of the model's own answer under full precision."""
-        from lib.engine.logprobs import token_logprobs
-
-        target = torch.cat([torch.as_tensor(a) for a in answers]).to(self.head.device)
-        tokens = token_logprobs(torch.cat(list(states)).to(self.head.device), self.head, target).cpu()
-        return np.array([t.mean().item() for t in tokens.split([len(a) for a in answers])])
-
 
 def noise_floor(model, prompts: Ids, answers: Ids, *, batch: int, other_batch: int) -> dict[str, float]:
     """Flip rate and KL of full precision against itself at another batch size: what rounding alone does."""
@@ -134,28 +95,55 @@ def noise_floor(model, prompts: Ids, answers: Ids, *, batch: int, other_batch: i
     return {"flip rate": forced.flip.float().mean().item(), "kl": forced.kl.mean().item(), "tokens": len(forced.flip)}
 
 
-@torch.inference_mode()
-def decode_from(cache_model, model, contexts: Ids, first: Sequence[int], *, steps: int) -> tuple[Tensor, Tensor]:
-    """Greedy tokens (B, steps) and the hidden states (B, steps, D) they came from.
+class Context(NamedTuple):
+    """Contexts as a model has read them, left-padded, for another to go on from."""
 
-    The keys and values of each context are computed by `cache_model`; `model` then reads `first` and continues alone.
-    Works because a quantized model has the shapes of its original.
-    """
+    cache: Any
+    mask: Tensor  # (B, T)
+    position: Tensor  # (B, 1): of the last token
+
+
+@torch.inference_mode()
+def read(model, contexts: Ids) -> Context:
+    """Keys and values of each context under `model`. ValueError for a model that keeps more than these."""
     from transformers import DynamicCache
 
-    for m in (cache_model, model):
-        if not attention.shares_prompt(m):
-            raise ValueError(
-                f"{attention.name_of(m)} keeps more than keys and values: no other model can go on from it"
-            )
-    head = head_of(model)
+    if not attention.shares_prompt(model):
+        raise ValueError(
+            f"{attention.name_of(model)} keeps more than keys and values: no other model can go on from it"
+        )
     ids, mask = left_pad(contexts, model.device)
     position = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
-    cache_model.base_model(
-        input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+    model.base_model(input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True)
+    return Context(cache, mask, position[:, -1:])
+
+
+@torch.inference_mode()
+def forced_from(context: Context, model, tokens: Tensor) -> Tensor:
+    """Hidden states (B, T, D) of `model` that reads the tokens (B, T) after a context that any model of its shapes has
+    read; the context stays as it is."""
+    if not attention.shares_prompt(model):
+        raise ValueError(f"{attention.name_of(model)} keeps more than keys and values: it cannot go on from another's")
+    cache, mask, last = copy.deepcopy(context.cache), context.mask, context.position
+    steps = torch.arange(1, tokens.shape[1] + 1, device=last.device)
+    out = model.base_model(
+        input_ids=tokens.to(last.device),
+        attention_mask=torch.cat([mask, mask.new_ones(tokens.shape)], 1),
+        position_ids=last + steps,
+        past_key_values=cache,
+        use_cache=True,
     )
-    token, position = torch.as_tensor(list(first), device=model.device)[:, None], position[:, -1:]
+    return out.last_hidden_state
+
+
+@torch.inference_mode()
+def decode_from(context: Context, model, first: Sequence[int], *, steps: int) -> tuple[Tensor, Tensor]:
+    """Greedy tokens (B, steps) and the hidden states (B, steps, D) they came from: `model` reads `first` and goes on
+    alone, whoever read the context."""
+    head = head_of(model)
+    cache, mask, position = copy.deepcopy(context.cache), context.mask, context.position
+    token = torch.as_tensor(list(first), device=model.device)[:, None]
     tokens, states = [], []
     for _ in range(steps):
         mask, position = torch.cat([mask, mask.new_ones(len(mask), 1)], 1), position + 1
@@ -168,14 +156,19 @@ def decode_from(cache_model, model, contexts: Ids, first: Sequence[int], *, step
     return torch.stack(tokens, 1).cpu(), torch.stack(states, 1)
 
 
+METRICS = ("agreement", "kl", "js", "forced kl", "forced flips")
+
+
 def breakdown(
     fp, q, prompts: Ids, fp_answers: Ids, q_answers: Ids, *, steps: int, stop_ids: Sequence[int], batch: int
 ) -> dict[str, dict[str, np.ndarray]]:
     """What one flip costs, split four ways at the first divergence of each prompt's free-running answers.
 
-    For each of VARIANTS, per prompt: "agreement" of the next `steps` tokens with full precision's own continuation (up
-    to its end), and the mean "kl" KL(FP || variant) and "js" at matched positions. Prompts whose answers never differ,
-    or differ only in where they stop, are left out; "index" says which remain.
+    For each of VARIANTS, per prompt, against full precision's own continuation (up to its end): with its own
+    continuation "agreement" of the next `steps` tokens, and the mean "kl" KL(FP || variant) and "js" at matched
+    positions; and without the cascade, every variant reading full precision's continuation after its first token,
+    "forced kl" and "forced flips" (share of positions whose most likely token differs). Prompts whose answers never
+    differ, or differ only in where they stop, are left out; "index" says which remain.
     """
     stop = set(stop_ids)
     points = []
@@ -183,24 +176,29 @@ def breakdown(
         t = data.first_divergence(y, f)
         if t is not None and t < min(len(y), len(f)) and y[t] not in stop and f[t] not in stop:
             points.append((i, list(prompts[i]) + list(y[:t]), y[t], f[t]))
-    out = {name: {"agreement": [], "kl": [], "js": []} for name in VARIANTS}
+    out = {name: {m: [] for m in METRICS} for name in VARIANTS}
     models, head = {"fp": fp, "q": q}, head_of(fp)
     points.sort(key=lambda p: len(p[1]))
     for k in range(0, len(points), batch):
         _, contexts, kept, flipped = (list(x) for x in zip(*points[k : k + batch]))
-        base_tokens, base_states = decode_from(fp, fp, contexts, kept, steps=steps)
+        read_by = {name: read(m, contexts) for name, m in models.items()}
+        base_tokens, base_states = decode_from(read_by["fp"], fp, kept, steps=steps)
         valid = _until_stop(base_tokens, stop)
-        base_logits = head.logits(base_states[valid.to(base_states.device)]).float()
+        told = lambda first: torch.cat([torch.as_tensor(first)[:, None], base_tokens[:, :-1]], 1)  # noqa: E731, B023
+        logits = lambda states: head.logits(states[valid.to(states.device)]).float()  # noqa: E731, B023
+        base, forced = logits(base_states), logits(forced_from(read_by["fp"], fp, told(kept)))
+        count = valid.sum(1).clamp(min=1)
         for name, (cache, token, model) in VARIANTS.items():
             first = flipped if token == "flipped" else kept
-            tokens, states = decode_from(models[cache], models[model], contexts, first, steps=steps)
-            logits = head.logits(states[valid.to(states.device)]).float()
-            count = valid.sum(1).clamp(min=1)
+            tokens, states = decode_from(read_by[cache], models[model], first, steps=steps)
+            own, led = logits(states), logits(forced_from(read_by[cache], models[model], told(first)))
             same = ((tokens == base_tokens) & valid).sum(1) / count
             out[name]["agreement"] += same.tolist()
             for metric, values in (
-                ("kl", metrics.kl(base_logits, logits)),
-                ("js", metrics.js_divergence(base_logits, logits)),
+                ("kl", metrics.kl(base, own)),
+                ("js", metrics.js_divergence(base, own)),
+                ("forced kl", metrics.kl(forced, led)),
+                ("forced flips", (first_largest(forced) != first_largest(led)).float()),
             ):
                 per = torch.zeros(valid.shape, dtype=torch.float32)
                 per[valid] = values.cpu()

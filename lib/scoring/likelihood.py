@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lib.data import chat, templates
+from lib.data import Pair, chat, templates
 from lib.engine import models
 from lib.engine.head import head_of
 from lib.engine.logprobs import check_finite, hidden_states, mean_logprob, pack, sum_logprob, token_logprobs
@@ -39,6 +39,13 @@ def completion_logprobs(model, prompts: Ids, *branches: Ids, batch: int, mean: b
     return check_finite(out, range(len(out)))
 
 
+def pair_logprobs(model, pairs: Sequence[Pair], *, batch: int) -> Tensor:
+    """(N, 2) nats: summed log-probs of the chosen and the rejected answer of each pair, as `data.encode_pairs` gives
+    them."""
+    columns = zip(*((p.prompt, p.chosen, p.rejected) for p in pairs))
+    return completion_logprobs(model, *columns, batch=batch)
+
+
 def reference_logprobs(model, prompts: Ids, *branches: Ids, policy, batch: int) -> Tensor:
     """`completion_logprobs` of a frozen reference, computed once per (weights, dtype, device, token ids) and kept in
     data/cache.
@@ -52,7 +59,7 @@ def reference_logprobs(model, prompts: Ids, *branches: Ids, policy, batch: int) 
             "the same token ids"
         )
     key = {
-        "code": 2,  # raise it when a value can change
+        "code": 3,  # raise it when a value can change
         "weights": models.fingerprint(model),
         "dtype": str(model.dtype),
         "device": model.device.type,

@@ -5,7 +5,7 @@ Axes: N tokens, V vocabulary. Rates are fractions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -73,7 +73,7 @@ def rouge_l(candidate: str, reference: str) -> float:
     return scorer.score(reference, candidate)["rougeL"].fmeasure
 
 
-def distinct_n(answers: Sequence[Sequence[int]], n: int) -> float:
+def distinct_n(answers: Sequence[Sequence[Hashable]], n: int) -> float:
     """Distinct n-grams over all n-grams of the answers, in (0, 1]; 1 if there are none (nothing is repeated)."""
     grams = [tuple(a[i : i + n]) for a in answers for i in range(len(a) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 1.0

@@ -18,7 +18,7 @@ from lib.scoring import asked
 
 WORD = re.compile(r"[A-Za-z']+")
 READER = {"you", "your", "yours", "yourself", "yourselves", "you're", "you'll", "you've", "you'd"}
-Reward = Callable[[Sequence[tuple[str, str]]], Tensor]  # (prompt, answer) texts -> (N,)
+Reward = Callable[..., Tensor]  # (prompt, answer) texts -> (N,); a pairwise one takes two such lists
 TIE = 1e-6  # rewards no further apart are equal: sums of the same fractions in another order differ by rounding
 NOTHING = -1e3  # the reward of a text without a word: below every other
 
@@ -129,7 +129,7 @@ def score(name: str, texts: Sequence[str]) -> Tensor:
 
 def free(reward: Callable) -> Callable:
     """`reward`, marked as one that costs nothing a call, so that analysis may ask it for the truth (`Oracle.peek`)."""
-    reward.free = True
+    setattr(reward, "free", True)  # noqa: B010  a function's mark
     return reward
 
 
@@ -197,7 +197,7 @@ class Oracle:
 
     def __init__(
         self,
-        reward: Callable[[Sequence], Tensor],
+        reward: Reward,
         *,
         labels: str,
         flip: float,

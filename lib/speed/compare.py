@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -61,7 +62,7 @@ def tune(
                 raise
             continue  # a larger batch did not fit
         rates[value] = got["units"][0] / got["seconds"][0]
-    return max(rates, key=rates.get), rates
+    return max(rates, key=rates.__getitem__), rates
 
 
 def same_losses(*, lr: float, **spec) -> pd.DataFrame:
@@ -107,11 +108,15 @@ class _Child:
             "TRANSFORMERS_VERBOSITY": "error",
             "PYTHONWARNINGS": "ignore",
         }
+        self.process: Any
+        self.end: Any
+        self.to: Any
+        self.said: Any
         if spec.get("forked") and workers.forks():
             self._fork()
         else:
             command = [sys.executable, "-m", "lib.speed.measure", json.dumps(spec)]
-            self.process = subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 cwd=paths.ROOT,
                 env=environment,
@@ -120,7 +125,7 @@ class _Child:
                 stderr=self.errors,
                 text=True,
             )
-            self.end, self.to, self.said = self.process.wait, self.process.stdin, self.process.stdout
+            self.process, self.end, self.to, self.said = process, process.wait, process.stdin, process.stdout
         if spec.get("paired"):
             self._until("#ready")
 
@@ -131,8 +136,8 @@ class _Child:
             from trl import DPOTrainer  # noqa: F401  # here once, not in every fork
         (asked, to), (said, say) = os.pipe(), os.pipe()
         self.to, self.said = os.fdopen(to, "w"), os.fdopen(said)
-        self.process = workers.fork(measure.main, json.dumps(self.spec), asked, say, self.errors.fileno())
-        self.end = self.process.join
+        process = workers.fork(measure.main, json.dumps(self.spec), asked, say, self.errors.fileno())
+        self.process, self.end = process, process.join
         os.close(asked)
         os.close(say)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -80,7 +80,7 @@ def steps(model, tokenizer, spec: dict) -> dict:
 
 @torch.inference_mode()
 def answers(
-    model, prompts: Sequence[Sequence[int]], stop: Sequence[int], batch: int, tokens: int, **more
+    model, prompts: Sequence[Sequence[int]], stop: Sequence[int], batch: int, tokens: int, **more: Any
 ) -> list[list[int]]:
     """transformers' generate on left-padded batches of similar length; answers up to their end-of-turn token, shortest
     prompt first."""
@@ -102,11 +102,10 @@ def samples(model, tokenizer, spec: dict) -> dict:
     more = dict(do_sample=False) if spec["task"] == "greedy" else dict(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=spec["candidates"]
     )  # fmt: skip
-    ask = partial(answers, model, prompts, stop, spec["their_batch"], **more)
     gate, units, length = Gate(spec), [], 0.0
     for k in range(spec["repeats"] + 1):
         gate.enter()
-        done = ask(spec["tokens"] if k else 2)
+        done = answers(model, prompts, stop, spec["their_batch"], spec["tokens"] if k else 2, **more)
         gate.leave()
         units.append(sum(map(len, done)))
         length = units[-1] / len(done)

@@ -23,8 +23,9 @@ PROMPT = 256
 
 
 def qdpo(cfg) -> Iterator[str]:
-    """Full precision and its twin; a float32 copy for AWQ and GPTQ (what they keep of the calibration is left out); all
-    weights of the student in float32, with gradients, moments and a snapshot of the best."""
+    """Full precision and its twin; a float32 copy for AWQ and GPTQ (what they keep of the calibration is left out, and
+    teaching, which takes no more than training does); all weights of the student in float32, with gradients, moments
+    and a snapshot of the best."""
     fp = model(cfg)
     student = twins.twin(fp, host=cfg.host and sharding.ranks()[1] == 1)
     sharding.shard(student, list(block_linears(student)))
@@ -39,7 +40,9 @@ def qdpo(cfg) -> Iterator[str]:
         blocks = list(decoder_blocks(student).values())
         at_work = [p.float() for p in blocks[0].parameters()]
         yield "AWQ, GPTQ: a copy in float32 on the host, one block of it at work, then another model"
-        del rounded, wide, at_work
+        del at_work
+        if "awq" not in cfg.items_of("arms"):  # else both stay: where repairs from AWQ begin
+            del rounded, wide
     quantizer = partial(rtn.fake_quant, bits=cfg.bits, group=cfg.group, symmetric=cfg.symmetric)
     steps = partial(memory.preference_steps, student, micro=cfg.micro, prompt=PROMPT, answer=cfg.train_tokens,
         checkpoint=cfg.checkpoint, optimizer=cfg.optimizer)  # fmt: skip
@@ -84,10 +87,9 @@ def mrpo(cfg) -> Iterator[str]:
     yield "model"
     memory.answers(whole, batch=cfg.generation_batch, prompt=PROMPT, new_tokens=cfg.tokens, n=cfg.each)
     yield "candidates"
-    many = cfg.each * len(cfg.items_of("temperatures"))
     if cfg.second_model != "none":
         second = model(cfg, cfg.second_model)
-        memory.scores(second, batch=cfg.eval_batch, prompt=PROMPT, answer=cfg.tokens, answers=many)
+        memory.scores(second, batch=cfg.eval_batch, prompt=PROMPT, answer=cfg.tokens, answers=cfg.each)
         yield "scores under the second model"
         del second
     if cfg.rank:
@@ -97,7 +99,7 @@ def mrpo(cfg) -> Iterator[str]:
         top, latent = trunk.split(whole, cfg.blocks)[1], Latent(made, partial(Full, quantizer=None))
     else:
         top, latent = last_blocks(whole, cfg)
-    memory.scores(whole, batch=cfg.eval_batch, prompt=PROMPT, answer=cfg.tokens, answers=many)
+    memory.scores(whole, batch=cfg.eval_batch, prompt=PROMPT, answer=cfg.tokens, answers=cfg.each)
     yield "scores"
     memory.top_steps(top, latent, micro=cfg.micro, prompt=PROMPT, answer=cfg.tokens)
     yield "training"

@@ -11,18 +11,21 @@
 A study calls the last two and measures what comes out.
 """
 
+from lib.synthesis.judges import teacher_judges
 from lib.synthesis.pipelines import (
     Amounts,
     Journal,
     Result,
     grounded,
     knowledge,
+    messages,
     run,
     seeded,
     skills,
     summary,
     synthesise,
 )
+from lib.synthesis.teachers import load as load_teacher
 
 __all__ = [
     "Amounts",
@@ -30,9 +33,12 @@ __all__ = [
     "Result",
     "grounded",
     "knowledge",
+    "load_teacher",
+    "messages",
     "run",
     "seeded",
     "skills",
     "summary",
     "synthesise",
+    "teacher_judges",
 ]

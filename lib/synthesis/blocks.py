@@ -35,7 +35,8 @@ class Outcome(NamedTuple):
 class Block(Protocol):
     """name; items(rows): how many items the rows are to give, or None where that shows only afterwards; apply."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def items(self, rows: int) -> int | None: ...
     def apply(self, rows: list[dict], ask: Ask, seen: Dedup) -> list[Outcome]: ...
@@ -89,7 +90,7 @@ class Generate(NamedTuple):
         if self.ask != "pairs":
             return {{"contexts": "context", "questions": "question", "answer": "answer"}[self.ask]: item}
         found = re.fullmatch(r"Question:\s*(.+?)\s*\n\s*Answer:\s*(.+)", item, re.S)
-        return found and {"question": found[1], "answer": found[2]}
+        return {"question": found[1], "answer": found[2]} if found else None
 
 
 # "1. " and "1) ", or the full-width marks of Chinese and Japanese lists, which no space follows

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from lib.synthesis import phrases, samplers, truth
-from lib.synthesis.blocks import Generate, Unique
+from lib.synthesis.blocks import Block, Generate, Unique
 from lib.synthesis.pipelines import run, seeded
 from lib.synthesis.teachers import Teacher
 from lib.taxonomy.tree import Leaf
@@ -35,7 +35,7 @@ def questions(name: str, leaves: Sequence[Leaf], teacher: Teacher, how: Draw) ->
     """
     of = {leaf.checker: leaf.path for leaf in leaves}
     sampler = samplers.named(name, leaves, calls=how.calls, size=how.size, seed=how.seed, quotas=how.quotas)
-    blocks = [Generate("questions", teacher, "questions", how.each), Unique("unique questions")]
+    blocks: list[Block] = [Generate("questions", teacher, "questions", how.each), Unique("unique questions")]
     if how.answers:
         blocks.append(Generate("answers", teacher, "answer"))
     together = how.calls if name != "self-instruct" else 1  # what is fed back has to be there
@@ -45,7 +45,7 @@ def questions(name: str, leaves: Sequence[Leaf], teacher: Teacher, how: Draw) ->
 
 def answered(rows: Sequence[dict], leaves: Sequence[Leaf]) -> list[dict]:
     """The valid rows, each of the leaf of its kind and with a right answer, explained in every second row."""
-    checker = {leaf.path: leaf.checker for leaf in leaves}
+    checker = {leaf.path: leaf.checker or "" for leaf in leaves}
     valid = [row | {"leaf": row["kind"], "context": ""} for row in rows if row["kind"]]
     return [
         row | {"answer": phrases.right(checker[row["leaf"]], row["question"], "", i % 2 == 1)}

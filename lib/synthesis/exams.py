@@ -61,7 +61,7 @@ def skills(leaves: Sequence[Leaf], *, each: int, seed: int = 0, others: Sequence
 def accepted(exam: Sequence[Question], texts: Sequence[str], leaves: Sequence[Leaf]) -> list[bool]:
     """Whether each skill's checker accepts the answer: forms that are not in `right` too, if they end with the
     result."""
-    checker = {leaf.path: leaf.checker for leaf in leaves}
+    checker = {leaf.path: leaf.checker or "" for leaf in leaves}
     return [checkers.passes(checker[q.leaf], q.question, q.context, text) for q, text in zip(exam, texts, strict=True)]
 
 

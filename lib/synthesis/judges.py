@@ -117,7 +117,7 @@ def faults(row: dict, *, words: int = 250) -> list[str]:
     ]  # fmt: skip
     if answer is not None:
         text, n = answer.strip(), len(units(answer))
-        opened = any(text.count(a) != text.count(b) for a, b in BRACKETS) or text.count('"') % 2 == 1
+        opened = any(text.count(a) != text.count(b) for a, b in map(tuple, BRACKETS)) or text.count('"') % 2 == 1
         checks += [
             (not 1 <= n <= words, f"the answer has {n} words"),
             (bool(HANGING.search(text)) or opened, "the answer breaks off"),
@@ -152,11 +152,11 @@ def calibrated(name: str, score: Score, leaves: Sequence[Leaf], *, q: float) -> 
         raise ValueError(f"{name} gives no finite score to a seed of {bad['leaf']}: {bad['question']!r}")
     of = {leaf.path: [value for row, value in zip(rows, scores) if row["leaf"] == leaf.path] for leaf in leaves}
     # the largest seed score at which no more than a share q of the seeds falls below it: keeps at least 1 - q of them
-    least = {path: float(np.quantile(values, q, method="lower")) for path, values in {**of, None: scores}.items()}
+    least = {path: float(np.quantile(values, q, method="lower")) for path, values in {**of, "": scores}.items()}
 
     def margin(rows: Sequence[dict]) -> list:
         return [
-            None if value is None else value - least.get(row["leaf"], least[None])
+            None if value is None else value - least.get(row["leaf"], least[""])
             for row, value in zip(rows, score(rows), strict=True)
         ]
 

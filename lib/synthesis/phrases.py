@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -120,7 +121,7 @@ def about(text: str, rng: np.random.Generator) -> str:
 
 def right(name: str, asked: str, given: str, explained: bool) -> str:
     """A right answer; explained where the kind allows it (an object in JSON and an edited text do not)."""
-    shortest = truth.bare(name, asked, given)
+    shortest: Any = truth.bare(name, asked, given)  # the questions here are of the checker's form
     if not explained or name in ("json_object", "replacement"):
         return shortest
     if name in LEADS:
@@ -141,7 +142,8 @@ def right(name: str, asked: str, given: str, explained: bool) -> str:
 def wrong(name: str, asked: str, given: str, explained: bool, rng: np.random.Generator) -> str:
     """An answer that the checker refuses: off by a little where the result is a number, else the right answer to
     something else."""
-    shortest = truth.bare(name, asked, given)
+    shortest: Any = truth.bare(name, asked, given)  # the questions here are of the checker's form
+    result: Any
     for _ in range(50):
         if shortest.isdecimal():
             result = str(int(shortest) + int(rng.integers(1, 10)))

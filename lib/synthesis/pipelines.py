@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lib.harness.progress import announce, track
 from lib.synthesis.blocks import FATES, Block, Chunk, Dedup, Filter, Generate, Unique
@@ -94,8 +94,9 @@ class Journal:
                 kept = "nothing is kept without a journal"
                 if self.folder:
                     kept = f"what it gave before is kept in {self.folder}: run again to go on from there"
+                n = self.raised[leaf]
                 raise RuntimeError(
-                    f"{reason} ({leaf}: {self.raised[leaf]} times, {self.in_a_row[who]} in a row); {kept}"
+                    f"{reason} ({leaf}: {n} time{'s' * (n != 1)}, {self.in_a_row[who]} in a row); {kept}"
                 ) from error
         return [self.known.get(key) for key in keys], reason
 
@@ -103,7 +104,7 @@ class Journal:
         self.known[key] = answer
         if path:
             if isinstance(answer, str):
-                kept = {"text": str(answer), "truth": list(getattr(answer, "truth", ()))}
+                kept: dict[str, Any] = {"text": str(answer), "truth": list(getattr(answer, "truth", ()))}
             else:
                 kept = {"score": float(answer)}
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +144,7 @@ def run(
             f"{', '.join(names) or 'no block'} and {batch}"
         )
     kept, dropped, drawn, book, seen = [], [], {}, Journal(journal), Dedup() if seen is None else seen
-    counts = [{"block": name, "rows": 0, "in": 0, **dict.fromkeys(FATES, 0)} for name in names]
+    counts: list[dict[str, Any]] = [{"block": name, "rows": 0, "in": 0, **dict.fromkeys(FATES, 0)} for name in names]
     starts = range(0, sampler.calls, batch)
     for start in track(starts, desc):
         prompts = [sampler.draw(call, kept) for call in range(start, min(start + batch, sampler.calls))]
@@ -183,6 +184,19 @@ def _plain(row: dict) -> dict:
     return {k: v for k, v in row.items() if k not in ("examples", "task")}
 
 
+def shown_context(row: dict) -> str:
+    """What a question is asked with: its context; knowledge is asked without its document."""
+    return "" if row["leaf"].startswith("knowledge") else row.get("context", "")
+
+
+def messages(row: dict, system: str = "") -> list[dict[str, str]]:
+    """A kept row as a student is taught it: the system's message where there is one, the question, the answer."""
+    context = shown_context(row)
+    asked = f"{context}\n\n{row['question']}" if context else row["question"]
+    turns = [("system", system)] * bool(system) + [("user", asked), ("assistant", row["answer"])]
+    return [{"role": role, "content": content} for role, content in turns]
+
+
 def summary(counts: Sequence[dict]) -> str:
     """One line: what each block gave of what it was to give."""
     return ", ".join(
@@ -190,7 +204,7 @@ def summary(counts: Sequence[dict]) -> str:
     )
 
 
-def _filters(judges: Mapping[str, Judge], stage: str) -> list[Filter]:
+def _filters(judges: Mapping[str, Judge], stage: str) -> list[Block]:
     return [Filter(f"{stage} judge", judges[stage])] if stage in judges else []
 
 
@@ -207,7 +221,7 @@ def skills(teacher: Teacher, judges: Mapping[str, Judge], *, questions: int) -> 
     """The paper's four stages: questions, their judge ("question"), answers, the judge of pairs ("pair"); a stage
     without a judge keeps all."""
     _known(judges, ("question", "pair"), questions=questions)
-    made = [Generate("questions", teacher, "questions", questions), Unique("unique questions")]
+    made: list[Block] = [Generate("questions", teacher, "questions", questions), Unique("unique questions")]
     return [*made, *_filters(judges, "question"), Generate("answers", teacher, "answer"), *_filters(judges, "pair")]
 
 
@@ -231,7 +245,7 @@ def knowledge(
     if without:
         raise ValueError(f"knowledge is made from documents, and {without} has none")
     documents = {leaf.path: tuple(d.text for d in leaf.documents) for leaf in leaves}
-    made = [
+    made: list[Block] = [
         Chunk("chunks", documents, words),
         Generate("pairs", teacher, "pairs", pairs),
         Unique("unique questions", ("question",)),

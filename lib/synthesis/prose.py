@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,12 +38,13 @@ def openings(n: int, *, rng: np.random.Generator) -> list[tuple[str, str]]:
 def _paragraphs() -> tuple[str, ...]:
     """Plain prose of 12 to 40 words, sorted: the same text everywhere, since the classifier pins scikit-learn's
     version."""
-    root = Path(importlib.util.find_spec("sklearn").submodule_search_locations[0])
+    spec: Any = importlib.util.find_spec("sklearn")
+    root = Path(spec.submodule_search_locations[0])
     files = [
         file for file in root.rglob("*.py") if not {"tests", "externals"} & set(file.relative_to(root).parts)
     ]  # externals are others' work
-    texts = {text for file in files for text in _prose(file.read_text(encoding="utf-8"))}
-    texts = sorted(text for text in texts if 12 <= len(text.split(" ")) <= 40)
+    found = {text for file in files for text in _prose(file.read_text(encoding="utf-8"))}
+    texts = sorted(text for text in found if 12 <= len(text.split(" ")) <= 40)
     return tuple(text for text, score in zip(texts, classifier(texts).tolist()) if score < 0.5)
 
 

@@ -134,7 +134,8 @@ class _Work:
     """One call's requests on their way."""
 
     def __init__(self, chat: Chat, came: queue.SimpleQueue):
-        self.chat, self.came, self.stop, self.failed = chat, came, threading.Event(), None
+        self.chat, self.came, self.stop = chat, came, threading.Event()
+        self.failed: BaseException | None = None
         self.free_at = 0.0  # when the next request may go, of the loop's clock
 
     def run(self, bodies: list[dict]) -> None:

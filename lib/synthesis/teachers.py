@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -135,21 +135,21 @@ class Templated:
             free = [x for x in self.leaves if x.kind in ("foundational", "freeform")]
             error = error if free or error != "off-leaf" else "right"
             text = (
-                phrases.question(free[rng.integers(len(free))].checker, rng, zipf)
+                phrases.question(free[rng.integers(len(free))].checker or "", rng, zipf)
                 if error == "off-leaf"
                 else phrases.about(r.context, rng)
             )
         else:
             if error == "off-leaf":
                 leaf, error = (other, error) if (other := self._other(leaf, rng)) != leaf else (leaf, "right")
-            text = phrases.question(leaf.checker, rng, zipf)
+            text = phrases.question(leaf.checker or "", rng, zipf)
         text = phrases.unanswerable(rng) if error == "unanswerable" else text + f" {UNSAFE}" * (error == "unsafe")
         return text, {"asked": error} if r.context else {"leaf": leaf.path, "asked": error}
 
     def _context(self, r: Request, rng: np.random.Generator) -> tuple[str, dict]:
         leaf, _ = self._target(r, ("grounded",), rng)
         other = self._other(leaf, rng) if rng.random() < self.knobs.off_leaf else leaf
-        return phrases.context(other.checker, rng), {
+        return phrases.context(other.checker or "", rng), {
             "leaf": other.path,
             "given": "right" if other == leaf else "off-leaf",
         }
@@ -239,7 +239,8 @@ def load(
         )
     made = Chat(url, model.strip(), seed=seed, patience=patience, keep=keep)
     if prices != "none":
-        made.prices = tuple(float(p) for p in prices.split(","))
+        read, written = (float(p) for p in prices.split(","))
+        made.prices = read, written
     return made
 
 
@@ -281,7 +282,7 @@ class Continuing:
             batch,
             stop_ids(model, tokenizer),
         )
-        self.settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+        self.settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
         self.name = f"continuing {fingerprint(model)} {model.dtype} {self.settings} {seed}"
 
     def __call__(self, requests: Sequence[Request]) -> Iterable[str | None]:

@@ -49,9 +49,9 @@ def _formatted(name: str, question: str) -> str | None:
         return json.dumps({k: int(v) if v.isdecimal() else v for k, v in pairs.items()})
     if name == "polite_note":
         asked = re.search(r"\bnote to (.+?) from (\w+) (?:asking for|about) (.+)\.$", question)
-        return asked and f"Dear {asked[1]},\nplease think of {asked[3]}.\n{asked[2]}"
+        return f"Dear {asked[1]},\nplease think of {asked[3]}.\n{asked[2]}" if asked else None
     news = re.search(r"\b[Rr]eport that (.+)\.$", question)
-    return news and f"Aye, captain: {news[1]}."
+    return f"Aye, captain: {news[1]}." if news else None
 
 
 def form(question: str, context: str = "") -> str | None:
@@ -76,7 +76,7 @@ def supported(leaf: Leaf, question: str, answer: str) -> bool:
         found = re.search(
             rf"{before}([^\"]{{1,80}}?){after}", " ".join(" ".join(d.text for d in leaf.documents).split())
         )
-        return bool(found) and bool(blank[1] + blank[2]) and says(found[1])
+        return found is not None and bool(blank[1] + blank[2]) and says(found[1])
     for fact in leaf.facts:
         if flat(fact.question) == flat(question):
             return says(fact.answer) and not any(says(other) for other in fact.distractors)
@@ -93,7 +93,8 @@ def question_score(leaf: Leaf | None, row: dict) -> float:
         return float(form(question, context) is not None)
     if leaf.kind == "knowledge":
         known = BLANK.search(question) is not None and leaf.task in question
-        return float(known or any(question == x.question for x in (*leaf.seeds, *leaf.facts)))
+        asked = [*(x.question for x in leaf.seeds), *(x.question for x in leaf.facts)]
+        return float(known or question in asked)
     return float(form(question, context) == leaf.checker)
 
 
@@ -106,7 +107,7 @@ def pair_score(leaf: Leaf | None, row: dict) -> float:
         return 1.0 if not supported(leaf, question, answer) else 2.0 + (text.count(answer) >= 2 * EXPLAINED)
     name = leaf.checker if leaf is not None and leaf.checker else form(question, context)
     shortest = bare(name, question, context) if name else None
-    if shortest is None or not checkers.passes(name, question, context, answer):
+    if not name or shortest is None or not checkers.passes(name, question, context, answer):
         return 1.0
     return 2.0 + (text.count(answer) >= text.count(shortest) + EXPLAINED)
 

@@ -246,7 +246,7 @@ def _mate(question: str, context: str, answer: str) -> bool:
     """The ship's mate reports: one line that opens with "Aye, captain:" and holds every word of the news."""
     news = re.search(r"\b[Rr]eport that (.+)\.$", question)
     return (
-        bool(news)
+        news is not None
         and re.fullmatch(r"Aye, captain: .+[.!]", answer.strip()) is not None
         and _words(news[1]) <= _words(answer)
     )

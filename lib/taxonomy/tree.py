@@ -217,9 +217,8 @@ def _seeds(file: File, nodes: list[yaml.Node]) -> list[Seed]:
     for i, node in enumerate(nodes):
         name = f"seed_examples[{i}]"
         fields = file.fields(node, name, ("question", "answer", "context"), ("question", "answer"))
-        seeds.append(
-            Seed(*(file.text(fields.get(k), f"{name}.{k}") for k in ("question", "answer", "context")), line_of(node))
-        )
+        question, answer, context = (file.text(fields.get(k), f"{name}.{k}") for k in ("question", "answer", "context"))
+        seeds.append(Seed(question, answer, context, line_of(node)))
         has.append("context" in fields)
     if len(set(has)) > 1:
         odd = 2 * sum(has) < len(has)  # the smaller part is named; of two equal ones, the seeds without
@@ -250,9 +249,8 @@ def _passages(file: File, nodes: list[yaml.Node]) -> list[Seed]:
         ):
             place = f"{name}.questions_and_answers[{j}]"
             both = file.fields(pair, place, ("question", "answer"), ("question", "answer"))
-            seeds.append(
-                Seed(*(file.text(both.get(k), f"{place}.{k}") for k in ("question", "answer")), context, line_of(pair))
-            )
+            question, answer = (file.text(both.get(k), f"{place}.{k}") for k in ("question", "answer"))
+            seeds.append(Seed(question, answer, context, line_of(pair)))
     return seeds
 
 

@@ -325,3 +325,18 @@ def test_a_certain_prefix_has_weight_r_where_the_constraint_is_hard():
     """delta = 1 leaves nothing alone, not even a prefix whose success is certain."""
     log_r, x = torch.tensor([[-0.5]], dtype=torch.float64), torch.tensor([[1.0]], dtype=torch.float64)
     assert soft_weight(log_r, log_r, x, delta=1.0, floor=0.0).item() == pytest.approx(-0.5)
+
+
+def test_learn_finds_the_rate_of_each_prefix():
+    """Two prefixes, seen often, whose answers satisfy the classifier in 3 of 4 and in 1 of 4 cases: R says so."""
+    embeddings = torch.eye(4, dtype=torch.float64)
+    nado = constraint.Nado(embeddings, 0, generator=torch.Generator().manual_seed(0)).double()
+    hidden = torch.tensor([[1.0, -1, 0, 0], [0, 0, 1, -1]], dtype=torch.float64).repeat(4, 1)
+    target, branch = torch.tensor([0, 1] * 4), torch.arange(8)
+    labels = torch.tensor([1.0, 0, 1, 0, 1, 0, 0, 1])
+    curve = constraint.learn(nado, hidden, target, branch, labels, steps=300, lr=0.1)
+    rate = nado(hidden, target)[0].exp()
+    assert rate.tolist() == pytest.approx([0.75, 0.25] * 4, abs=1e-3)
+    assert curve[0] == pytest.approx(math.log(2)) and curve[-1] == pytest.approx(0.5623351446)  # the entropy of 1/4
+    with pytest.raises(ValueError, match="some answers must satisfy the classifier and some not; given 1 to 1"):
+        constraint.learn(nado, hidden, target, branch, torch.ones(8), steps=1, lr=0.1)

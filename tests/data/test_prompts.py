@@ -157,3 +157,29 @@ def test_a_chat_is_in_the_tokenizers_template_or_refused(byte_tokenizer):
     byte_tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
         data.chat(byte_tokenizer, turns)
+
+
+def test_encode_takes_prompts_texts_and_messages(byte_tokenizer):
+    """The same conversation in each form is the same tokens; a system message is one more turn."""
+    turns = [{"role": "user", "content": "Hello"}]
+    forms = [data.Prompt("a", "", "Hello", "test"), "Hello", turns, tuple(turns)]
+    ids = data.encode(byte_tokenizer, forms)
+    assert ids == [data.chat(byte_tokenizer, turns)] * 4
+    (longer,) = data.encode(byte_tokenizer, [[{"role": "system", "content": "Be brief."}, *turns]])
+    assert len(longer) > len(ids[0]) and longer[-len(ids[0]) :] == ids[0]
+    with pytest.raises(ValueError, match=r"in a list, given one text: write \['Hello'\]"):
+        data.encode(byte_tokenizer, "Hello")
+    with pytest.raises(ValueError, match=r"prompts\[1\] is 3, neither a text nor messages"):
+        data.encode(byte_tokenizer, ["Hello", 3])
+
+
+def test_encode_pairs_closes_answers_and_finds_where_they_part(byte_tokenizer):
+    texts = [("Say it.", "abcd", "abXd"), ("And?", "yes", "yes, sir")]
+    first, second = data.encode_pairs(byte_tokenizer, texts, end=257)
+    read = lambda ids: byte_tokenizer.decode(ids)  # noqa: E731
+    assert first.prompt == data.encode(byte_tokenizer, ["Say it."])[0]
+    assert read(first.chosen[:-1]) == "abcd" and read(first.rejected[:-1]) == "abXd" and first.divergence == 2
+    assert first.chosen[-1] == first.rejected[-1] == 257
+    assert second.divergence == 3 and second.chosen[3] == 257 != second.rejected[3]
+    with pytest.raises(ValueError, match=r"pairs\[1\]: both answers are 'no'"):
+        data.encode_pairs(byte_tokenizer, [texts[0], ("x", "no", "no")], end=257)

@@ -90,6 +90,13 @@ def test_gradients_reach_the_weights_chosen_up_rejected_down(tiny_model):
     assert ((after - before) @ torch.tensor([1.0, -1.0])).sum() > 0
 
 
+def test_objectives_together_are_their_weighted_sum():
+    one = lambda i: (torch.tensor(2.0 * len(i)), {"kl": 1.0})  # noqa: E731
+    other = lambda i: (torch.tensor(0.5), {"margin": 3.0})  # noqa: E731
+    total, logged = objectives.together((1.0, one), (4.0, other))([0, 1, 2])
+    assert total.item() == 8.0 and logged == {"kl": 1.0, "margin": 3.0}
+
+
 def test_trl_computes_the_same_loss_and_gradient(tiny_model, byte_tokenizer, tmp_path):
     """DPOTrainer on the same three pairs, in float32, against a reference that is not the policy."""
     from datasets import Dataset

@@ -79,7 +79,7 @@ def test_reproduce_passes_on_what_was_asked(monkeypatch):
 
 def test_power_of_a_plan_is_told_and_an_unknown_paper_refused():
     told = invoke("power", "qdpo", "--seeds", "9")
-    assert told.exit_code == 0 and "detectable" in told.stdout and "C5 flips" in told.stdout
+    assert told.exit_code == 0 and "detectable" in told.stdout and "C5" in told.stdout
     refused = invoke("power", "speed")
     assert refused.exit_code == 2 and "power is reckoned for qdpo, lab" in refused.output
     one = invoke("power", "qdpo", "--seeds", "1")
@@ -93,7 +93,7 @@ def test_no_run_at_a_time_is_refused():
 
 def test_sweep_checks_every_point_before_it_starts(monkeypatch, sandbox):
     commands = []
-    monkeypatch.setattr(cli, "_call", lambda c: commands.append(c) or 0)
+    monkeypatch.setattr(runner, "spawn", lambda command, *_, **__: commands.append(command) or 0)
     assert (
         invoke(
             "sweep",
@@ -111,6 +111,16 @@ def test_sweep_checks_every_point_before_it_starts(monkeypatch, sandbox):
     )
     assert len(commands) == 8 and "lr_qdpo=1e-4" in commands[-1]
     assert invoke("sweep", "qdpo", "--grid", "beta=0.1,-1").exit_code == 2 and len(commands) == 8
+    for wrong, said in (
+        (("--jobs", "0"), "at least one run at a time, given jobs 0"),
+        (("--retry", "often"), "--retry is two whole numbers, of crashed and of failed runs, as in 1:0, given 'often'"),
+        (("--slot", "-1"), "--slot is CPUs and the share of a GPU, such as 4 or 4:0.5, given '-1'"),
+        (("--grid", "BETA=0.1"), "beta is given twice"),
+    ):
+        r = invoke("sweep", "qdpo", "--grid", "beta=0.3", "--preset", "smoke", *wrong)
+        assert r.exit_code == 2 and said in r.output and len(commands) == 8
+    r = invoke("sweep", "qdpo", "--grid", "beta=0.3,0.3", "--preset", "smoke")
+    assert r.exit_code == 2 and "the same run is asked for twice: beta=0.3 seed 0 and beta=0.3 seed 0" in r.output
 
 
 def test_doctor_and_notebooks_check():
@@ -124,10 +134,10 @@ def test_the_exit_code_of_a_sweep_is_that_of_its_worst_run(monkeypatch, sandbox)
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "raise SystemExit(3)", "pass",
     )]  # fmt: skip
     assert [runner.spawn(c) for c in commands] == [137, 3, 0]
-    todo = iter(commands[::2])
-    monkeypatch.setattr(cli, "_call", lambda _: runner.spawn(next(todo)))
-    r = invoke("sweep", "qdpo", "--grid", "beta=0.1,1", "--preset", "smoke")
-    assert r.exit_code == 137 and r.output.count("FAILED") == 1
+    spawn, codes = runner.spawn, {"beta=0.1": 0, "beta=1": 2}
+    monkeypatch.setattr(runner, "spawn", lambda command, *_, **__: spawn(commands[codes[command[-1]]]))
+    r = invoke("sweep", "qdpo", "--grid", "beta=1,0.1", "--preset", "smoke", "--retry", "0")
+    assert r.exit_code == 137 and "beta=0.1 seed 0: crashed" in r.output and "beta=1 seed 0: done" in r.output
 
 
 @pytest.mark.parametrize("given", [["seed=3"], ["PRESET=paper"], ["beta=0.1", "BETA=0.2"]])

@@ -18,16 +18,16 @@ def table(**values):
     return whole.reset_index(drop=True)
 
 
-FOUND = {"qdpo C5 flips": (-0.03, -0.05, -0.01, 0.01, "fails"), "qdpo C3c": (0.99, 0.97, 1.01, np.nan, "holds"),
+FOUND = {"qdpo C4": (-0.03, -0.05, -0.01, 0.01, "fails"), "qdpo C3c": (0.99, 0.97, 1.01, np.nan, "holds"),
     "attribute_control U1": (0.01, 0.0, 0.02, 0.05, "holds"),
     "lab C5": (0.02, -0.01, 0.05, 0.02, "not resolved")}  # fmt: skip
 
 
 def test_effects_are_in_what_is_worth_having():
     rows = forest.scaled(table(**FOUND)).set_index("claim")
-    assert rows.loc["C5 flips", ["at", "from_", "to"]].tolist() == pytest.approx([-3, -5, -1])
+    assert rows.loc["C4", ["at", "from_", "to"]].tolist() == pytest.approx([-3, -5, -1])
     assert rows.loc["C3c", ["at", "from_", "to"]].tolist() == pytest.approx([2, 1, 3]), "from its bound"
-    assert rows.nulls["C5 flips"] == [0] and rows.nulls["U1"] == pytest.approx([-1]) and rows.nulls["C3c"] == [0]
+    assert rows.nulls["C4"] == [0] and rows.nulls["U1"] == pytest.approx([-1]) and rows.nulls["C3c"] == [0]
     assert rows.nulls["C1a"] != rows.nulls["C1a"] or len(rows.nulls["C1a"]) == 2, "same: both ends of the band"
 
 
@@ -39,7 +39,7 @@ def test_the_picture_shows_each_estimate_in_the_colour_of_its_verdict():
     assert marks[min(marks)].get_color() == style.VERDICTS["fails"][0]
     assert "4 headline claims: 2 holds, 1 fails, 1 not resolved" in figure.get_suptitle()
     said = {t.get_text() for t in axes.get_yticklabels()}
-    assert "QDPO flips fewer tokens than distillation" in said and len(said) == 4
+    assert "QDPO repairs what quantization broke" in said and len(said) == 4
     names = {t.get_text() for t in axes.texts}
     assert {"QDPO", "LAB", "fails"} <= names and "MRPO" not in names
     assert front.clause("lab", "C5") == "phases with replay beat all at once"

@@ -27,12 +27,12 @@ def test_every_headline_has_its_own_words_and_no_words_are_left_over():
 def test_the_sentences_follow_the_verdicts():
     one, other = front.finding(table("qdpo", HOLDS, FAILS, SAME, OPEN, CANNOT))
     assert one == (
-        "It holds that accuracy hides the tokens that quantization flips; the opposite is seen of “labels need "
-        "no annotator”; no difference is seen in “QDPO flips fewer tokens than round-to-nearest”."
+        "It holds that accuracy hides the tokens that quantization flips; the opposite is seen of “a flipped "
+        "token explains the divergence after it”; no difference is seen in “labels need no annotator”."
     )
     assert other == (
-        "It is not resolved whether QDPO's answers are likelier than round-to-nearest's; it cannot be told here "
-        "whether QDPO flips fewer tokens than distillation."
+        "It is not resolved whether QDPO repairs what quantization broke; it cannot be told here whether QDPO beats "
+        "distillation."
     )
     assert front.finding(table("lab", *[OPEN] * 5))[0] == "No headline claim is decided."
     assert front.finding(table("lab", *[HOLDS] * 5))[1] == "Nothing is left open."

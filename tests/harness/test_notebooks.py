@@ -51,9 +51,7 @@ def what_qdpo_records(run):
     arms = set(run.manifest["settings"]["arms"].split(","))
     assert arms <= set(m.arm), "every arm is measured"
     shares = m[
-        m.metric.isin(
-            ["flips", "exact match", "rouge-l", "accuracy", "codes changed", "agreement", "win", "lose", "distinct-2"]
-        )
+        m.metric.isin(["flips", "exact match", "accuracy", "codes changed", "agreement", "forced flips", "win", "lose"])
     ]
     assert shares.value.between(0, 1).all() and len(shares) > 30
     assert (m[m.metric == "kl"].value > -1e-6).all()
@@ -67,6 +65,11 @@ def what_mrpo_records(run):
     m = run.metrics()
     scarce = m[m.dataset == "held-out plain"]
     assert set(run.manifest["settings"]["arms"].split(",")) <= set(scarce.arm) and "mrpo, mis-scored" in set(scarce.arm)
+    tilted = run.items()[run.items().dataset == "language plain, foreign second"]
+    assert {"mrpo", "dpo", "single, per token"} <= set(tilted.arm) and {"accuracy", "KL, equal KL"} <= set(
+        tilted.metric
+    )
+    assert (m.metric == "share of scores on a bound").any()
     assert {"mrpo", "dpo"} <= set(m[m.dataset == "held-out plain+varied"].arm)
     accuracy = scarce[scarce.metric.str.startswith("accuracy")]
     assert (
@@ -276,8 +279,9 @@ def footprint(cfg, processes=1, **instead):
 
 FEW = {
     "mrpo": dict(
-        n_train=16, n_test=8, n_validation=8, tokens=8, each=1, n_scarce=8, n_abundant=16, n_heldout=12, n_reference=8,
+        n_train=16, n_test=8, n_validation=8, tokens=8, each=6, n_scarce=8, n_abundant=16, n_heldout=12, n_reference=8,
         scarce="plain", ablations="mrpo-tsw", epsilons="0.5",
+        tilt_rewards="plain", tilt_dim=4, tilt_draws=2, tilt_scarce=8, tilt_abundant=16, tilt_reference=16,
         worlds=2, exact_prompts=8, exact_answers=8, exact_dim=4, exact_abundant=64, exact_pairs="16,32",
         exact_qualities="-0.9,0.9", exact_epsilons="0.1",
         batch=4, blocks=2,

@@ -13,11 +13,16 @@ class Record:
         rows = [
             ("test prompts", arm, m, f"p{i}", rng.random(), 10.0)
             for arm in ("fp", "rtn", "qdpo")
-            for m in ("flips", "kl", "agreement prefix")
+            for m in ("flips", "kl")
             for i in range(9)
         ]
         rows += [
-            ("first divergence", v, "agreement", f"p{i}", rng.random(), np.nan)
+            ("exam", arm, "accuracy", f"q{i}", float(rng.random() > 0.5), np.nan)
+            for arm in ("fp", "rtn", "qdpo")
+            for i in range(9)
+        ]
+        rows += [
+            ("first divergence", v, "forced kl", f"p{i}", rng.random(), np.nan)
             for v in ("flip only", "full quantized decoding")
             for i in range(9)
         ]

@@ -279,9 +279,9 @@ def test_in_a_kernel_a_cell_run_twice_and_one_interrupted(sandbox):
         )
         draws = "for k in range(3):\n    run.items('test prompts', 'kd', 'kl', [k], [0.5])"
         rest = "for d, a in presets.needed('qdpo', cfg):\n    if a != 'kd':\n        run.items(d, a, 'x', ['-'], [0.5])"
-        judged = "run.items('judge vs fp', 'kd', 'win', ['-'], [1.0])"
+        other = "for d in ('exam', 'likelihood under full precision vs fp'):\n    run.items(d, 'kd', 'x', ['-'], [1.0])"
         twice = "run.metric('e', 'd', 'kd', 'm', 0.5)\nrun.metric('e', 'd', 'kd', 'm', 0.25)"
-        assert [execute(c) for c in (setup, setup, draws, draws, rest, rest, judged)] == [("", "")] * 7
+        assert [execute(c) for c in (setup, setup, draws, draws, rest, rest, other)] == [("", "")] * 7
         assert execute(twice)[0] == execute(twice)[0] == "ValueError"
         client.execute("with run.stage('kd'):\n    import time; print('on'); time.sleep(60)")
         while client.get_iopub_msg(timeout=30)["msg_type"] != "stream":
@@ -297,4 +297,4 @@ def test_in_a_kernel_a_cell_run_twice_and_one_interrupted(sandbox):
     states = sorted((r.manifest["status"], len(r.items())) for r in results.load_runs("qdpo"))
     assert [status for status, _ in states] == ["abandoned", "done"] and states[0][1] == 0
     done = next(r for r in results.load_runs("qdpo") if r.manifest["status"] == "done").items()
-    assert len(done[done.arm == "kd"]) == 4 and not done.duplicated(["dataset", "arm", "metric", "prompt_id"]).any()
+    assert len(done[done.arm == "kd"]) == 5 and not done.duplicated(["dataset", "arm", "metric", "prompt_id"]).any()

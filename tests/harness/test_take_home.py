@@ -36,7 +36,7 @@ def test_a_smoke_run_is_taken_home_by_the_command(sandbox, monkeypatch):
     from lib.studies.qdpo import take_home as study
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    kept = {"arms": ARMS, "task_arms": "fp", "keep": "awq,qdpo"}
+    kept = {"arms": ARMS, "keep": "awq,qdpo"}
     assert runner.run("qdpo", preset="smoke", seed=0, overrides=kept).code == 0
     (run,) = results.load_runs("qdpo")
     assert sorted(p.stem for p in run.dir.glob("*.safetensors")) == ["awq", "qdpo"]

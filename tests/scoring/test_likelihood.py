@@ -78,3 +78,16 @@ def test_a_reference_of_another_vocabulary_is_refused(tiny_model, sandbox):
     policy.resize_token_embeddings(300)
     with pytest.raises(ValueError, match="the policy's vocabulary has 300 entries and the reference's 258"):
         likelihood.reference_logprobs(tiny_model, X, A, policy=policy, batch=2)
+
+
+def test_pair_logprobs_are_those_of_each_answer_alone(tiny_model, byte_tokenizer):
+    from lib import data
+
+    texts = [("Say it.", "abcd", "abXd"), ("And?", "yes", "yes, sir")]
+    pairs = data.encode_pairs(byte_tokenizer, texts, end=257)
+    got = likelihood.pair_logprobs(tiny_model, pairs, batch=2)
+    for p, row in zip(pairs, got):
+        for answer, value in zip((p.chosen, p.rejected), row.tolist()):
+            log = tiny_model(input_ids=torch.tensor([p.prompt + answer])).logits[0].log_softmax(-1)
+            alone = log[len(p.prompt) - 1 : -1].gather(-1, torch.tensor(answer)[:, None]).sum()
+            assert value == pytest.approx(alone.item(), abs=1e-3)

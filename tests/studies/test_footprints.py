@@ -30,8 +30,8 @@ def test_adapters_and_the_host_are_what_they_promise():
 
 
 def test_two_processes_take_less_each():
-    """Full precision is whole in each, the student and its latents are not."""
-    name, given = "training: weights before the quantizer", {"PRESET": "smoke", "SEED": 0}
+    """Full precision is whole in each, the student and its latents are not; what begins at AWQ's weights is whole."""
+    name, given = "training: weights before the quantizer", {"PRESET": "smoke", "SEED": 0, "ARMS": "fp,rtn,qdpo"}
     one = footprints.stages("qdpo", given)
     with memory.one_of(2):
         two = footprints.stages("qdpo", given)

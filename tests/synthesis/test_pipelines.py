@@ -34,6 +34,8 @@ class Teacher(teachers.Templated):
             how = self.bad(r)
             if how == "raise":
                 raise OSError("out of paper")
+            if how == "gone":
+                raise ConnectionError("no server answers")
             self.asked += 1
             yield None if how is None else reply
 
@@ -254,7 +256,7 @@ def test_a_teacher_that_keeps_raising_stops_the_run_and_loses_nothing(tmp_path):
     late = Teacher()
     late.bad = lambda r: "raise" if late.asked >= 50 else False
     said = (
-        r"the teacher templated 0 \w+ raised OSError: out of paper \(\w+/.*: \d times, 3 in a row\); what it gave "
+        r"the teacher templated 0 \w+ raised OSError: out of paper \(\w+/.*: \d times?, 3 in a row\); what it gave "
         r"before is kept in .*: run again"
     )
     with pytest.raises(RuntimeError, match=said):
@@ -263,6 +265,15 @@ def test_a_teacher_that_keeps_raising_stops_the_run_and_loses_nothing(tmp_path):
     assert small(teacher, journal=tmp_path) == small(fresh) and teacher.asked == fresh.asked - 50
     with pytest.raises(RuntimeError, match="nothing is kept without a journal"):
         small(Teacher(lambda r: "raise"))
+
+
+def test_a_teacher_that_is_gone_stops_the_run_at_its_first_word(tmp_path):
+    """Its client has tried again already; near the end of a stage there may be too few calls left for patience."""
+    late = Teacher()
+    late.bad = lambda r: "gone" if late.asked == 50 else False
+    said = r"no server answers \(\w+/.*: 1 time, 1 in a row\); what it gave before is kept"
+    with pytest.raises(RuntimeError, match=said):
+        small(late, journal=tmp_path)
 
 
 def test_a_teacher_that_miscounts_and_a_judge_that_raises(tmp_path):

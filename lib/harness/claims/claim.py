@@ -33,6 +33,7 @@ METRICS = {
     "kl": Metric(False, 0.01, OURS),
     "agreement prefix": Metric(True, 1.0, "one token of the forty-eight"),
     "agreement": Metric(True, 0.02, OURS),
+    "forced kl": Metric(False, 0.01, OURS),
     "margin": Metric(True, 0.1, "a tenth of a nat"),
     "exact match": Metric(True, 0.02, SHARE),
     "rouge-l": Metric(True, 0.02, SHARE),

@@ -1,8 +1,7 @@
 """MRPO, arXiv 2405.16388: what it claims, and what the follow-up arXiv 2512.10040 holds against it.
 
-Headlines are about the exact world, where every loss has its optimum and the truth is known; the language world's
-claims are details: there adding 50 nats to every reference margin leaves accuracy as it was, so that its optimizer, not
-the reference, decides.
+Headlines are about the exact world, where every loss has its optimum and the truth is known. The same claims about a
+language model's answers, whose losses are solved too, are details.
 """
 
 from __future__ import annotations
@@ -12,14 +11,19 @@ from functools import partial
 from lib.harness.claims.claim import NEGATIVE, NOT_SEEN, POSITIVE, Claim
 
 PAPER, CRITIC = "arXiv 2405.16388, abstract and summaries", "arXiv 2512.10040 and our notes"
-SCARCE, ABUNDANT, ACCURACY = ("plain", "direct", "varied"), "plain+varied", "accuracy, primary reference"
+RULES = ("rich", "full")  # the oracles of the tilted language model
 GOOD, WRONG, OTHERS = "exact scarce, good second", "exact scarce, wrong second", "exact scarce, mis-scored second"
 MANY, SURE = "exact abundant, good second", "exact scarce, sure labels"
 # what moves further from the start may win by that alone: rewards are compared at the KL of the arm that moves least
 REWARD, EQUAL, FREE = "expected reward", "expected reward, equal KL", "accuracy, without reference"
 TABLE = [
     *((d, m) for d in (GOOD, WRONG) for m in (REWARD, EQUAL, "accuracy", FREE)),
-    *((f"held-out {s}", ACCURACY) for s in (*SCARCE, ABUNDANT)),
+    *(
+        (f"language {r}, {c} second", m)
+        for r in RULES
+        for c in ("complementary", "foreign", "mis-scored")
+        for m in ("accuracy", EQUAL)
+    ),
 ]
 # In the scarce regime "up to 7 %" is all that could be seen; which set it was is not known.
 GAIN = (("abstracting page", "scarce preferences", "MRPO", "gain over DPO, at most"),)
@@ -36,23 +40,25 @@ def _exact(id: str, statement: str, a: str, b: str, metric: str, dataset: str = 
     return Claim(id=id, statement=statement, dataset=dataset, metric=metric, arms=(a, b), unit="world", **more)
 
 
-def _each(id: str, statement: str, a: str, b: str, **more) -> list[Claim]:
-    """The same claim on every scarce set of the language world."""
-    more = {"source": PAPER, "dataset": "held-out {}", "metric": ACCURACY} | more
-    dataset = more.pop("dataset")
-    # whether accuracy on a set can move at all: a mis-scored reference must cost some of it
-    controls = (lambda s: (f"K3 {s}",)) if more["metric"] == ACCURACY and more.get("role") != POSITIVE else lambda s: ()
+def _tilt(
+    id: str, statement: str, a: str, b: str, metric: str = "accuracy", second: str = "complementary second", **more
+) -> list[Claim]:
+    """A claim about the tilted language model for each of its oracles: prompts and seeds vary."""  # fmt: skip
+    more = {"source": PAPER, "published": NOT_SEEN} | more
     return [
-        Claim(id=f"{id} {s}", statement=f"{statement}, rewards for {s} answers", dataset=dataset.format(s),
-            arms=(a, b), controls=controls(s), **more)
-        for s in SCARCE
+        Claim(id=f"{id} {r}", statement=f"Language, {r} answers, {statement}", dataset=f"language {r}, {second}",
+            metric=metric, arms=(a, b), controls=() if "role" in more else tuple(f"{k} {r}" for k in GATES), **more)
+        for r in RULES
     ]  # fmt: skip
 
 
-_critic, _against = partial(_each, source=CRITIC), partial(_exact, source=CRITIC)
+_doubt, _against = partial(_tilt, source=CRITIC), partial(_exact, source=CRITIC)
 # controls of the exact world: rewards by labels and by a reference that is the truth, accuracy by a wrong reference
 REWARDS, ACCURACIES = ("X1", "X4", "X5"), ("X2", "X3", "X5")
 CONTROLS = {REWARD: REWARDS, EQUAL: REWARDS, "accuracy": ACCURACIES, FREE: ACCURACIES}
+# of the language model: labels, a mis-scored reference alone and unclipped, and one that is the primary
+GATES = ("Y1", "Y2", "Y3", "Y4")
+FOREIGN, MISSCORED, ABUNDANT = "foreign second", "mis-scored second", "complementary second, many pairs"
 FEW = "Exact, 64 pairs, a good second reference"
 CLAIMS = [
     _exact("E1", f"{FEW}: expected reward of MRPO minus DPO at equal KL", "mrpo", "dpo", EQUAL, headline=True,
@@ -97,34 +103,37 @@ CLAIMS = [
         role=POSITIVE),
     _exact("X5", "A second reference that is the first changes nothing: expected reward of MRPO minus DPO", "mrpo",
         "dpo", REWARD, "exact scarce, the same second", kind="same", role=NEGATIVE),
-    *_each("M1", "Scarce preferences: accuracy of MRPO minus DPO", "mrpo", "dpo", published=GAIN),
-    *_each("M2", "Scarce preferences: accuracy of MRPO minus Multi-DPO", "mrpo", "multi-dpo", published=NOT_SEEN),
-    Claim(id="M3", kind="not worse", source=PAPER, published=NOT_SEEN,
-        statement="Abundant preferences: accuracy of MRPO minus DPO, not 2 points worse",
-        dataset=f"held-out {ABUNDANT}", metric=ACCURACY, arms=("mrpo", "dpo"), controls=("K3 plain",)),
-    *_each("M4", "Clipping is needed: accuracy of MRPO minus MRPO unclipped", "mrpo", "mrpo-unclipped",
-        published=NOT_SEEN),
-    *_each("M5", "Adaptive weights are no worse than equal ones: accuracy of MRPO minus uniform, not 1 point worse",
-        "mrpo", "mrpo-uniform", kind="not worse", smallest=WORSE_BY, published=NOT_SEEN),
-    *_each("M6", "The other model as primary: accuracy of MRPO minus DPO", "mrpo, other way", "dpo, other way",
-        published=NOT_SEEN),
-    *_each("M7", "Answers written: share in which MRPO's has the larger true reward, minus DPO's share", "mrpo", "dpo",
-        dataset="samples {}", metric="wins by true reward", published=NOT_SEEN),
-    Claim(id="M8", kind="not worse", source=PAPER, published=NOT_SEEN, dataset="questions", metric="accuracy",
-        statement="No price in knowledge: multiple-choice accuracy of MRPO minus the base, not 2 points worse",
-        arms=("mrpo", "base")),
-    *_critic("K1", "The second model as the only reference is no worse: accuracy of single minus MRPO, not 1 point "
-        "worse", "single", "mrpo", kind="not worse", smallest=WORSE_BY),
-    *_critic("K2", "The exact solution gives the same: accuracy of geometric minus MRPO unclipped, within 2 points",
-        "geometric", "mrpo-unclipped", kind="same"),
-    *_critic("K3", "A mis-scored reference hurts: accuracy of DPO minus MRPO with it", "dpo", "mrpo, mis-scored",
-        role=POSITIVE),
-    *_critic("K4", "Weights by validation accuracy are safer there: accuracy of VAW minus ARWC",
-        "mrpo-vaw, mis-scored", "mrpo, mis-scored"),
+    *_tilt("M1", "64 pairs, a complementary second: accuracy of MRPO minus DPO", "mrpo", "dpo", published=GAIN),
+    *_tilt("M1a", "the same by expected reward at equal KL", "mrpo", "dpo", EQUAL, published=GAIN),
+    *_tilt("M2", "64 pairs, a complementary second: accuracy of MRPO minus Multi-DPO", "mrpo", "multi-dpo"),
+    *_tilt("M3", "512 pairs: MRPO is no worse than DPO, accuracy", "mrpo", "dpo", second=ABUNDANT, kind="not worse"),
+    *_tilt("M4", "a mis-scored second: clipping is needed, accuracy of MRPO minus MRPO unclipped", "mrpo",
+        "mrpo-unclipped", second=MISSCORED),
+    *_tilt("M4a", "a complementary second: what clipping costs, accuracy of MRPO minus unclipped", "mrpo",
+        "mrpo-unclipped"),
+    *_tilt("M5", "a complementary second: adaptive weights are no worse than equal ones, accuracy of MRPO minus "
+        "uniform", "mrpo", "mrpo-uniform", kind="not worse", smallest=WORSE_BY),
+    *_tilt("M6", "a foreign second under its own tokenizer: accuracy of MRPO minus DPO", "mrpo", "dpo", second=FOREIGN),
+    *_tilt("M6a", "the same with log-probs per token", "mrpo, per token", "dpo, per token", second=FOREIGN),
+    *_doubt("K1", "a complementary second: that alone is no worse, accuracy of single minus MRPO", "single", "mrpo",
+        kind="not worse", smallest=WORSE_BY),
+    *_doubt("K1a", "a foreign second: that alone is no worse, accuracy of single minus MRPO", "single", "mrpo",
+        second=FOREIGN, kind="not worse", smallest=WORSE_BY),
+    *_doubt("K2", "a complementary second: the exact solution gives the same, accuracy of geometric minus MRPO "
+        "unclipped", "geometric", "mrpo-unclipped", kind="same"),
+    *_doubt("K4", "a mis-scored second: weights by validation accuracy are safer, accuracy of VAW minus ARWC",
+        "mrpo-vaw", "mrpo", second=MISSCORED),
     *[
-        Claim(id=f"K5 {s}", kind="above", bound=0.5, source=CRITIC, dataset=f"weights {s}", metric="arwc",
-            statement="The weights favour the mis-scored reference: its mean ARWC weight beside the primary, above "
-            f"one half, rewards for {s} answers", arms=("mis-scored",))
-        for s in SCARCE
+        Claim(id=f"K5 {r}", kind="above", bound=0.5, source=CRITIC, dataset=f"language {r}, {MISSCORED}",
+            metric="arwc", arms=("second reference",), statement=f"Language, {r} answers: the weights favour the "
+            "mis-scored reference, its mean ARWC weight beside the primary, above one half")
+        for r in RULES
     ],
+    *_tilt("Y1", "flipped labels cost accuracy: DPO minus DPO on them", "dpo", "dpo, flipped labels", role=POSITIVE),
+    *_tilt("Y2", "a mis-scored reference alone costs accuracy: DPO minus single", "dpo", "single", second=MISSCORED,
+        role=POSITIVE),
+    *_tilt("Y3", "a mis-scored reference unclipped costs accuracy: DPO minus MRPO unclipped", "dpo", "mrpo-unclipped",
+        second=MISSCORED, role=POSITIVE),
+    *_tilt("Y4", "a second reference that is the first changes nothing: accuracy of MRPO minus DPO", "mrpo", "dpo",
+        second="the same second", kind="same", role=NEGATIVE),
 ]  # fmt: skip

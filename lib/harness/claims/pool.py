@@ -6,7 +6,8 @@ worlds, where every row is one; prompts alone where nothing depends on a seed (`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,7 +85,7 @@ class Pool:
         found = stats.estimate(table)
         return found._replace(seeds=found.seeds if found.seeds > 1 else len(self.seeds))
 
-    def predicted(self, claim: Claim, prompts: Sequence[str]) -> stats.Interval:
+    def predicted(self, claim: Claim, prompts: Collection[str]) -> stats.Interval:
         """Where the value of one more run will lie in 95 of 100 cases: of one more seed on these prompts, or of as many
         other worlds. ValueError with one seed, NotRun if an arm is missing."""
         table = self.table(claim)
@@ -104,7 +105,8 @@ def tabled(cells: pd.DataFrame, *, unit: str) -> stats.Table:
         prompts = prompts if unit == "fixed" else np.array([f"{p}, {s}" for p, s in zip(prompts, seeds)])
         seeds = np.zeros(len(seeds))
     try:
-        return (stats.rates if len(columns) == 2 else stats.differences)(*columns, prompts, seeds)
+        reckon: Any = stats.rates if len(columns) == 2 else stats.differences
+        return reckon(*columns, prompts, seeds)
     except ValueError as error:  # one prompt, say: no reason to lose the run whose results are shown
         raise NotRun(str(error)) from None
 

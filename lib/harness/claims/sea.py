@@ -8,6 +8,7 @@ release computes.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from lib.harness.claims.claim import NEGATIVE, POSITIVE, Claim
 from lib.harness.presets.sea import BASE, CELLS, HEADLINE
@@ -49,14 +50,14 @@ CONTROLS = {QUERIES: ("P1", "N1"), ANY: ("P3",), REWARD: ("P3",), FINAL: ("P4",)
 HEADS = ("P4 language", "G1 language")  # of what rests on heads that have to learn the oracle's taste
 
 
-def _each(id, statement, a, b, metric, datasets, *, headlines=(), **more) -> list[Claim]:
+def _each(id, statement, a, b, metric, datasets, *, headlines=(), **more: Any) -> list[Claim]:
     """The same claim in several worlds; in the exact ones the unit is a world."""
-    more = {"source": PAPER} | more
     control = more.get("role") is not None
     return [
         Claim(id=f"{id} {d}", statement=f"{statement}, {d}", dataset=d, metric=metric, arms=(a, b),
             headline=d in headlines, unit="prompt" if d == LANGUAGE else "world",
-            **{"controls": () if control else tuple(f"{k} {d}" for k in CONTROLS.get(metric, ()))} | more)
+            **{"source": PAPER, "controls": () if control else tuple(f"{k} {d}" for k in CONTROLS.get(metric, ())),
+               **more})
         for d in datasets
     ]  # fmt: skip
 

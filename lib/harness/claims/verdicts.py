@@ -37,8 +37,14 @@ def _same(i: stats.Interval, c: Claim) -> str:
     return HOLDS if -c.worth < i.low and i.high < c.worth else FAILS if i.low > c.worth or i.high < -c.worth else OPEN
 
 
+def _bound(c: Claim) -> float:
+    if c.bound is None:
+        raise ValueError(f"claim {c.id} is above or below a bound, and names none")
+    return c.bound
+
+
 def _above(i: stats.Interval, c: Claim) -> str:
-    return HOLDS if i.low > c.bound else FAILS if i.high < c.bound else OPEN
+    return HOLDS if i.low > _bound(c) else FAILS if i.high < _bound(c) else OPEN
 
 
 def _below(i: stats.Interval, c: Claim) -> str:
@@ -49,8 +55,8 @@ KINDS = {
     "better": Kind(lambda c: (0.0,), lambda i, c: stats.verdict(i, c.worth)),
     "not worse": Kind(lambda c: (-c.worth,), lambda i, c: stats.not_worse(i, c.worth)),
     "same": Kind(lambda c: (-c.worth, c.worth), _same),
-    "above": Kind(lambda c: (c.bound,), _above),
-    "below": Kind(lambda c: (c.bound,), _below),
+    "above": Kind(lambda c: (_bound(c),), _above),
+    "below": Kind(lambda c: (_bound(c),), _below),
 }
 
 
@@ -119,6 +125,6 @@ def _silent(row: Row) -> str:
     if c.role == POSITIVE and row.verdict != HOLDS:
         return f"control {c.id}, which must move it, does not show that it can"
     # a size worth having, and an interval without 0: that is movement, even where it does not prove more than d
-    if c.role == NEGATIVE and stats.verdict(row.interval, c.worth) in (HOLDS, FAILS):
+    if c.role == NEGATIVE and row.interval and stats.verdict(row.interval, c.worth) in (HOLDS, FAILS):
         return f"control {c.id}, which must not move it, does"
     return ""

@@ -106,7 +106,7 @@ class Setting:
         return ",".join([*left_out, value]) if left_out else value
 
     def _check_allowed(self, name: str, value: Value) -> None:
-        if self.form and not re.fullmatch(self.form, value):
+        if self.form and not re.fullmatch(self.form, str(value)):
             raise ValueError(f"{name} takes {self.help}; given {value!r}")
         if self.allowed is None:
             return
@@ -120,7 +120,7 @@ class Setting:
             raise ValueError(f"{name} takes {'any of' if self.many else 'one of'} {items}, given {value!r}{near}")
 
 
-class Config(Mapping):
+class Config(Mapping[str, Any]):
     """The settings of one run, read as `cfg.beta` or `cfg["beta"]`; cannot be changed.
 
     `paper`, `preset` and `seed` say what it is; `overrides` names the settings that the notebook's parameters gave.
@@ -134,13 +134,13 @@ class Config(Mapping):
             paper=paper, preset=preset, seed=seed, overrides=overrides, _values=dict(values), _chosen={}
         )
 
-    def __getitem__(self, name: str) -> Value:
+    def __getitem__(self, name: str) -> Any:
         try:
             return self._chosen[name] if name in self._chosen else self._values[name]
         except KeyError:
             raise UnknownSetting(f"{self.paper} has no setting {name!r}{nearest(name, self._values)}") from None
 
-    def __getattr__(self, name: str) -> Value:
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # copy and pickle look for these before there are values
             raise AttributeError(name)
         try:

@@ -23,6 +23,17 @@ EXACT = {  # the exact world's cells whose every world is recorded -> arms
     "exact scarce, the truth second": ["dpo, no labels", "mrpo-unclipped, no labels"],
     "exact scarce, the same second": ["dpo", "mrpo", "multi-dpo", "single"],
 }  # fmt: skip
+PER_TOKEN = ["dpo, per token", "single, per token", "mrpo, per token"]
+TILTS = {  # the tilted language model's cells -> arms
+    "complementary second": ["dpo", "multi-dpo", "mrpo", "mrpo-unclipped", "mrpo-uniform", "mrpo-vaw", "geometric",
+        "single", *PER_TOKEN, "dpo, flipped labels", "dpo, 50 nats added"],
+    "foreign second": ["dpo", "multi-dpo", "mrpo", "mrpo-unclipped", "mrpo-uniform", "geometric", "single", *PER_TOKEN],
+    "mis-scored second": ["dpo", "multi-dpo", "mrpo", "mrpo-unclipped", "mrpo-uniform", "mrpo-vaw", "geometric",
+        "single"],
+    "complementary second, many pairs": ["dpo", "multi-dpo", "mrpo", "mrpo-unclipped", "single"],
+    "the same second": ["dpo", "multi-dpo", "mrpo", "single"],
+}  # fmt: skip
+RULED = ["plain", "direct", "varied", "full", "rich", "content", "plain+varied"]
 SEEDS = range(8)  # of preset study
 ROOM = (
     "ours: the loss sees beta times log-probs; an answer of some 150 tokens has about 150 nats, a second model's lies \
@@ -63,18 +74,47 @@ SETTINGS = {
         help="how the frozen weights are kept beside adapters: none (as they are), nf4 or int8",
         allowed=["none", "nf4", "int8"]),
     "alpha": Setting(smoke=16, small=16, paper=16, published=16, source=CODE, help="LoRA alpha", allowed=(1, 4096)),
-    "n_train": Setting(smoke=16, small=160, paper=320, published=None, source=OURS, help="training prompts",
-        allowed=(2, 100000)),
-    "n_test": Setting(smoke=8, small=112, paper=112, published=None, source=OURS, help="held-out prompts",
-        allowed=(1, 100000)),
-    "n_validation": Setting(smoke=8, small=48, paper=48, published=None, source=OURS, help="prompts that weights VDW "
-        "and VAW and the settings are chosen on", allowed=(1, 100000)),
-    "tokens": Setting(smoke=8, small=24, paper=256, published="1024 in all", source=CODE, help="longest sampled "
+    "n_train": Setting(smoke=16, small=160, study=240, paper=320, published=None, source=OURS,
+        help="training prompts", allowed=(2, 100000)),
+    "n_test": Setting(smoke=8, small=112, study=320, paper=320, published=None, source="ours: answers to a prompt may "
+        "tie, and 300 prompts are to have pairs", help="held-out prompts", allowed=(1, 100000)),
+    "n_validation": Setting(smoke=8, small=48, study=64, paper=64, published=None, source=OURS, help="prompts that "
+        "weights VDW and VAW and the settings are chosen on", allowed=(1, 100000)),
+    "tokens": Setting(smoke=12, small=24, paper=256, published="1024 in all", source=CODE, help="longest sampled "
         "answer, tokens", allowed=(1, 4096)),
-    "temperatures": Setting(smoke="0.7,1.3", small="0.7,1.0,1.3", paper="0.7,1.0,1.3", published=None, source=OURS,
-        help="temperatures of the candidates", many=True),
-    "each": Setting(smoke=2, small=2, paper=2, published=None, source=OURS, help="candidates a prompt and "
-        "temperature", allowed=(1, 64)),
+    "temperature": Setting(smoke=1.0, small=1.0, paper=1.0, published=None, source="ours: at 1 answers are draws of "
+        "the model itself; pairs of two temperatures would be told apart by these", help="temperature of the "
+        "candidates", allowed=(0.01, 10.0)),
+    "each": Setting(smoke=4, small=6, paper=6, published=None, source=OURS, help="candidates a prompt",
+        allowed=(2, 64)),
+    "tilt_rewards": Setting(smoke="plain", small="rich", study="rich,full", paper="rich,full", published="S1, S2, S3",
+        source="ours: rules that the model's features predict on pairs they have not seen; plain, direct and varied "
+        "are not predicted", help="rewards of the tilted language model", allowed=RULED, many=True),
+    "tilt_dim": Setting(smoke=4, small=16, paper=16, published=None, source="ours: as in the exact world, four pairs "
+        "a feature", help="features of an answer: "
+        "principal components of the last hidden states", allowed=(1, 4096)),
+    "tilt_draws": Setting(smoke=2, small=8, study=16, paper=16, published=None, source="ours: the seed decides the "
+        "pairs, and a mean over draws of them varies less", help="draws of preference pairs a seed",
+        allowed=(2, 1000)),
+    "tilt_scarce": Setting(smoke=8, small=64, paper=64, published="1 % of the GPT-4 demo set", source="ours: as in the "
+        "exact world", help="pairs of a scarce set", allowed=(1, 4096)),
+    "tilt_abundant": Setting(smoke=16, small=512, paper=512, published=None, source="ours: eight times as many",
+        help="pairs of an abundant set", allowed=(1, 4096)),
+    "tilt_reference": Setting(smoke=16, small=256, paper=256, published=None, source="ours: four times the scarce "
+        "set, so that the second model knows more", help="pairs, of other topics, that made the complementary "
+        "reference", allowed=(1, 4096)),
+    "tilt_anchor": Setting(smoke=100.0, small=100.0, paper=100.0, published=None, source="ours: of 1 to 1000 where "
+        "DPO, the rival, is within .003 of its best accuracy in pilots; at 1 all arms fit their pairs too closely",
+        help="weight of |beta (theta - start)|^2 / 2, in every arm alike", allowed=(1e-6, 1e6)),
+    "tilt_kl": Setting(smoke=0.5, small=0.5, paper=0.5, published=None, source="ours: six answers end at log 6 = 1.8 "
+        "nats, where all policies are alike", help="largest KL to the start, nats, at which arms are compared at equal "
+        "KL", allowed=(1e-6, 100.0)),
+    "tilt_steps": Setting(smoke=2, small=150, paper=150, published=None, source=OURS, help="steps that make the "
+        "foreign reference, a thin model that reads bytes, where SECOND_MODEL is none", allowed=(1, 10**6)),
+    "trained": Setting(smoke=True, small=False, paper=True, published=True, source="the paper trains by steps; ours: "
+        "Adam and clipped gradients cancel the scale of a reference there, and +-50 nats on every margin change no "
+        "accuracy", help="whether policies are trained by steps too, with verdicts on none of them; on PAIRS they "
+        "always are"),
     "scarce": Setting(smoke="plain", small="plain",
         study="plain,direct,varied", paper="plain,direct,varied", published="S1, S2, S3",
         source="summaries; the rewards are ours", help="rewards of the scarce sets",
@@ -113,7 +153,7 @@ SETTINGS = {
         published="DPO, Multi-DPO, KD, MRPO", source="release "
         "code and summaries; the others are the critics' "
             "and ours", help="losses compared on every set", allowed=ARMS + ABLATIONS + MORE, many=True),
-    "keep": Setting(smoke="none", small="mrpo", study="none", paper="mrpo", published=None,
+    "keep": Setting(smoke="none", small="none", paper="mrpo", published=None,
         source="ours; cannot change the result", help="arms whose weights stay in the run's folder, "
         "for `plumbline export`; none of them: none",
         allowed=["none", *(a for a in ARMS if a != "base"), *ABLATIONS, *MORE], many=True),
@@ -193,17 +233,24 @@ SETTINGS = {
 
 
 def needed(given: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every arm on the held-out pairs of every scarce set, the ablations on the first, three arms on the abundant; the
-    cells of the exact world."""
+    """The cells of the tilted language model and of the exact world; what policies are trained on."""
     if given.get("store", "none") != "none" and not given["rank"]:
         raise ValueError(
             f"weights kept as {given['store']} cannot be trained themselves: set RANK for adapters beside them"
         )
     people = [name for name in split(given.get("pairs", "none")) if name != "none"]
+    rewards = [] if people else split(given.get("tilt_rewards", ""))
+    rows = [(f"language {reward}, {cell}", arm) for reward in rewards for cell, arms in TILTS.items()
+        for arm in ("second reference", *arms)]  # fmt: skip
+    rows += [(dataset, arm) for dataset, arms in EXACT.items() if given.get("worlds") for arm in arms]
+    return rows + (_trained(given, people) if people or given.get("trained") else [])
+
+
+def _trained(given: Mapping[str, Any], people: list[str]) -> list[tuple[str, str]]:
+    """Every arm on the held-out pairs of every scarce set, the ablations on the first, three arms on the abundant."""
     scarce = [f"{name}, few" for name in people] or split(given["scarce"])
     abundant = f"{people[-1]}, many" if people else given["abundant"]
     arms = split(given["arms"])
     rows = [(f"held-out {name}", arm) for name in scarce for arm in arms]
     rows += [(f"held-out {scarce[0]}", arm) for arm in split(given["ablations"]) if arm not in arms]
-    rows += [(f"held-out {abundant}", arm) for arm in ("base", "dpo", "mrpo")]
-    return rows + [(dataset, arm) for dataset, arms in EXACT.items() if given.get("worlds") for arm in arms]
+    return rows + [(f"held-out {abundant}", arm) for arm in ("base", "dpo", "mrpo")]

@@ -122,7 +122,8 @@ def teach(world: World, nado: Nado, samples: Samples, name: str) -> dict[str, fl
     for _ in track(range(cfg.nado_epochs), f"success rates, {name}"):
         sums = torch.zeros(2)
         for i in torch.randperm(len(parts), generator=order).tolist():
-            bce, gap = nado_losses(world, nado, *parts[i], order)
+            h, target, branch, fine, own_weight = parts[i]
+            bce, gap = nado_losses(world, nado, h, target, branch, fine, own_weight, order)
             optimizer.zero_grad(set_to_none=True)
             (bce + cfg.consistency * gap).backward()
             latents.check_gradients(nado.named_parameters(), f"success rates, {name}")

@@ -42,7 +42,7 @@ def _line(row: dict, place: object) -> Line:
     toxic = SAID.get(str(row.get("toxic")).lower()) if isinstance(row.get("toxic"), (bool, str)) else None
     wrong = [k for k in ("prompt", "text") if not isinstance(row.get(k), str) or not row[k].strip()]
     wrong += ["toxic"] * (toxic is None) + ["domain"] * (row.get("domain") not in ("forum", "general"))
-    if wrong:
+    if wrong or toxic is None:
         raise Unusable(
             "needs prompt and text, toxic true or false, and domain forum or general; its "
             + ", ".join(f"{k} is {row[k]!r:.40}" if k in row else f"{k} is missing" for k in wrong)
@@ -61,7 +61,7 @@ def _texts(rows: Rows, name: str, domain: str) -> Made:
         found = passage(row, form)
         if domain == "forum" and found.label is None:
             raise Unusable("has no label: related texts need one, or the other source comes first")
-        return Line(*_parts(found), domain == "forum" and found.label >= TOXIC, domain)
+        return Line(*_parts(found), domain == "forum" and (found.label or 0) >= TOXIC, domain)
 
     return *each(rows, make), form.name
 

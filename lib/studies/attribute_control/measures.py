@@ -145,8 +145,8 @@ def measure(world: World, run, arm: str, plan: Plan, *, steer: Steer | None = No
             got = scoring.multiple_choice(world.model, world.tokenizer, plan.questions, batch_size=16)
             run.items("questions", arm, "accuracy", got.ids, got.correct)
             found = scoring.benchmarks(world.model, world.tokenizer, plan.tasks, batch_size=world.cfg.eval_batch)
-            for name, values in found.items():
-                for metric, value in values.items():
+            for name, told in found.items():
+                for metric, value in told.items():
                     run.metric("benchmarks", name, arm, metric, value)
     return texts
 

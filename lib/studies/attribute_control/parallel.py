@@ -11,6 +11,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from safetensors import torch as safetensors
@@ -73,7 +74,7 @@ class Partner:
 
     def __enter__(self) -> Partner:
         cfg, fork = self.world.cfg, forks()
-        context = multiprocessing.get_context("fork" if fork else "spawn")
+        context: Any = multiprocessing.get_context("fork" if fork else "spawn")
         self.before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         self.pipe, other = context.Pipe()

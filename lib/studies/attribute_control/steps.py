@@ -53,7 +53,7 @@ def train(
     def used(i):
         return steered and (world.related[i] or not gated)
 
-    frozen = targets(world, nado, sorted({i for b in batches for i in b if used(i)})) if steered else {}
+    frozen = targets(world, nado, sorted({i for b in batches for i in b if used(i)})) if nado and steered else {}
 
     def objective(indices):
         packed, h = trunk.top_states(world.top, [world.rows[i] for i in indices], [world.pieces[i] for i in indices])

@@ -52,7 +52,8 @@ def tune(
     def loss(which: Sequence[int]) -> tuple[torch.Tensor, dict[str, float]]:
         at = list(which)
         both = student.logp([*(chosen[i] for i in at), *(rejected[i] for i in at)])
-        found = dpo(*both.split(len(at)), ref[0][at], ref[1][at], beta=how.beta)
+        w, l = both.split(len(at))
+        found = dpo(w, l, ref[0][at], ref[1][at], beta=how.beta)
         return found.loss.sum(), {"margin": (found.chosen - found.rejected).sum().item()}
 
     for batch in track(batches, desc):

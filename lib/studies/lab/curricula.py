@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lib.data import text
 from lib.engine.packing import Row
@@ -72,7 +72,7 @@ def phases(
             "what the judges see"
         )
     a = ARMS[arm]
-    how = dict(batch=batch, lr=lr, warmup=warmup, decay=a.decay)
+    how: dict[str, Any] = dict(batch=batch, lr=lr, warmup=warmup, decay=a.decay)
     if a.order == ("stacked",):
         return [Phase("stacked", [r for p in PARTS for r in rows[p]], sum(steps[p] for p in PARTS), **how)]
     out = []

@@ -8,7 +8,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lib import synthesis
 from lib.harness import paths, presets
@@ -59,7 +59,7 @@ def collect(
         raise ValueError(f"at least one row is wanted, given {rows}")
     kept, dropped, seen, dry, k = [], [], synthesis.seeded(leaves), 0, 0
     while len(kept) < rows and dry < DRY and k < ROUNDS:
-        how = dict(seed=seed * 1009 + k, journal=journal, batch=batch, seen=seen)
+        how: dict[str, Any] = dict(seed=seed * 1009 + k, journal=journal, batch=batch, seen=seen)
         made = synthesis.synthesise(leaves, teacher, told, amounts, **how)
         new, lost = provenance.told(made, system=system, teacher=teacher, judges=told)
         kept += [row | {"id": f"{k}/{row['id']}"} for row in new]
@@ -120,7 +120,7 @@ def generate(
     amounts = Amounts(1, cfg.size, cfg.questions, cfg.contexts, cfg.chunk, cfg.pairs)
     told = judges.teacher_judges(writer)
     journal = paths.CACHE / "synthesis" if served else None
-    how = dict(rows=rows, seed=seed, journal=journal, batch=at_once if served else 1, system=cfg.system)
+    how: dict[str, Any] = dict(rows=rows, seed=seed, journal=journal, batch=at_once if served else 1, system=cfg.system)
     try:
         got = collect(leaves, writer, told, amounts, **how)
     except RuntimeError as error:  # the teacher, again and again: what it said before is kept
@@ -138,9 +138,9 @@ def generate(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     wide = max(len(line["leaf"]) for line in table)
-    lines = [
+    said = [
         f"{line['leaf']:{wide}} {line['rows']:5} rows, " + ", ".join(f"{line[f]} {f}" for f in FATES if f in line)
         for line in table
     ]
-    spent = [f"{writer.name}: {writer.spent}"] if served else []
-    return "\n".join([*lines, *spent, got.short or f"{len(got.rows)} rows in {to}"]), not got.short
+    spent = [f"{writer.name}: {writer.spent}"] if isinstance(writer, teachers.Chat) else []
+    return "\n".join([*said, *spent, got.short or f"{len(got.rows)} rows in {to}"]), not got.short

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class Bench(NamedTuple):
     tuning: its capacity is that of a packed sequence, or the longest row where that is longer.
     """
 
-    run: object
+    run: Any
     student: Student
     exams: Mapping[str, Exam]
     text: Exam
@@ -65,7 +65,7 @@ def _examine(b: Bench) -> list[float]:
 def _train(b: Bench, plan: Sequence[Phase], begin: Weights | None, seed: int | None = None, **more) -> list[Done]:
     b.student.load(begin)
     longest = max(len(p) + len(a) for phase in plan for p, a in phase.rows)
-    how = b.tuning._replace(capacity=max(b.tuning.capacity, longest))
+    how = b.tuning._replace(capacity=max(b.tuning.capacity or 0, longest))
     if seed is not None:
         how = how._replace(seed=seed)
     return phases.run(b.student.latent, b.student.loss, plan, how, **more)

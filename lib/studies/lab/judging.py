@@ -17,7 +17,7 @@ def passes(scores: Sequence[float | None], least: float) -> np.ndarray:
 
 
 def against_truth(
-    scores: Sequence[float | None], good: Sequence[bool], *, least: float
+    scores: Sequence[float | None], right: Sequence[bool], *, least: float
 ) -> dict[str, tuple[list[float], list[float] | None]]:
     """A judge row by row: {measure: (values, weights)}, whose weighted means are purity, recall, yield, and the share
     of what is wrong that is rejected.
@@ -25,7 +25,7 @@ def against_truth(
     "auc": for each good row the share of bad ones with a lower score (ties half). Measures that nothing defines are
     left out.
     """
-    good, kept = np.asarray(good, bool), passes(scores, least)
+    good, kept = np.asarray(right, bool), passes(scores, least)
     x = np.array([-np.inf if s is None else s for s in scores], float)
     out: dict = {"yield": (kept.astype(float).tolist(), None)}
     for name, values, weights in (("purity", good, kept), ("recall", kept, good), ("wrong rejected", ~kept, ~good)):

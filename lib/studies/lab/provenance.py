@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lib.harness import take_home
-from lib.studies.lab.questions import shown_context
 from lib.synthesis.judges import Judge
-from lib.synthesis.pipelines import Result
+from lib.synthesis.pipelines import Result, messages
 from lib.synthesis.teachers import Teacher
 
 KEPT = "a question and its answer as messages, with leaf, seed examples, teacher, judges' scores; taught_in: the part "
@@ -56,14 +55,6 @@ def told(
         for row in result.dropped
     ]
     return kept, lost
-
-
-def messages(row: dict, system: str) -> list[dict[str, str]]:
-    """The row as the student is taught it."""
-    context = shown_context(row)
-    asked = f"{context}\n\n{row['question']}" if context else row["question"]
-    turns = (("system", system), ("user", asked), ("assistant", row["answer"]))
-    return [{"role": role, "content": content} for role, content in turns]
 
 
 def _told(row: dict, pipeline: str, result: Result) -> dict:

@@ -17,6 +17,7 @@ import numpy as np
 from lib import scoring
 from lib.synthesis import phrases, prose, truth
 from lib.synthesis.exams import Question, key
+from lib.synthesis.pipelines import shown_context
 from lib.taxonomy.tree import Leaf
 
 
@@ -92,8 +93,3 @@ def apart(rows: Sequence[dict], exam: Sequence[Question]) -> list[dict]:
     """The rows that ask nothing of the exam."""
     asked = {key(q.question, q.context) for q in exam}
     return [row for row in rows if key(row["question"], shown_context(row)) not in asked]
-
-
-def shown_context(row: dict) -> str:
-    """What a question is asked with: its context; knowledge is asked without its document."""
-    return "" if row["leaf"].startswith("knowledge") else row.get("context", "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +25,8 @@ from lib.engine.models import end_of_turn
 from lib.engine.phases import Row, pack_rows
 from lib.harness import workers
 from lib.quantization import block_linears
-from lib.studies.lab.questions import shown_context
 from lib.synthesis.exams import Question
+from lib.synthesis.pipelines import shown_context
 
 PART = 128  # rows that a process reads
 
@@ -156,8 +156,8 @@ class Student:
         right (lm-eval's acc); else greedy decoding gives one of the right answers, word for word, or begins with what
         suffices."""
         choices = np.array([bool(q.wrong) for q in exam.questions], bool)
-        logp = self.likelihoods(exam) if choices.any() else [None] * len(choices)
-        said = self.greedy(exam) if not choices.all() else [None] * len(choices)
+        logp: Any = self.likelihoods(exam) if choices.any() else [None] * len(choices)
+        said: Any = self.greedy(exam) if not choices.all() else [None] * len(choices)
         right = [lp.argmax() < len(q.right) if q.wrong else s.any() for q, lp, s in zip(exam.questions, logp, said)]
         return np.array(right, float)
 

@@ -14,8 +14,8 @@ def random_subset(rows: Sequence, n: int, seed: int) -> list:
 
 def equally_many(keeps: Mapping[str, Sequence[dict]], seed: int) -> dict[str, list[dict]]:
     """As many rows of every arm as the poorest one has, drawn at random. ValueError naming an arm that has none."""
-    poorest = min(keeps, key=lambda name: len(keeps[name]), default=None)
-    if poorest is not None and not keeps[poorest]:
+    poorest = min(keeps, key=lambda name: len(keeps[name]), default="")
+    if keeps and not keeps[poorest]:
         raise ValueError(
             f"{poorest} kept no row, so no student can be compared at equal numbers: leave it out, or make more calls"
         )

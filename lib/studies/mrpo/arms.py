@@ -4,7 +4,7 @@ equal. Here: the table, the weights and the reference that a line stands for, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -87,7 +87,7 @@ def reference(
 def _combined(world: World, spec: Spec, chosen: Tensor, rejected: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """The virtual reference (B,) of log-probs (K, B) as the arm clips and means them."""
     epsilon = None if not spec.clip else world.cfg.epsilon if spec.epsilon is None else spec.epsilon
-    how = dict(mean=spec.mean, epsilon=epsilon, adaptive=spec.adaptive, swap_weights=spec.swap)
+    how: dict[str, Any] = dict(mean=spec.mean, epsilon=epsilon, adaptive=spec.adaptive, swap_weights=spec.swap)
     return references.combine(chosen, rejected, a, **how)
 
 

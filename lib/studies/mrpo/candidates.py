@@ -5,16 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lib.data import Comparison, Prompt, encode
-from lib.engine.generation import Sampling, generate
-from lib.engine.models import end_of_turn, fingerprint
-from lib.harness.cache import cached
+from lib.engine.models import end_of_turn
 from lib.scoring import oracles
 
 Ids = Sequence[Sequence[int]]
@@ -36,12 +34,21 @@ class Candidates(NamedTuple):
     def part(self, category: str) -> Candidates:
         """The prompts of a category; all of them for an empty one."""
         keep = [i for i, p in enumerate(self.prompts) if category in ("", p.category)]
-        return Candidates(*([column[i] for i in keep] for column in self))
+        columns: Any = ([column[i] for i in keep] for column in self)
+        return Candidates(*columns)
 
     def rewards(self, name: str) -> Tensor:
         """True rewards (N, n) float64 under a programmatic oracle."""
         flat = oracles.score(name, [t for row in self.texts for t in row])
         return flat.view(len(self.texts), -1)
+
+
+def halves(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
+    """Rows of the prompts of every second category, which scarce pairs are about, and those of the others, which made
+    the second reference."""
+    own = sorted({p.category for p in prompts})[1::2]
+    first, rest = ([i for i, p in enumerate(prompts) if (p.category in own) == mine] for mine in (True, False))
+    return first, rest
 
 
 class Choice(NamedTuple):
@@ -51,46 +58,6 @@ class Choice(NamedTuple):
     chosen: int
     rejected: int
     gap: float
-
-
-class Draws(NamedTuple):
-    """How answers are drawn: `each` at every temperature."""
-
-    temperatures: Sequence[float]
-    each: int
-    max_new_tokens: int
-    stop_ids: Sequence[int]
-    batch: int
-
-
-def sample(model, tokenizer, prompts: Sequence[Prompt], ids: Ids, how: Draws, *, seed: int) -> Candidates:
-    """Answers to each prompt, drawn once per (weights, prompts, settings) and kept in data/cache."""
-    settings = dict(max_new_tokens=how.max_new_tokens, stop_ids=list(how.stop_ids), batch=how.batch)
-    key = {
-        "code": 2,  # raise it when a draw can change
-        "weights": fingerprint(model),
-        "dtype": str(model.dtype),
-        "device": model.device.type,
-        "torch": torch.__version__,
-        "prompts": [list(p) for p in ids],
-        "temperatures": list(how.temperatures),
-        "each": how.each,
-        "seed": seed,
-        **settings,
-    }
-
-    def draw():
-        out: list[list[list[int]]] = [[] for _ in ids]
-        for k, t in enumerate(how.temperatures):
-            generator = torch.Generator(device=model.device).manual_seed(seed * 1009 + k)
-            done = generate(model, ids, sampling=Sampling(t, generator, n=how.each), **settings)
-            for i, c in enumerate(done):
-                out[i // how.each].append(c.tokens)
-        return out
-
-    answers = cached("samples", key, draw)
-    texts = [[tokenizer.decode(a, skip_special_tokens=True) for a in row] for row in answers]
-    return Candidates(list(prompts), [list(i) for i in ids], answers, texts)
 
 
 def choices(
@@ -171,7 +138,8 @@ def of_pairs(
                 f"{sum(sizes.values())} are needed"
             )
         for split, n in sizes.items():
-            for column, values in zip(out[split], zip(*kept[:n])):
+            columns: Any = out[split]
+            for column, values in zip(columns, zip(*kept[:n])):
                 column.extend(values)
             kept = kept[n:]
     return {split: c._replace(prompts=[p._replace(split=split) for p in c.prompts]) for split, c in out.items()}

@@ -10,7 +10,9 @@ Axes: W worlds, N pairs, M losses of a pair, d features, P prompts, A answers; f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -145,3 +147,21 @@ def matched(value: Callable[[Tensor], Tensor], target: Tensor, start: Tensor) ->
         b, below = torch.where(up, b, x), torch.where(up, below, found)
         side = found.sign()
     raise RuntimeError(f"the target was not reached in {MOST} secants")
+
+
+def equally_far(
+    problems: Mapping[str, Problem], far: Callable[[Tensor], Tensor], *, most: float = math.inf
+) -> dict[str, Tensor]:
+    """The optimum w (W, d) of each problem, anchored until far(w) (W,), say its KL, is in each world that of the
+    problem which goes least far by itself, or `most`: what moves further may win by that alone. None is made to go
+    further."""
+    w: dict[str, Tensor] = {}
+
+    def gone(name: str, anchor: Tensor) -> Tensor:
+        w[name] = solve(problems[name]._replace(anchor=anchor), near=w.get(name))
+        return far(w[name])
+
+    target = torch.stack([gone(name, p.anchor) for name, p in problems.items()]).amin(0).clamp(max=most)
+    for name, p in problems.items():
+        gone(name, matched(partial(gone, name), target, p.anchor))
+    return w

@@ -96,8 +96,9 @@ class Pairs(NamedTuple):
     def of(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """The chosen and the rejected answers' part of `values` (..., W, P, A): (..., W, N)."""
         flat, answers = values.flatten(-2), values.shape[-1]
-        at = [self.prompt * answers + answer for answer in (self.chosen, self.rejected)]
-        return tuple(flat.gather(-1, i.expand(*flat.shape[:-1], -1)) for i in at)
+        at = (self.prompt * answers + answer for answer in (self.chosen, self.rejected))
+        chosen, rejected = (flat.gather(-1, i.expand(*flat.shape[:-1], -1)) for i in at)
+        return chosen, rejected
 
     def difference(self, features: Tensor) -> Tensor:
         """phi_w - phi_l (W, N, d)."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lib.losses import references
-from lib.studies.mrpo import exact
+from lib.studies.mrpo import convex, exact
 from lib.studies.mrpo.arms import ARMS, Spec
-from lib.studies.mrpo.convex import Problem, Teacher, matched, solve
+from lib.studies.mrpo.convex import Problem, Teacher, solve
 from lib.studies.mrpo.exact import Draws, Pairs, Second
 
 WINDOW = 8  # pairs of a batch, where weights come from the batch before
@@ -111,7 +110,7 @@ def problem(b: Bench, spec: Spec, pairs: Pairs) -> Problem:
     epsilon = None if not spec.clip else b.cell.epsilon if spec.epsilon is None else spec.epsilon
     if spec.kind == "virtual":
         a, flat = weights(b, spec.weights, pairs), w.shape[1:]
-        how = dict(mean=spec.mean, epsilon=epsilon, adaptive=spec.adaptive, swap_weights=spec.swap)
+        how: dict[str, Any] = dict(mean=spec.mean, epsilon=epsilon, adaptive=spec.adaptive, swap_weights=spec.swap)
         both = references.combine(w.flatten(1), l.flatten(1), a.flatten(1), **how)
         w, l = (x.view(1, *flat) for x in both)
         a = torch.ones_like(w)
@@ -156,16 +155,12 @@ def worth(b: Bench, arm: str) -> dict[str, Tensor]:
 def equally_far(b: Bench, arms: Sequence[str]) -> dict[str, dict[str, Tensor]]:
     """`exact.outcomes` of each arm at equal KL to the primary: in each world all arms are anchored until they are where
     the one is that moves least by itself. What moves further may win by that alone; no arm is made to move further."""
-    half, problems, w = b.start.shape[1] // 2, {arm: loss(b, arm) for arm in arms}, {}
+    half = b.start.shape[1] // 2
+    problems: dict[str, Any] = {arm: loss(b, arm) for arm in arms}  # the base, which has none, is not compared so
 
-    def moved(arm: str, anchor: Tensor) -> Tensor:
-        w[arm] = solve(problems[arm]._replace(anchor=anchor), near=w.get(arm))
-        policy = b.policy(w[arm])[:, half:]
+    def moved(w: Tensor) -> Tensor:
+        policy = b.policy(w)[:, half:]
         return (policy.exp() * (policy - b.refs[0, :, half:])).sum(-1).mean(1)
 
-    own = torch.full_like(b.start[:, 0, 0], b.cell.anchor)
-    target, out = torch.stack([moved(arm, own) for arm in arms]).amin(0), {}
-    for arm in arms:
-        moved(arm, matched(partial(moved, arm), target, own))
-        out[arm] = exact.outcomes(b.draws, b.refs, b.policy(w[arm]))
-    return out
+    found = convex.equally_far(problems, moved)
+    return {arm: exact.outcomes(b.draws, b.refs, b.policy(w)) for arm, w in found.items()}

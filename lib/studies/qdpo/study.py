@@ -1,5 +1,5 @@
-"""What the arms of the QDPO study share, as one record: the full-precision model, a student that is reset before each
-arm, and what was measured."""
+"""What the arms of the QDPO study share, as one record: the full-precision model, the weights that are quantized, a
+student that is reset before each arm, and what was measured."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib import scoring
 from lib.engine import latents, sharding, twins
 from lib.quantization import block_linears, rtn
 from lib.quantization.blocks import check_covered
 from lib.scoring.flipping import Fidelity, Forced
+from lib.studies.qdpo.truth import Exam
 
 
 class Study(NamedTuple):
@@ -25,22 +25,23 @@ class Study(NamedTuple):
     run: Any  # where results go
     fp: Any  # the full-precision model
     tokenizer: Any
+    base: Any  # what is quantized: full precision, or the same function with other weights (AWQ's)
     test: Fidelity  # on held-out prompts
     validation: Fidelity
     test_ids: list[str]
-    task: dict  # multiple-choice questions
+    exam: Exam  # held-out questions whose answers are right or wrong
     format: dict  # bits, group, symmetric and scales of the quantizer
     quantizer: Callable[[Tensor], Tensor]
     student: Any
-    answers: dict[str, list[list[int]]]
-    scores: dict[str, dict[str, np.ndarray]]
+    answers: dict[str, Sequence[Sequence[int]]]  # to the exam's questions
+    written: dict[str, Sequence[Sequence[int]]]  # to the held-out prompts, for a judge
+    right: dict[str, np.ndarray]
     forced: dict[str, Forced]
-    tasks: dict[str, scoring.Accuracy]
     curves: dict[str, list[dict]]
 
 
 def build(
-    cfg, run, fp, tokenizer, *, test: Fidelity, validation: Fidelity, test_ids: Sequence[str], task: dict
+    cfg, run, fp, tokenizer, *, test: Fidelity, validation: Fidelity, test_ids: Sequence[str], exam: Exam
 ) -> Study:
     """A study of which nothing is measured yet; the student is a twin of the full-precision model, whose block weights
     take turns on the device where the settings keep what they can on the host (HOST). Of several processes each has its
@@ -54,25 +55,26 @@ def build(
         run=run,
         fp=fp,
         tokenizer=tokenizer,
+        base=fp,
         test=test,
         validation=validation,
         test_ids=list(test_ids),
-        task=task,
+        exam=exam,
         format=form,
         quantizer=partial(rtn.fake_quant, **form),
         student=student,
         answers={},
-        scores={},
+        written={},
+        right={},
         forced={},
-        tasks={},
         curves={},
     )
 
 
 def anew(study: Study, make: Callable[[Tensor], Any]) -> latents.Latent:
-    """Latents of the student that begin at full precision, and its weights made from them."""
+    """Latents of the student that begin at the weights to be quantized, and its weights made from them."""
     twins.use(study.student)
-    full = {name: m.weight for name, m in block_linears(study.fp).items()}
+    full = {name: m.weight for name, m in block_linears(study.base).items()}
     return latents.Latent(block_linears(study.student), make, full)
 
 

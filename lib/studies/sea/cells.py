@@ -8,7 +8,7 @@ differ from it as their names say.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ class Cell(NamedTuple):
     optimism: float = 1e-5
 
 
-_CLEAN = dict(labels="deterministic", flip=0.0, burn_in=2, budget=192)
+_CLEAN: dict[str, Any] = dict(labels="deterministic", flip=0.0, burn_in=2, budget=192)
 CELLS = {
     BASE: Cell(),
     "noisy easy": Cell(coverage="easy"),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,9 +32,9 @@ class Bench(NamedTuple):
     """What every method is given alike: a language model of which the last blocks learn, prompts, and what rewards
     (prompt, answer) texts. One pass through the frozen blocks serves features, start log-probs and the step."""
 
-    cfg: object
+    cfg: Any
     model: torch.nn.Module
-    tokenizer: object
+    tokenizer: Any
     stop: list[int]
     train: list[str]
     held_out: list[str]

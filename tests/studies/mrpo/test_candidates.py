@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from lib import data
-from lib.harness import paths
 from lib.studies.mrpo import candidates
 from lib.studies.mrpo.candidates import Choice
 
@@ -21,14 +20,9 @@ def test_choices_follow_the_oracle():
     assert (w.item(), l.item()) == (3, 5)
 
 
-def test_samples_are_drawn_once(sandbox, tiny_model, byte_tokenizer, monkeypatch):
-    prompts = data.load_prompts(paths.DATA / "prompts.jsonl", "train")[:4]
-    ids = data.encode(byte_tokenizer, prompts)
-    how = candidates.Draws([0.7, 1.3], each=2, max_new_tokens=6, stop_ids=[257], batch=4)
-    c = candidates.sample(tiny_model, byte_tokenizer, prompts, ids, how, seed=0)
-    monkeypatch.setattr(candidates, "generate", lambda *a, **k: 1 / 0)
-    again = candidates.sample(tiny_model, byte_tokenizer, c.prompts, c.ids, how, seed=0)
-    assert again.answers == c.answers and {len(row) for row in c.answers} == {4}
+def test_halves_are_of_other_topics():
+    of = [data.Prompt(str(i), kind, "", "train") for i, kind in enumerate("abcba")]
+    assert candidates.halves(of) == ([1, 3], [0, 2, 4])
 
 
 def test_candidates_of_peoples_pairs(byte_tokenizer):

@@ -1,5 +1,6 @@
 """Skills that full precision is taught: what was taught is known, what was kept is found again, answers are checked."""
 
+import pytest
 import torch
 
 from lib import taxonomy
@@ -21,9 +22,9 @@ def test_what_is_taught_is_known_and_kept_for_the_next_time(sandbox, tiny_model,
     how = dict(stop_ids=[257], seed=0)
     exam = truth.exam(byte_tokenizer, LEAVES, questions, max_new_tokens=48, stop_ids=[257], batch=4)
     before = weights(tiny_model)
-    assert truth.right(exam, tiny_model).tolist() == [False] * 4
+    assert truth.right(exam, truth.answers(exam, tiny_model)).tolist() == [False] * 4
     name = truth.teach(tiny_model, byte_tokenizer, questions, HOW, **how)
-    assert truth.right(exam, tiny_model).mean() >= 0.75
+    assert truth.right(exam, truth.answers(exam, tiny_model)).mean() >= 0.75
     taught = weights(tiny_model)
     for p, b in zip(tiny_model.parameters(), before):
         p.data.copy_(b)
@@ -47,19 +48,41 @@ def test_other_rows_or_other_teaching_are_kept_apart(sandbox, tiny_model, byte_t
     assert len(names) == 4
 
 
-def test_answers_count_word_for_word_or_by_the_checker(tiny_model, byte_tokenizer, monkeypatch):
+def test_nothing_is_taught_without_questions(sandbox, tiny_model, byte_tokenizer):
+    before = weights(tiny_model)
+    assert truth.teach(tiny_model, byte_tokenizer, [], HOW, stop_ids=[257], seed=0) == ""
+    assert all(torch.equal(a, b) for a, b in zip(weights(tiny_model), before))
+
+
+def test_answers_count_word_for_word_or_by_the_checker(byte_tokenizer):
     questions = exams.skills(LEAVES, each=1)
     exam = truth.exam(byte_tokenizer, LEAVES, questions, max_new_tokens=4, stop_ids=[257], batch=4)
-    said = [f"So it makes: {questions[0].right[0]}", f" {questions[1].right[1]}\n"]
 
-    class Done:
-        def __init__(self, text):
-            self.tokens = byte_tokenizer.encode(text, add_special_tokens=False)
+    def right(*texts):
+        return truth.right(exam, [byte_tokenizer.encode(t, add_special_tokens=False) for t in texts]).tolist()
 
-    monkeypatch.setattr(truth, "generate", lambda *a, **k: [Done(t) for t in said])
-    assert truth.right(exam, tiny_model).tolist() == [True, True]
-    said[:] = ["no", "no"]
-    assert truth.right(exam, tiny_model).tolist() == [False, False]
+    assert right(f"So it makes: {questions[0].right[0]}", f" {questions[1].right[1]}\n") == [True, True]
+    assert right("no", "no") == [False, False]
+
+
+def test_the_world_keeps_its_parts_apart_and_changes_only_the_repair_with_the_seed():
+    leaves, count = taxonomy.load(paths.DATA / "taxonomy"), dict(taught=5, test=4, validation=3, repair=6)
+    one, other = (truth.world(leaves, ["addition", "json_record"], seed=s, **count) for s in (0, 1))
+    assert [len(part) for part in one[1:]] == [10, 8, 6, 12] and len(one.leaves) == 2
+    parts = [q for part in one[1:] for q in part]
+    assert len({exams.key(q.question, q.context) for q in parts}) == len({q.id for q in parts}) == 36
+    assert one[:4] == other[:4] and one.repair != other.repair
+    none = truth.world(leaves, ["addition"], seed=0, taught=0, test=1, validation=0, repair=0)
+    assert (none.taught, none.validation, none.repair) == ([], [], [])
+    with pytest.raises(ValueError, match="a skill is one of addition, .*, given juggling$"):
+        truth.world(leaves, ["addition", "juggling"], seed=0, **count)
+
+
+def test_the_share_of_the_damage_by_hand():
+    assert truth.recovered(0.75, 0.5, 0.9) == pytest.approx(0.625)
+    assert truth.recovered(0.4, 0.5, 0.9) == pytest.approx(-0.25) and truth.recovered(0.9, 0.5, 0.9) == 1
+    with pytest.raises(ValueError, match="nothing was lost that could come back: full precision 0.500"):
+        truth.recovered(0.6, 0.5, 0.5)
 
 
 def test_a_question_is_asked_after_its_context(byte_tokenizer):
