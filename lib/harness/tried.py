@@ -8,8 +8,8 @@ from lib.harness import paths
 
 TUNED = "qdpo_rates.csv"  # under data/
 TRIED = f"""Right answers to validation questions (`accuracy`), and KL and flips against full precision, of each arm \
-at every rate tried, at a pilot's seed that is not cited ([{TUNED}](../data/{TUNED})); rate 0 is round-to-nearest itself. \
-Taken is the most accurate, and it must not stand at an edge; arms that are not listed take the rate of their family.
+at every rate tried, at a pilot's seed that is not cited ([{TUNED}](../data/{TUNED})); rate 0 is round-to-nearest \
+itself. Taken is the most accurate, and it must not stand at an edge; arms that are not listed take their family's rate.
 """
 RATES = ["paper", "arm", "task", "learning rate", "score", "n", "seed", "run_id"]
 
