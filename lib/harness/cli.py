@@ -49,7 +49,8 @@ def one_sentence(command):
         try:
             return command(*args, **kwargs)
         except (ValueError, KeyError, TypeError, OSError) as error:
-            typer.echo(f"plumbline: {error}", err=True)
+            said = " ".join(str(error).splitlines())  # a name that was given may hold ends of lines
+            typer.echo(f"plumbline: {said}", err=True)
             raise typer.Exit(runner.BAD_INPUT) from None
 
     return wrapped
