@@ -133,16 +133,22 @@ def test_committed_runs_beside_each_other_and_as_a_summary(evidence):
     assert "| **C4** QDPO repairs" in said and "| agrees |" in said and "**not run here**" in said
 
 
-def test_a_run_that_compares_nothing_does_not_pass(evidence, make):
-    run = make(9)
+def without_items(run):
+    """As if it had recorded none: neither the table nor its hash."""
     (run.dir / "items.csv.gz").unlink()
+    manifest = json.loads((run.dir / "manifest.json").read_text())
+    del manifest["files"]["items.csv.gz"]
+    (run.dir / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_run_that_compares_nothing_does_not_pass(evidence, make):
+    without_items(make(9))
     code, said = ask("--preset", "study")
     assert code == 1 and "No headline claim could be compared" in said
 
 
 def test_a_twin_without_a_score_in_common_costs_only_its_numbers(evidence, make):
-    run = make(2)
-    (run.dir / "items.csv.gz").unlink()
+    without_items(make(2))
     (one,) = drift.check(["qdpo"], "study")
     assert one.twin.startswith("Single numbers cannot be compared: ") and not len(one.moved())
 
