@@ -88,7 +88,9 @@ def published(paper: str, claim: Claim) -> str:
 
 def beside(paper: str, run, cited: Sequence) -> pd.DataFrame:
     """Every headline claim: what this run alone gives beside the cited value, its interval and verdict, and whether it
-    agrees: lies inside the 95 % interval in which one more seed is predicted."""
+    agrees: lies inside the 95 % interval in which one more seed is predicted. Where all n cited rows are alike, as of a
+    share that is 1, they show no spread, which is not to say that there is none: the rule of three, 3 / n either way
+    (Hanley and Lippman-Hand, JAMA 249, 1983)."""
     cited = [r for r in cited if r.manifest.get("run_id") != run.manifest.get("run_id", "")]
     mine, pool, pooled = Pool([run]), Pool(cited), card(paper, cited).set_index("claim")
     rows = []
@@ -101,6 +103,8 @@ def beside(paper: str, run, cited: Sequence) -> pd.DataFrame:
             continue
         try:
             _, low, high, _ = pool.predicted(c, mine.table(c).prompts)
+            if low == high:
+                low, high = low - 3 / row.n, high + 3 / row.n
             agrees = "agrees" if low <= here.value <= high else f"outside [{low:.3f}, {high:.3f}]"
         except (NotRun, ValueError):
             agrees = "nothing cited to compare with"
