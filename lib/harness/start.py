@@ -36,7 +36,7 @@ def cost(paper: str, preset: str, runs: Sequence) -> tuple[float, bool]:
     evidence = preset == "study"  # as which runs of small counted before there was a study
     done = [m for m in mine if not m["overrides"] and results.is_evidence(m) == evidence
         and (evidence or m["preset"] == preset)]  # fmt: skip
-    return (float(done[-1]["seconds"]), True) if done else (float(runner.BUDGET[preset]), False)
+    return (float(done[-1]["seconds"]), True) if done else (runner.budget(paper, preset), False)
 
 
 def costs() -> str:
