@@ -3,6 +3,7 @@ PAPER  ?= all
 PRESET ?= small
 SEEDS  ?=
 JOBS   ?= 1
+SAMPLE ?= 300
 FORCE  ?=
 
 # an active conda environment is the one to use, but for conda's base; it is filled and never removed
@@ -21,14 +22,17 @@ ifneq ($(shell test -x $(PY) && cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help reproduce test variants check results report bench lab clean
+.PHONY: help doctor reproduce test variants fuzz mutation check results report bench lab clean
 .DEFAULT_GOAL := help
 
 help:
+	@echo 'make doctor      is this machine ready: versions, device, memory'
 	@echo 'make reproduce   run the papers and print the claims   PAPER=all|qdpo|...'
 	@echo '                 PRESET=smoke|small|study|paper SEEDS="0 1 2" JOBS=2 FORCE=1'
 	@echo 'make test        all tests, on the CPU, offline after the install'
 	@echo 'make variants    the formula tests under other instruction sets and threads'
+	@echo 'make fuzz        10,000 inputs that nobody thought of'
+	@echo 'make mutation    which mistakes in formulas the tests see   SAMPLE=300'
 	@echo 'make lab         JupyterLab in notebooks/'
 	@echo 'make results     rebuild the index, tables and figures from results/runs/'
 	@echo 'make report      the results as one offline page: results/report/index.html'
@@ -36,6 +40,9 @@ help:
 	@echo '                 PRESET=smoke|small|paper'
 	@echo 'make check       ruff, mypy, rules for notebooks, whether claims and results are true'
 	@echo 'make clean       remove what tools left; not .venv, data/cache or results'
+
+doctor: $(STAMP)
+	@$(VENV)/bin/plumbline doctor
 
 reproduce: $(STAMP)
 	@$(VENV)/bin/plumbline reproduce --paper '$(PAPER)' --preset '$(PRESET)' --seeds '$(SEEDS)' --jobs '$(JOBS)' $(if $(SAFE_FORCE),--force)
@@ -52,6 +59,13 @@ variants: $(STAMP)
 	  echo "formulas under $$v ONEDNN_MAX_CPU_ISA=AVX2, one thread"; env $$v $(PY) -m pytest -m formula -n 2; \
 	done; \
 	unset ONEDNN_MAX_CPU_ISA; echo 'formulas with two threads'; OMP_NUM_THREADS=2 $(PY) -m pytest -m formula
+
+fuzz: export HF_HUB_OFFLINE = 1
+fuzz: $(STAMP)
+	@PLUMBLINE_FUZZ=10000 $(PY) -m pytest -p no:cacheprovider --timeout 3600 $(wildcard tests/*/test_*_fuzz.py)
+
+mutation: $(STAMP)
+	@$(PY) tests/mutation.py --sample $(SAMPLE) --write
 
 check: $(STAMP)
 	@$(PY) -m ruff check .
@@ -73,7 +87,7 @@ lab: $(STAMP)
 	@$(PY) -m jupyterlab --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks  # no call home
 
 clean:
-	rm -rf .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
 	find lib tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # python 3.11 or newer that can make environments: PYTHON if given, else the first that answers

@@ -305,6 +305,7 @@ BRANCHES = [
     ("no difference", (0.0, -0.02, 0.02)),
     ("no difference", (0.015, 0.005, 0.025)),  # certainly above 0 and certainly too small
     ("not resolved", (0.0, -0.04, 0.04)),
+    ("not resolved", (0.10, 0.0, 0.20)),  # the end at 0 itself is not above it
     ("fails", (-0.10, -0.18, -0.02)),
 ]
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lib.data.dialogues import Messages, Unusable, as_text
 from lib.data.preference_forms import FORMS, HELPSTEER, extreme, given, lacking, scored
+from lib.data.rows import told
 from lib.data.sources import Place
 
 
@@ -40,7 +41,7 @@ def form_of(rows: Sequence[dict], forms: Sequence, name: str, what: str):
     if not fits[best]:
         have = sorted({str(field) for row in rows for field in row if given(row, field)})
         known = "; ".join(f"{', '.join(form.fields)} ({form.name})" for form in forms)
-        raise ValueError(f"{name} has the fields {', '.join(have) or 'none'}; {what} need those of one form: {known}")
+        raise ValueError(f"{name} has the fields {told(have)}; {what} need those of one form: {known}")
     return forms[best]
 
 

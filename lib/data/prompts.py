@@ -14,7 +14,7 @@ from torch import Tensor
 from lib.data import templates
 from lib.data.dialogues import Messages, Unusable, as_text, message, messages, question
 from lib.data.preference_forms import FORMS, given, lacking, prompt_of, tldr_prompt
-from lib.data.rows import read_rows
+from lib.data.rows import read_rows, told
 
 SPLITS = ("train", "validation", "test")
 VALIDATION = dict.fromkeys(("val", "valid", "valid1", "valid2"), "validation")  # HelpSteer2 and TL;DR call it so
@@ -98,7 +98,7 @@ def prompt_of_row(row: dict, place: int | str) -> Prompt:
     """
     turns = _asked(row)
     if not turns:
-        raise Unusable(f"has neither a 'prompt' text nor 'turns'; it has {sorted(map(str, row))}")
+        raise Unusable(f"has neither a 'prompt' text nor 'turns'; it has {told(sorted(map(str, row)))}")
     text = as_text(turns)
     return Prompt(_named(row, place), _label(row), text, _split(row, text), turns[1:] and turns)
 

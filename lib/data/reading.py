@@ -13,6 +13,7 @@ from lib.data.dialogues import Unusable
 from lib.data.passages import dialogue, passage
 from lib.data.preferences import Dropped, form_of, pairs_of
 from lib.data.prompts import PAIRED, Prompt, of_split, prompt_of_row
+from lib.data.rows import told
 from lib.data.sources import Found, Place, find
 
 LIMIT = 0.1  # share of rows with errors above which a source is taken to be misread
@@ -154,7 +155,7 @@ def _mapped(found: Found, named: dict[str, str]) -> list[tuple[Place, dict]]:
         if found.rows and not any(_has(row, column) for _, row in found.rows):
             have = sorted({str(k) for _, row in found.rows for k in row})
             raise ValueError(
-                f"{found.name} has no column {column!r}, which {field} is to be read from; it has {', '.join(have)}"
+                f"{found.name} has no column {column!r}, which {field} is to be read from; it has {told(have)}"
             )
     beside = [k for k in BESIDE if k not in named and k not in named.values()]
     return [

@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,14 @@ def read_rows(path: Path | str, what: str = "row", bad: Bad | None = None) -> li
     if bad is not None:
         bad += sorted(found)
     return [(line, row) for line, row in rows if isinstance(row, dict)]
+
+
+def told(names: Iterable[object], most: int = 20) -> str:
+    """Names of fields as a sentence lists them: in one line, the long ones and the many cut; "none" for none."""
+    words = [str(name) for name in names]
+    short = [word if len(word) <= 40 else word[:40] + "..." for word in words[:most]]
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(n if n.isprintable() and n else repr(n) for n in short) + more or "none"
 
 
 def _ending(path: Path) -> str:
@@ -179,7 +187,7 @@ def _table(text: str, path: Path, bad: Bad) -> Iterator[tuple[int, dict]]:
     try:
         header = [h.strip() for h in next(reader, [])]
         if len(set(header)) < len(header):
-            raise ValueError(f"{name} line 1 names a column twice: {', '.join(header)}")
+            raise ValueError(f"{name} line 1 names a column twice: {told(header)}")
         line = reader.line_num + 1
         for cells in reader:
             if cells and len(cells) != len(header):

@@ -13,6 +13,7 @@ import typer
 
 from lib.harness import (
     claims,
+    drift,
     fits,
     health,
     index,
@@ -48,7 +49,8 @@ def one_sentence(command):
         try:
             return command(*args, **kwargs)
         except (ValueError, KeyError, TypeError, OSError) as error:
-            typer.echo(f"plumbline: {error}", err=True)
+            said = " ".join(str(error).splitlines())  # a name that was given may hold ends of lines
+            typer.echo(f"plumbline: {said}", err=True)
             raise typer.Exit(runner.BAD_INPUT) from None
 
     return wrapped
@@ -211,6 +213,21 @@ def compare(
     typer.echo(results.compare(take_home.find(run_a), take_home.find(run_b)).text(whole=all_))
 
 
+@app.command("drift")
+@one_sentence
+def drift_(
+    folder: Annotated[Path | None, typer.Option("--runs", help="of fresh runs; what git lacks of results/runs")] = None,
+    paper: Annotated[str, typer.Option(help="one or several, or all")] = "all",
+    preset: Annotated[str, typer.Option(help="small, study or paper")] = "small",
+    markdown: Annotated[bool, typer.Option("--markdown", help="as the summary of a workflow")] = False,
+) -> None:
+    """Fresh runs beside the committed ones: headlines that disagree (exit code 1), numbers that moved."""
+    which = [*claims.PAPERS] if paper in ("", "all") else paper.replace(",", " ").split()
+    found = drift.check(which, preset or "small", folder)
+    typer.echo(drift.text(found, markdown=markdown))
+    raise typer.Exit(not drift.agrees(found))
+
+
 @app.command("results")
 @one_sentence
 def results_(check: Annotated[bool, typer.Option(help="only say whether the pages are up to date")] = False) -> None:
@@ -355,7 +372,7 @@ def new_(
 TASKS = {  # what `plumbline --help` shows together
     "Before a run": ("doctor", "list", "presets", "fits", "power"),
     "Run": ("run", "reproduce", "sweep"),
-    "Results": ("results", "report", "compare", "export"),
+    "Results": ("results", "report", "compare", "drift", "export"),
     "Files": ("new", "notebooks", "taxonomy", "generate"),
 }
 _place = {name: (k, panel) for k, (panel, name) in enumerate((p, n) for p, names in TASKS.items() for n in names)}

@@ -30,6 +30,14 @@ def changed() -> list[str]:
     return sorted([name for name in tracked if not _only_executed(name)] + new)
 
 
+def holds(folder: Path) -> set[str]:
+    """Names of what the last commit holds in a folder; none outside of git."""
+    try:
+        return set(_names(_git("ls-tree", "-z", "--name-only", "HEAD", at=folder)))
+    except (OSError, subprocess.CalledProcessError):
+        return set()
+
+
 def sources(text: str) -> list[tuple[str, str]]:
     """(cell type, source) of every cell of a notebook's text, the values of its parameters left out."""
     cells = []
@@ -57,5 +65,5 @@ def _names(listed: bytes) -> list[str]:
     return [name for name in listed.decode(errors="surrogateescape").split("\0") if name]
 
 
-def _git(*arguments: str) -> bytes:
-    return subprocess.run(["git", *arguments], cwd=paths.ROOT, check=True, capture_output=True).stdout
+def _git(*arguments: str, at: Path | None = None) -> bytes:
+    return subprocess.run(["git", *arguments], cwd=at or paths.ROOT, check=True, capture_output=True).stdout

@@ -26,7 +26,6 @@ def build() -> dict[Path, str]:
     timed = speed_markdown([r for r in runs if r.manifest["paper"] == "speed"])
     out = {
         paths.TABLES / "claims.csv": table.to_csv(index=False, float_format="%.6g"),
-        paths.TABLES / "tuning.csv": tried.tuning(everything).to_csv(index=False, float_format="%.6g"),
         paths.TABLES / "weights.csv": tried.weights(everything).to_csv(index=False, float_format="%.6g"),
         paths.TABLES / "learning_rates.csv": tried.rates(everything).to_csv(index=False, float_format="%.6g"),
         paths.TABLES / "speed.csv": speed([r for r in runs if r.manifest["paper"] == "speed"]).to_csv(

@@ -25,6 +25,18 @@ __all__ = ["ITEM_COLUMNS", "METRIC_COLUMNS", "RunRecord", "cited", "data_files",
 
 PILOTS = 200  # seeds from here up try things out and are never cited
 HARMLESS = ("device", "keep", "at_once", "per_minute", "prices")  # settings that make no other experiment
+MANIFEST: dict[str, type | tuple] = {
+    "status": str,
+    "paper": str,
+    "preset": str,
+    "seed": int,
+    "start": str,
+}  # what every run has
+DONE: dict[str, type | tuple] = {  # and one that is done
+    "run_id": str, "notebook": str, "settings": dict, "overrides": list, "fingerprint": str, "commit": str,
+    "dirty": bool, "device": str, "dtype": str, "machine": dict, "seconds": (int, float),
+    "peak memory GB": (int, float),
+}  # fmt: skip
 STUDY_SINCE = "2026-11-29"  # runs of preset small that began before were made at what is now preset study
 
 
@@ -43,9 +55,7 @@ class RunRecord:
 
     def __init__(self, folder: Path, manifest: dict | None = None):
         self.dir = folder
-        self.manifest = manifest or json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        if not isinstance(self.manifest, dict):
-            raise ValueError(f"{folder.name}/manifest.json is no manifest")
+        self.manifest = manifest or _manifest(folder)
         process = self.manifest.get("process")
         if process and self.manifest.get("status") == "running" and machine.alive(process) is False:
             reason = f"its process {process['pid']} ended without finishing it"
@@ -64,14 +74,34 @@ class RunRecord:
         return self._table("items")
 
     def _table(self, kind: str) -> pd.DataFrame:
-        path = self.dir / rows.KINDS[kind].file
-        return rows.table(rows.KINDS[kind], path.read_bytes() if path.exists() else None)
+        file = rows.KINDS[kind].file
+        return rows.table(rows.KINDS[kind], self.dir / file, self.manifest.get("files", {}).get(file))
 
 
-def load_runs(paper: str | None = None, preset: str | None = None) -> list[RunRecord]:
-    """All runs, oldest first, whatever became of them; folders without a readable manifest are skipped and named."""
+def _manifest(folder: Path) -> dict:
+    """A run's manifest; ValueError, in one sentence, where it is cut short or lacks what readers ask of it."""
+    try:
+        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except RecursionError:
+        found = None
+    except ValueError as error:  # also of what is no UTF-8
+        raise ValueError(f"{folder.name}/manifest.json is no JSON: {error}") from None
+    wanted = MANIFEST | (DONE if isinstance(found, dict) and found.get("status") == "done" else {})
+    if not isinstance(found, dict) or (bad := [k for k, kind in wanted.items() if not _is(found.get(k), kind)]):
+        lacks = f": it lacks {', '.join(bad)}" if isinstance(found, dict) else ""
+        raise ValueError(f"{folder.name}/manifest.json is no manifest{lacks}")
+    return found
+
+
+def _is(value: object, kind: type | tuple) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def load_runs(paper: str | None = None, preset: str | None = None, under: Path | None = None) -> list[RunRecord]:
+    """All runs (of another folder than results/runs: `under`), oldest first, whatever became of them; folders without
+    a readable manifest are skipped and named."""
     runs, skipped = [], []
-    for folder in sorted(p for p in paths.RUNS.glob("*") if p.is_dir()):
+    for folder in sorted(p for p in (under or paths.RUNS).glob("*") if p.is_dir()):
         try:
             runs.append(RunRecord(folder))
         except (OSError, ValueError):
@@ -83,18 +113,24 @@ def load_runs(paper: str | None = None, preset: str | None = None) -> list[RunRe
 
 
 def missing(run: RunRecord) -> list[str]:
-    """What the settings of a run ask for and it has no rows of, as "arm (dataset)"; empty for a complete run."""
-    path = run.dir / rows.KINDS["items"].file
-    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
-    there = _measured(path, stamp) if stamp else frozenset()
+    """What the settings of a run ask for and it has no rows of, as "arm (dataset)", or which of its tables is damaged;
+    empty for a complete run."""
+    files = run.manifest.get("files", {})
+    stamps = ((f, s.st_mtime_ns, s.st_size) for f in (run.dir / k.file for k in rows.KINDS.values())
+        if f.exists() and (s := f.stat()))  # fmt: skip
+    there, damaged = _measured(run.dir, tuple(sorted(files.items())), tuple(stamps))
     needed = presets.needed(run.manifest["paper"], run.manifest["settings"])
-    return [f"{arm} ({dataset})" for dataset, arm in needed if (dataset, arm) not in there]
+    return damaged or [f"{arm} ({dataset})" for dataset, arm in needed if (dataset, arm) not in there]
 
 
 @lru_cache(maxsize=256)
-def _measured(path: Path, stamp: tuple) -> frozenset[tuple[str, str]]:
-    items = rows.table(rows.KINDS["items"], path.read_bytes())
-    return frozenset(zip(items.dataset, items.arm))
+def _measured(folder: Path, files: tuple, stamps: tuple) -> tuple[frozenset[tuple[str, str]], list[str]]:
+    """(dataset, arm) of the per-prompt scores, and what is wrong with a run's tables, told once."""
+    if damaged := rows.damaged(folder, dict(files)):
+        progress.announce(f"not counted: {'; '.join(damaged)}")
+        return frozenset(), damaged
+    items = rows.table(rows.KINDS["items"], folder / rows.KINDS["items"].file)
+    return frozenset(zip(items.dataset, items.arm)), []
 
 
 def is_evidence(manifest: dict) -> bool:

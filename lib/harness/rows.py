@@ -9,9 +9,12 @@ goes, whatever other names it had. Names that are new to a group join it: draws 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import sys
+import zlib
 from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -31,12 +34,13 @@ class Kind(NamedTuple):
     columns: list[str]
     group: Callable[[tuple], Hashable]
     name: Callable[[tuple], Hashable]
+    told: list[str]  # columns that no row lacks
 
 
 KINDS = {
-    "metrics": Kind("metrics.csv", METRIC_COLUMNS, lambda row: row[1:5], lambda row: ""),
-    "items": Kind("items.csv.gz", ITEM_COLUMNS, lambda row: row[:3], lambda row: row[3]),
-    "curves": Kind("curve.csv", CURVE_COLUMNS, lambda row: row[0], lambda row: row[1:3]),
+    "metrics": Kind("metrics.csv", METRIC_COLUMNS, lambda row: row[1:5], lambda row: "", ["arm", "metric", "value"]),
+    "items": Kind("items.csv.gz", ITEM_COLUMNS, lambda row: row[:3], lambda row: row[3], ["arm", "prompt_id"]),
+    "curves": Kind("curve.csv", CURVE_COLUMNS, lambda row: row[0], lambda row: row[1:3], ["arm", "name"]),
 }
 Group = dict[Hashable, tuple[int, tuple]]  # name -> (execution that recorded it, row)
 
@@ -76,12 +80,47 @@ def packed(rows: Sequence[Sequence]) -> bytes:
     return gzip.compress(pd.DataFrame(rows).to_csv(index=False, header=False, float_format="%.6g").encode(), mtime=0)
 
 
-def table(kind: Kind, content: bytes | None) -> pd.DataFrame:
-    """What a file of that kind holds; without one an empty table with its columns, which others can be joined to."""
+def table(kind: Kind, path: Path, sha256: str | None = None) -> pd.DataFrame:
+    """What a file of that kind holds; where there is none an empty table with its columns, which others can be joined
+    to. ValueError, in one sentence, for a file that is cut short, changed since its `sha256` was taken, or no such
+    table."""
+    content = path.read_bytes() if path.exists() else None
+    if sha256 and (content is None or digest(content) != sha256):
+        is_now = "gone" if content is None else "not as its run wrote it"
+        raise ValueError(f"{path.parent.name}/{path.name} is {is_now}: bring it back, or run it again")
     if content is None:
         return pd.DataFrame({c: pd.Series(dtype=NUMBERS.get(c, "str")) for c in kind.columns})
-    text = gzip.decompress(content) if kind.file.endswith(".gz") else content
-    return pd.read_csv(io.BytesIO(text), dtype={"prompt_id": str})
+    try:
+        text = gzip.decompress(content) if path.suffix == ".gz" else content
+        words = [c for c in kind.columns if c not in NUMBERS]  # of which "None" or "NA" is one
+        empty = {c: [""] for c in kind.columns if c in NUMBERS}
+        found = pd.read_csv(io.BytesIO(text), dtype=dict.fromkeys(words, "str"), keep_default_na=False, na_values=empty)
+    except (OSError, EOFError, ValueError, zlib.error, OverflowError) as error:  # pandas' errors are ValueErrors
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path.parent.name}/{path.name} cannot be read: {why[:200]}") from None
+    if list(found.columns) != kind.columns:
+        raise ValueError(f"{path.parent.name}/{path.name} has not the columns {', '.join(kind.columns)}")
+    if bad := [c for c in kind.columns if c in NUMBERS and found[c].dtype.kind not in "if"]:
+        raise ValueError(f"{path.parent.name}/{path.name} has something else than numbers in the column {bad[0]}")
+    if found[kind.told].isin(["", None]).any(axis=None) or found[kind.told].isna().any(axis=None):
+        raise ValueError(f"{path.parent.name}/{path.name} has a row without {', '.join(kind.told)}: it is cut short")
+    return found
+
+
+def digest(content: bytes) -> str:
+    """sha256 of a file, as the manifest of a finished run has it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def damaged(folder: Path, files: dict[str, str] | None) -> list[str]:
+    """A sentence for each table of a run that cannot be read, or is not as `files` (name -> sha256) has it."""
+    found = []
+    for kind in KINDS.values():
+        try:
+            table(kind, folder / kind.file, (files or {}).get(kind.file))
+        except ValueError as error:
+            found.append(str(error))
+    return found
 
 
 def _told(kind: Kind, row: tuple) -> str:

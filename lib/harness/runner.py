@@ -219,7 +219,7 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
                 state["cell"] = cell.get("id", str(cell_index))
                 if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", []):
                     spent = time.monotonic() - began
-                    say(f"  [{duration(spent)}, about {duration(max(0, expected - spent))} left] {state['cell']}")
+                    say(f"  [{duration(spent)}, {remaining(spent, expected)}] {state['cell']}")
                 return start(cell, cell_index, **more)
 
             nb_man.cell_start = cell_start
@@ -280,6 +280,18 @@ def _execute(path: Path, output: Path, parameters: dict, limit: float | None, ex
         sockets.cleanup()
 
 
+def remaining(spent: float, expected: float) -> str:
+    """What a line of progress says of the rest; past the forecast it says that, for there is no other."""
+    if spent > expected:
+        return f"longer than the {duration(expected)} expected"
+    return f"about {duration(expected - spent)} left"
+
+
+def budget(paper: str, preset: str) -> float:
+    """First guess of a run's length, seconds, where none of its kind was run: the paper's own, or `BUDGET`'s."""
+    return float(presets.first_guess(paper).get(preset, BUDGET[preset]))
+
+
 def expected_seconds(cfg) -> float:
     """Seconds of the newest finished run of this paper and preset with the same settings overridden, else the
     budget."""
@@ -289,7 +301,7 @@ def expected_seconds(cfg) -> float:
         for r in runs
         if r.manifest.get("status") == "done" and sorted(r.manifest["overrides"]) == sorted(cfg.overrides)
     ]
-    return float(done[-1].manifest["seconds"]) if done else BUDGET[cfg.preset]
+    return float(done[-1].manifest["seconds"]) if done else budget(cfg.paper, cfg.preset)
 
 
 @contextmanager

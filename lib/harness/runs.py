@@ -12,6 +12,7 @@ import datetime as dt
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -210,6 +211,9 @@ class Run:
             raise RuntimeError(f"the run is not complete: {', '.join(lacks)}. Run those cells again, then this one.")
         self.manifest.pop("reason", None)
         self.manifest |= extra | {
+            "files": {
+                p.name: rows.digest(p.read_bytes()) for k in rows.KINDS.values() if (p := self.dir / k.file).exists()
+            },
             "seconds": round(time.perf_counter() - self.began, 1),
             "peak memory GB": round(max(self._memory, peak_memory()), 2),
             "status": "done",
@@ -229,6 +233,7 @@ class Run:
         """Something happens after the end: the run is not done until it is finished again."""
         if self.manifest["status"] in ("done", "abandoned"):
             self.manifest["status"] = "running"
+            self.manifest.pop("files", None)
             self._save()
 
     def _save(self) -> None:
@@ -253,8 +258,15 @@ def fail(folder: Path, reason: str, cell: str = "", tail: str = "") -> None:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        manifest = {"schema": 1, "run_id": folder.name}
+        manifest = _named(folder)
     _write_manifest(folder, manifest | {"status": "failed", "reason": reason, "failed cell": cell, "tail": tail})
+
+
+def _named(folder: Path) -> dict:
+    """What a run's folder says of it where its manifest cannot be read."""
+    found = re.fullmatch(r"(\w+)-(\w+)-s(\d+)-.*", folder.name)
+    known = {"paper": found[1], "preset": found[2], "seed": int(found[3])} if found else {}
+    return {"schema": 1, "run_id": folder.name, "start": now(), **known}
 
 
 def bury(runner: int, since: str, reason: str) -> list[Path]:

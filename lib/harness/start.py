@@ -36,7 +36,7 @@ def cost(paper: str, preset: str, runs: Sequence) -> tuple[float, bool]:
     evidence = preset == "study"  # as which runs of small counted before there was a study
     done = [m for m in mine if not m["overrides"] and results.is_evidence(m) == evidence
         and (evidence or m["preset"] == preset)]  # fmt: skip
-    return (float(done[-1]["seconds"]), True) if done else (float(runner.BUDGET[preset]), False)
+    return (float(done[-1]["seconds"]), True) if done else (runner.budget(paper, preset), False)
 
 
 def costs() -> str:
@@ -124,13 +124,9 @@ def _agreement(paper: str, run: results.RunRecord) -> str:
     if run.manifest["preset"] == "smoke":
         return "Preset smoke measures nothing: there is nothing to compare."
     found = claims.beside(paper, run, results.evidence(results.load_runs(paper)))
-    told = found["one more seed"]
-    outside, here = found.claim[told.str.startswith("outside")], told.isin(["agrees"]) | told.str.startswith("outside")
-    if not here.any():
+    got = claims.agreement(found)
+    if not got.compared:
         return "There is nothing cited to compare with, or no headline claim was run."
-    missing = f" {int((~here).sum())} could not be compared." if (~here).any() else ""
-    where = f"; outside: {', '.join(outside)}" if len(outside) else ""
-    return (
-        f"{int((told == 'agrees').sum())} of {int(here.sum())} headline claims lie where one more seed is predicted"
-        f"{where}.{missing}"
-    )
+    missing = f" {got.open} could not be compared." if got.open else ""
+    where = f"; outside: {', '.join(got.outside)}" if got.outside else ""
+    return f"{got.agree} of {got.compared} headline claims lie where one more seed is predicted{where}.{missing}"

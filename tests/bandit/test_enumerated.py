@@ -158,3 +158,41 @@ def test_a_gradient_that_is_not_finite_stops_the_policys_step():
     with pytest.raises(FloatingPointError, match="the worlds' policy: the gradient of .* is not finite"):
         w.step(c, duels, mask, broken, None)
     assert all(torch.equal(a, b) for a, b in zip(before, w.weights))
+
+
+def test_the_world_typed_again():
+    """Features, rewards and both starts, with the generator's draws in their order."""
+    for coverage in ("easy", "hard"):
+        w, g = world(coverage), generator(0)
+        features = torch.randn(6, 12, 4, generator=g)
+        inner, outer = torch.randn(1, 4, 4, generator=g)[0], torch.randn(1, 4, 1, generator=g)[0]
+        noise = torch.randn(6, 12, generator=g)
+        for p in range(6):
+            raw = [
+                sum(
+                    float(torch.tanh(sum(features[p, a, i] * inner[i, j] for i in range(4)) / 2)) * float(outer[j, 0])
+                    for j in range(4)
+                )
+                for a in range(12)
+            ]
+            mean = sum(raw) / 12
+            deviation = (sum((x - mean) ** 2 for x in raw) / 11) ** 0.5
+            rewards = [2 * (x - mean) / deviation for x in raw]
+            assert w.rewards[p].tolist() == pytest.approx(rewards, abs=1e-4)
+            half = [0.5 * x for x in noise[p].tolist()]
+            wrong = [-0.75 * r + n for r, n in zip(rewards, half)]  # likes what is bad
+            assert w.start[p].tolist() == pytest.approx(half if coverage == "easy" else wrong, abs=1e-4)
+
+
+def test_the_policys_logits_typed_again():
+    w = world()
+    with torch.no_grad():
+        for k, x in enumerate([*w.weights, *w.biases]):
+            x.copy_(torch.randn(x.shape, generator=generator(k)) / 3)
+    logits = w.logits(slice(None)).detach()
+    for p, a in ((0, 0), (3, 7), (5, 11)):
+        x = w.features[p, a]
+        for k in range(3):
+            x = x @ w.weights[k][0].detach() + w.biases[k][0, 0].detach()
+            x = x.clamp(min=0) if k < 2 else x
+        assert logits[p, a].item() == pytest.approx((w.start[p, a] + x[0]).item(), abs=1e-5)

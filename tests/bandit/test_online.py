@@ -305,3 +305,38 @@ def test_a_gradient_of_the_heads_that_is_not_finite_stops_the_round(monkeypatch)
     with pytest.raises(FloatingPointError, match="reward heads, round 2: the gradient of .* is not finite"):
         a.round()
     assert all(torch.equal(v, before[k]) for k, v in a.heads.state_dict().items())
+
+
+def test_what_a_round_says_is_counted_again():
+    """Clashes are the duels whose two answers are the same kind of answer; many candidates are drawn, and over, only
+    where the method asks for them."""
+    for name in METHODS:
+        a = agent(name)
+        proposed, stepped = [], []
+        propose, step = a.world.propose, a.world.step
+        a.world.propose = lambda p, n, s, f=propose: proposed.append((len(p), n)) or f(p, n, s)  # noqa: B023
+        a.world.step = lambda c, d, mask, *r, f=step: stepped.append((c, d, mask)) or f(c, d, mask, *r)  # noqa: B023
+        out = a.round()
+        explore, source = a.method.explore, a.method.source
+        over = CFG.oversample if explore in ("certainty", "entropy") else 1
+        assert proposed[0][0] == 10 * over
+        few = explore in ("passive", "certainty") or source == "both"
+        assert proposed[0][1] == (2 if few else CFG.candidates)
+        if stepped:
+            c, duels, mask = stepped[0]
+            kinds = bandit.kinds_of(c.answers)
+            same = [int(kinds[i, w]) == int(kinds[i, l]) for i, (w, l) in enumerate(duels.tolist())]
+            assert mask.tolist() == [float(not x) for x in same]
+            assert out["clashes"] == pytest.approx(sum(same) / len(same))
+
+
+def test_looks_come_when_another_every_queries_are_full():
+    a = agent("random")
+    rows, _, last = online.play(a, budget=40, every=15, quiet=True, desc="")
+    assert [r["step"] for r in rows] == [0, 20, 30, 40]  # rounds of 10: 15, 30 are passed at 20, 30; 40 is the end
+    assert all("queries" not in r and "synthetic" in r for r in rows[1:])
+    assert rows[-1]["win rate"] == pytest.approx(float(last["win rate"].sum() / 6))
+    every_one, _, _ = online.play(agent("random"), budget=30, every=1, quiet=True, desc="")
+    assert [r["step"] for r in every_one] == [0, 10, 20, 30]
+    with pytest.raises(ValueError, match="every is at least 1"):
+        online.play(agent("random"), budget=30, every=0, quiet=True, desc="")

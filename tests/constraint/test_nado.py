@@ -321,6 +321,12 @@ def test_bad_input(call, message):
         call(*case())
 
 
+def test_a_certain_prefix_has_weight_r_where_the_constraint_is_hard():
+    """delta = 1 leaves nothing alone, not even a prefix whose success is certain."""
+    log_r, x = torch.tensor([[-0.5]], dtype=torch.float64), torch.tensor([[1.0]], dtype=torch.float64)
+    assert soft_weight(log_r, log_r, x, delta=1.0, floor=0.0).item() == pytest.approx(-0.5)
+
+
 def test_learn_finds_the_rate_of_each_prefix():
     """Two prefixes, seen often, whose answers satisfy the classifier in 3 of 4 and in 1 of 4 cases: R says so."""
     embeddings = torch.eye(4, dtype=torch.float64)

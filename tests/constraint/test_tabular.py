@@ -159,3 +159,10 @@ def test_a_gradient_that_is_not_finite_stops_the_step():
     with pytest.raises(FloatingPointError, match="gradient of table 0 is not finite; no step"):
         tabular._step(optimizer, (table * torch.nan).sum())
     assert torch.equal(table, before) and (before != 0).all()
+
+
+def test_what_is_learned_of_the_start_is_the_mean_of_its_first_tokens(small):
+    tables = log_tables(small.start)
+    whole, first, *_ = tabular.learned(small, tables, samples=50, weight=1.0, seed=1, steps=5)
+    want = sum(tables[0][0, v].exp().item() * first[v].item() for v in range(4))
+    assert whole.shape == (1,) and whole.item() == pytest.approx(want)

@@ -75,7 +75,7 @@ def test_bad_rows_are_dropped_counted_and_listed_by_file_and_line(tmp_path):
     assert [p.text for p in got.rows] == [r["prompt"] for r in (*GOOD[10:], *GOOD[:10])] and got.errors == 4
     assert got.listing() == [
         "folder a.jsonl line 1: prompt is nan, neither a text nor messages",
-        "folder a.jsonl line 2: has neither a 'prompt' text nor 'turns'; it has ['prompt']",
+        "folder a.jsonl line 2: has neither a 'prompt' text nor 'turns'; it has prompt",
         "folder b.jsonl line 11: is no JSON: a comma stands before the end",
         "folder b.jsonl line 12: is null, a prompt is an object with named fields",
     ]

@@ -193,3 +193,10 @@ def test_bfloat16_noise_does_not_grow_with_length(tiny_model):
         error[length] = gap.abs().mean().item()
         assert gap.view(4, -1).sum(1).abs().max() < 6 * gap.std() * length**0.5
     assert 1e-4 < error[32] < 0.1 and error[512] < 1.5 * error[32]
+
+
+def test_rows_that_are_not_finite_are_named_and_no_others():
+    values = torch.tensor([0.0, float("nan"), -1.0, float("inf")])
+    with pytest.raises(FloatingPointError, match=r"rows \['b', 'd'\] are not finite"):
+        logprobs.check_finite(values, ["a", "b", "c", "d"])
+    assert logprobs.check_finite(values[::2], ["a", "c"]).tolist() == [0.0, -1.0]

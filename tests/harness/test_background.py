@@ -49,9 +49,11 @@ def test_it_outlives_the_process_that_began_it(sandbox):
         background.launch("c", [sys.executable, "-c", sys.argv[2]])
         """
     )
-    text = "import time; time.sleep(2); print('after all')"
+    leave = paths.CACHE / "leave"  # it waits for this file, however long the other process takes to end
+    text = f"import os, time\nwhile not os.path.exists({str(leave)!r}): time.sleep(0.05)\nprint('after all')"
     subprocess.run([sys.executable, "-c", code, str(paths.CACHE), text], check=True, cwd=paths.ROOT, env=os.environ)
     assert background.under_way("c") and background.lines("c") == []
+    leave.touch()
     began = time.monotonic()
     assert background.follow("c", show=lambda line: None, every=0.1) and time.monotonic() - began < 30
     assert background.lines("c") == ["after all"]

@@ -449,6 +449,19 @@ def test_a_run_beside_the_cited_ones():
     assert table.loc["C1a"]["one more seed"] == "not run here"
 
 
+def test_cited_rows_that_are_all_alike_still_allow_a_few_others():
+    """Five seeds of forty ones: a run with two misses in forty is within 3 / n, one with half of them is not."""
+    c = next(c for c in claims.PAPERS["qdpo"].CLAIMS if c.id == "C3c")
+    run = lambda seed, values: Record(seed, "qdpo").add(c.dataset, c.arms[0], c.metric, values)  # noqa: E731
+    cited = [run(seed, [1.0] * 40) for seed in range(5)]
+    said = [
+        claims.beside("qdpo", run(9, [1.0] * (40 - missed) + [0.0] * missed), cited).set_index("claim").loc["C3c"]
+        for missed in (0, 2, 20)
+    ]
+    assert [x["one more seed"].partition(" ")[0] for x in said] == ["agrees", "agrees", "outside"]
+    assert said[1]["this run"] < said[0]["this run"] == said[0].low == said[0].high == 1.0
+
+
 def test_power_of_a_plan():
     """More seeds see smaller effects; pilots, where there are any, are what it is reckoned from."""
     loud = pool(*TRUTH, ("kd", 0.8), seeds=[200, 201, 202], size=0.3, dataset="exam")
@@ -516,3 +529,9 @@ def test_the_committed_runs_give_the_same_verdicts_by_a_second_reading():
             assert any(half == pytest.approx(h, rel=1e-3) for h in halves), (paper, c.id, half, halves)
             checked += 1
     assert checked >= 3
+
+
+def test_agreement_counts_what_is_beside():
+    told = ["agrees", "outside [0.1, 0.2]", "not run here", "agrees", "nothing cited to compare with"]
+    got = claims.agreement(pd.DataFrame({"claim": list("abcde"), "one more seed": told}))
+    assert got == (2, ["b"], 2) and got.compared == 3

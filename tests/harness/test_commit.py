@@ -72,3 +72,15 @@ def test_another_cell_and_a_broken_or_missing_file_are_differences(tree):
 def test_no_git_is_unknown_and_dirty(monkeypatch, tmp_path):
     monkeypatch.setattr(commit.paths, "ROOT", tmp_path)
     assert commit.git_state() == ("unknown", True)
+
+
+def test_what_the_last_commit_holds_of_a_folder(tree):
+    (tree / "lib" / "new.py").write_text("")
+    (tree / "lib" / "x.py").write_text("a = 3\n")
+    (tree / "more").mkdir()
+    assert commit.holds(tree) == {"lib", "notebooks"} and commit.holds(tree / "lib") == {"x.py"}
+    assert commit.holds(tree / "more") == commit.holds(tree / "nowhere") == set()
+
+
+def test_outside_of_git_nothing_is_held(tmp_path):
+    assert commit.holds(tmp_path) == set()

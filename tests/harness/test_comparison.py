@@ -20,7 +20,7 @@ def a_run(monkeypatch, shift=0.0, seed=0, ids=IDS, finish=True, **settings):
     run.items("test prompts", "qdpo", "kl", ids, values + shift + noise * (shift != 0))
     run.items("test prompts", "rtn", "flips", ids, [0.5] * len(ids), weights=range(1, len(ids) + 1))
     if finish:
-        run.manifest["status"] = "done"
+        run.manifest |= {"status": "done", "seconds": 1.0, "peak memory GB": 0.5}
         run._save()
     return results.RunRecord(run.dir, run.manifest)
 

@@ -27,6 +27,10 @@ def test_effects_are_in_what_is_worth_having():
     rows = forest.scaled(table(**FOUND)).set_index("claim")
     assert rows.loc["C4", ["at", "from_", "to"]].tolist() == pytest.approx([-3, -5, -1])
     assert rows.loc["C3c", ["at", "from_", "to"]].tolist() == pytest.approx([2, 1, 3]), "from its bound"
+    alike = table(**FOUND | {"qdpo C3c": (1.0, 1.0, 1.0, np.nan, "holds")})
+    alike.loc[alike.claim == "C3c", ["detectable", "n"]] = 0.0, 100
+    found = forest.scaled(alike).set_index("claim").loc["C3c", ["at", "from_", "to"]]
+    assert found.tolist() == pytest.approx([5, 5, 5]), "in single rows, 0.05 above its bound, where all agree"
     assert rows.nulls["C4"] == [0] and rows.nulls["U1"] == pytest.approx([-1]) and rows.nulls["C3c"] == [0]
     assert rows.nulls["C1a"] != rows.nulls["C1a"] or len(rows.nulls["C1a"]) == 2, "same: both ends of the band"
 

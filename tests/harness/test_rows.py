@@ -49,8 +49,8 @@ def test_a_group_keeps_its_place():
 
 
 @pytest.mark.parametrize("kind", rows.KINDS)
-def test_an_empty_table_has_columns_that_others_join(kind):
-    empty = rows.table(rows.KINDS[kind], None)
+def test_an_empty_table_has_columns_that_others_join(kind, tmp_path):
+    empty = rows.table(rows.KINDS[kind], tmp_path / "none")
     assert list(empty.columns) == rows.KINDS[kind].columns and empty.empty
     values = {"float64": 0.5, "int64": 3}
     one = pd.DataFrame([{c: values.get(str(empty[c].dtype), "x") for c in empty.columns}])
@@ -58,10 +58,20 @@ def test_an_empty_table_has_columns_that_others_join(kind):
     assert both.equals(one) and both.dtypes.equals(one.dtypes)
 
 
-def test_items_members_follow_each_other():
+def test_items_members_follow_each_other(tmp_path):
     content = rows.packed([rows.ITEM_COLUMNS]) + rows.packed([("d", "a", "m", "007", 0.5, 1.0)])
     assert gzip.decompress(content).startswith(b"dataset,arm,metric,prompt_id")
-    assert rows.table(ITEMS, content).prompt_id.tolist() == ["007"]
+    (tmp_path / "items.csv.gz").write_bytes(content)
+    assert rows.table(ITEMS, tmp_path / "items.csv.gz").prompt_id.tolist() == ["007"]
+
+
+def test_words_stay_words(tmp_path):
+    """pandas would take an arm called None, or a prompt NA, for a missing one."""
+    (tmp_path / "items.csv.gz").write_bytes(
+        rows.packed([rows.ITEM_COLUMNS, ("", "None", "m", "NA", 0.5, float("nan"))])
+    )
+    (row,) = rows.table(ITEMS, tmp_path / "items.csv.gz").itertuples(index=False)
+    assert (row.dataset, row.arm, row.prompt_id, row.value) == ("", "None", "NA", 0.5) and row.weight != row.weight
 
 
 def test_without_ipython_every_cell_is_one():

@@ -51,6 +51,11 @@ def manifest(result):
     return json.loads((result.dir / "manifest.json").read_text())
 
 
+def test_the_time_left_is_said_and_that_a_forecast_is_over():
+    assert runner.remaining(60, 300) == "about 4 min 00 s left"
+    assert runner.remaining(400, 300) == "longer than the 5 min 00 s expected"
+
+
 def test_success_then_skipped_then_forced(world, capsys):
     world('run.metric("a", "b", "c", "d", 1.0)')
     first = runner.run("qdpo", preset="smoke", seed=0)

@@ -31,6 +31,7 @@ def test_the_cost_is_that_of_the_newest_run_of_its_kind_else_the_budget():
     old, new = "2026-11-20", results.STUDY_SINCE + "T01"
     assert start.cost("mrpo", "small", []) == (runner.BUDGET["small"], False)
     assert start.cost("mrpo", "small", [Run("small", old, 900.0)]) == (runner.BUDGET["small"], False), "a study then"
+    assert start.cost("qdpo", "small", []) == (900.0, False), "its own first guess"
     assert start.cost("mrpo", "study", [Run("small", old, 900.0)]) == (900.0, True)
     assert start.cost("mrpo", "small", [Run("small", new, 200.0), Run("small", new, 220.0)]) == (220.0, True)
     assert start.cost("mrpo", "study", [Run("small", new, 200.0)]) == (runner.BUDGET["study"], False)

@@ -17,7 +17,12 @@ def export(run, arm, to):
 def fake_run(name, kept=(), **manifest):
     folder = paths.RUNS / name
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"run_id": name, "paper": "qdpo", "status": "done"} | manifest))
+    known = {
+        "run_id": name, "paper": "qdpo", "status": "done", "preset": "small", "seed": 0, "start": "",
+        "notebook": "10_qdpo", "settings": {}, "overrides": [], "fingerprint": "", "commit": "",
+        "dirty": False, "device": "cpu", "dtype": "", "machine": {}, "seconds": 1.0, "peak memory GB": 0.5,
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(known | manifest))
     for arm in kept:
         (folder / f"{arm}.safetensors").write_bytes(b"")
     return name

@@ -1,25 +1,14 @@
 import pandas as pd
 
-from lib.harness import presets, results, tried
+from lib.harness import paths, presets, results, tried
 
 
-def test_tuning_tells_start_from_end(sandbox, monkeypatch, complete):
-    monkeypatch.setattr(results, "git_state", lambda: ("abcdef1234", False))
-    run = results.start(presets.resolve("qdpo", {"PRESET": "small", "SEED": 100, "LR_KD": 1e-4}), notebook="10_qdpo")
-    for arm, kept in (("kd", 0.25), ("qdpo", 0.5)):
-        for name, value in {
-            "learning rate": 1e-4,
-            "kept kl": kept,
-            "kept flips": 0.1,
-            "kept step": 3,
-            "steps": 12,
-        }.items():
-            run.metric("training", "train", arm, name, value)
-        run.curve(arm, [{"step": 0, "validation kl": 0.75}, {"step": 3, "validation kl": kept}])
-    complete(run).finish(model={})
-    table = tried.tuning(results.load_runs()).set_index("arm")
-    assert table.loc["kd", ["start kl", "kept kl"]].tolist() == [0.75, 0.25] and table.loc["qdpo", "n_train"] == 192
-    assert pd.isna(table.loc["kd", "beta"]) and table.loc["qdpo", "beta"] == run.manifest["settings"]["beta"]
+def test_the_page_of_qdpo_shows_every_rate_tried():
+    page = "\n".join(tried.markdown("qdpo", []))
+    rows = [line.split("|")[1:3] for line in page.splitlines() if line.startswith(("| kd", "| qdpo"))]
+    want = pd.read_csv(paths.DATA / tried.TUNED)
+    assert [(arm.strip(), float(rate)) for arm, rate in rows] == list(zip(want.arm, want.rate)) and len(rows) >= 8
+    assert tried.markdown("mrpo", []) == []
 
 
 def test_learning_rates_tried_come_from_clean_runs_only(sandbox, monkeypatch, complete):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lib import losses
+from lib.losses import pairwise
 
 B = 5
 G = torch.Generator().manual_seed(0)
@@ -290,3 +291,42 @@ def test_every_loss_of_trl_has_its_counterpart():
     help_text = DPOConfig.__dataclass_fields__["loss_type"].metadata["help"]
     named = {w.strip("`'\", .") for w in help_text.replace("[", " ").replace("]", " ").split()}
     assert set(TRL) <= named | {"sigmoid"} and len(TRL) == 14
+
+
+def test_rewards_are_told_without_a_gradient():
+    w, l = (t.clone().requires_grad_(True) for t in (PI_W, PI_L))
+    told = [
+        (losses.simpo(w, l, beta=BETA, gamma=0.5, **LENGTHS), PI_W * BETA / N_W, PI_L * BETA / N_L),
+        (losses.cpo(w, l, beta=BETA, nll_weight=0.7, length_w=N_W), BETA * PI_W, BETA * PI_L),
+        (losses.orpo(w, l, beta=BETA, **LENGTHS), BETA * PI_W / N_W, BETA * PI_L / N_L),
+        (losses.kto_pair(w, l, REF_W, REF_L, beta=BETA), BETA * (PI_W - REF_W), BETA * (PI_L - REF_L)),
+    ]
+    for got, chosen, rejected in told:
+        assert got.loss.requires_grad and not got.chosen.requires_grad and not got.rejected.requires_grad
+        assert torch.allclose(got.chosen, chosen) and torch.allclose(got.rejected, rejected)
+
+
+def test_limits_of_settings():
+    args = (PI_W, PI_L, REF_W, REF_L)
+    for wrong in (0.0, 1.0, 1.5):
+        with pytest.raises(ValueError, match="label smoothing in"):
+            losses.exo(*args, beta=BETA, label_smoothing=wrong)
+    for kind, alpha in (("alpha", None), ("hellinger", 0.5)):
+        with pytest.raises(ValueError, match="an f-divergence is one of"):
+            losses.f_dpo(*args, beta=BETA, kind=kind, alpha=alpha)
+
+
+def test_exponentials_are_capped_at_half_the_range():
+    for dtype in (torch.float32, torch.float64):
+        cap = math.log(torch.finfo(dtype).max) / 2
+        got = pairwise.capped_exp(torch.tensor([cap - 1, cap + 1, 10 * cap], dtype=dtype)).log()
+        assert got.tolist() == pytest.approx([cap - 1, cap, cap], rel=1e-6)
+
+
+def test_odds_near_certainty_and_far_from_it():
+    """log(1 - e^x) against float64's own, on both sides of where the formula changes."""
+    from lib.losses.reference_free import _log1mexp
+
+    x = torch.tensor([-1e-6, -1e-3, -0.1, -0.69, -0.7, -1.0, -1.5, -3.0, -30.0], dtype=torch.float64)
+    assert _log1mexp(x).tolist() == pytest.approx([math.log(-math.expm1(v)) for v in x.tolist()], rel=1e-12)
+    assert _log1mexp(x.float()).tolist() == pytest.approx([math.log(-math.expm1(v)) for v in x.tolist()], rel=1e-6)

@@ -208,3 +208,42 @@ def test_bad_input():
         references.uniform(0)
     with pytest.raises(ValueError, match="epsilon is at least 0"):
         references.combine(L2, L2, HALF, mean="harmonic", epsilon=-0.1, adaptive=False)
+
+
+def test_shares_go_evenly_to_all_but_the_primary():
+    assert references.share(0.3, 3).tolist() == pytest.approx([0.7, 0.15, 0.15])
+    assert references.share(0.3, 1).tolist() == [1.0] and references.share(1.0, 2).tolist() == [0.0, 1.0]
+    assert references.share(0.0, 2).tolist() == [1.0, 0.0]
+    for wrong in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="a share lies in"):
+            references.share(wrong, 2)
+
+
+def test_weights_of_each_pair_of_the_mixed_baseline():
+    w, l = logps(k=2)
+    pi = torch.randn(2, 7, dtype=D, generator=torch.Generator().manual_seed(1)) - 110
+    a = torch.rand(2, 7, dtype=D, generator=torch.Generator().manual_seed(2))
+    a = a / a.sum(0)
+    got = references.multi_dpo(*pi, w, l, a, beta=0.1)
+    for b in range(7):
+        one = [losses.dpo(*pi[:, b : b + 1], w[k, b : b + 1], l[k, b : b + 1], beta=0.1) for k in range(2)]
+        assert got.loss[b].item() == pytest.approx(sum(a[k, b].item() * one[k].loss.item() for k in range(2)))
+        assert got.chosen[b].item() == pytest.approx(one[0].chosen.item())
+
+
+def test_thompsons_draws_and_means_typed_again():
+    t = references.Thompson(3, prior=2.0, generator=torch.Generator().manual_seed(7))
+    t.a, t.b = torch.tensor([3.0, 2.0, 5.0]), torch.tensor([2.0, 6.0, 2.0])
+    means = [3 / 5, 2 / 8, 5 / 7]
+    assert t.weights.tolist() == pytest.approx([m / sum(means) for m in means])
+    g = torch.Generator().manual_seed(7)
+    for _ in range(30):
+        x = torch._standard_gamma(t.a, generator=g).tolist()
+        y = torch._standard_gamma(t.b, generator=g).tolist()
+        shares = [p / (p + q) for p, q in zip(x, y)]  # Beta(a, b)
+        assert t.draw() == shares.index(max(shares))
+
+
+def test_windows_where_both_answers_are_certain_are_shared():
+    zero = torch.zeros(2, 1, dtype=D)
+    assert [x.item() for x in references.adaptive_epsilon(zero, zero, largest=0.1)] == pytest.approx([0.05, 0.05])

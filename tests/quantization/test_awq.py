@@ -293,3 +293,11 @@ def test_refusals_come_before_the_work():
         awq.search(llama(), [], **FORMAT)
     with pytest.raises(ValueError, match=r"both \(B, T\)"):
         awq.search(llama(), [(torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 4, dtype=torch.long))], **FORMAT)
+
+
+@pytest.mark.parametrize("tokens, chunks", [(1, 1), (512, 1), (513, 2), (10**9, 3)])
+def test_losses_use_the_first_tokens_rounded_up_to_chunks(monkeypatch, tokens, chunks):
+    used, calls = [], awq._calls
+    monkeypatch.setattr(awq, "_calls", lambda *a: used.append(list(a[3])) or calls(*a))
+    awq.search(llama(), 3 * calibration(32), how=awq.Effort(grid=2, clip=False, tokens=tokens), **FORMAT)
+    assert used == [list(range(chunks))] * 2  # of both blocks

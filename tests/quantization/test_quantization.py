@@ -384,3 +384,13 @@ def test_nf4_refusals():
         nf4.quantize(torch.randn(4, 4), block=48, double_quant=True)
     with pytest.raises(ValueError, match="matrix"):
         nf4.quantize(torch.randn(4), block=64, double_quant=True)
+
+
+def test_codes_reach_from_the_smallest_to_the_largest_and_no_further():
+    """Weights that have left their group's range, as in training with a fixed grid, are cut at both ends."""
+    for bits in range(2, 9):
+        assert rtn.levels(bits, True) == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        assert rtn.levels(bits, False) == (0, 2**bits - 1)
+    w, one = torch.tensor([[-100.0, 100.0, 1.0]]), torch.tensor([[1.0]])
+    assert rtn.to_codes(w, one, None, bits=4, symmetric=True).tolist() == [[-8, 7, 1]]
+    assert rtn.to_codes(w, one, 3 * one, bits=4, symmetric=False).tolist() == [[0, 15, 4]]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,8 +22,8 @@ from lib.harness.claims import verdicts
 from lib.harness.claims.claim import CLAIM, Claim, metric_of
 from lib.harness.claims.pool import NotRun, Pool
 
-__all__ = ["PAPERS", "Claim", "NotRun", "Pool", "arms_table", "beside", "card", "check", "evaluate",
-           "power", "published", "sentence", "units"]  # fmt: skip
+__all__ = ["PAPERS", "Agreement", "Claim", "NotRun", "Pool", "agreement", "arms_table", "beside", "card", "check",
+           "evaluate", "power", "published", "sentence", "units"]  # fmt: skip
 
 _there = {module.name for module in pkgutil.iter_modules(__path__)}
 PAPERS = {p: importlib.import_module(f"{__name__}.{p}") for p in notebooks.papers() if p in _there}
@@ -94,7 +95,9 @@ def published(paper: str, claim: Claim) -> str:
 
 def beside(paper: str, run, cited: Sequence) -> pd.DataFrame:
     """Every headline claim: what this run alone gives beside the cited value, its interval and verdict, and whether it
-    agrees: lies inside the 95 % interval in which one more seed is predicted."""
+    agrees: lies inside the 95 % interval in which one more seed is predicted. Where all n cited rows are alike, as of a
+    share that is 1, they show no spread, which is not to say that there is none: the rule of three, 3 / n either way
+    (Hanley and Lippman-Hand, JAMA 249, 1983)."""
     cited = [r for r in cited if r.manifest.get("run_id") != run.manifest.get("run_id", "")]
     mine, pool, pooled = Pool([run]), Pool(cited), card(paper, cited).set_index("claim")
     rows = []
@@ -107,12 +110,34 @@ def beside(paper: str, run, cited: Sequence) -> pd.DataFrame:
             continue
         try:
             _, low, high, _ = pool.predicted(c, mine.table(c).prompts)
+            if low == high:
+                low, high = low - 3 / row.n, high + 3 / row.n
             agrees = "agrees" if low <= here.value <= high else f"outside [{low:.3f}, {high:.3f}]"
         except (NotRun, ValueError):
             agrees = "nothing cited to compare with"
         rows.append((c.id, c.statement, row.published, here.value, *row[SHOWN], agrees))
     columns = ["claim", "statement", "published", "this run", "cited", "low", "high", "verdict", "one more seed"]
     return pd.DataFrame(rows, columns=columns)
+
+
+class Agreement(NamedTuple):
+    """How a run's headline claims lie to the cited ones: how many agree, which do not, how many could not be
+    compared."""
+
+    agree: int
+    outside: list[str]
+    open: int
+
+    @property
+    def compared(self) -> int:
+        return self.agree + len(self.outside)
+
+
+def agreement(table: pd.DataFrame) -> Agreement:
+    """What the rows of `beside` come to."""
+    told = table["one more seed"]
+    agree, outside = int((told == "agrees").sum()), list(table.claim[told.str.startswith("outside")])
+    return Agreement(agree, outside, len(table) - agree - len(outside))
 
 
 def power(paper: str, runs: Sequence, seeds: int | None = None) -> pd.DataFrame:

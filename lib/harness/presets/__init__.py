@@ -40,6 +40,11 @@ def settings(paper: str) -> dict[str, Setting]:
     return found
 
 
+def first_guess(paper: str) -> dict[str, float]:
+    """Preset -> seconds that its first run takes where a paper knows better than the budget of all."""
+    return getattr(importlib.import_module(f"{__name__}.{paper}"), "SECONDS", {})
+
+
 def resolve(paper: str, namespace: dict[str, Any]) -> Config:
     """The settings of this run: the preset's values, then every UPPER_CASE name of `namespace` that is not None.
 

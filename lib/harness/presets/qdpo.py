@@ -30,6 +30,8 @@ ARMS = [
     *("qdpo-lora", "qdpo-round2", "kd+qdpo", "random", "awq-kd", "awq-qdpo"),
 ]
 
+SECONDS = {"small": 15 * 60}  # a first run also teaches the model what it is examined on, which is kept then
+
 SETTINGS = {
     "model": Setting(
         smoke="tiny-random", small="embedded", paper="lmsys/vicuna-7b-v1.5",

@@ -27,6 +27,8 @@ def a_run(keep):
     manifest = {
         "run_id": folder.name, "paper": "lab", "preset": "smoke", "seed": 0, "commit": "abcdef1234567", "dirty": True,
         "status": "done", "settings": {"keep": keep, "teacher": "templated", "model": "tiny-random"},
+        "start": "2026-11-30", "notebook": "20_lab", "overrides": [], "fingerprint": "", "device": "cpu",
+        "dtype": "float32", "machine": {}, "seconds": 1.0, "peak memory GB": 0.5,
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return results.RunRecord(folder)

@@ -55,8 +55,12 @@ def test_outcomes_by_hand(texts):
     kl = 0.5 * torch.tensor(1.5).log() + 0.5 * torch.tensor(0.75).log()
     assert found["expected reward"].item() == pytest.approx(2.0)
     assert found["KL"].item() == pytest.approx(kl.item()) == tilts.kl(t, w, 0.1).item()
+    # by hand, -log Z = log 3/4: the tilt of beta's size, not of its inverse
+    made = tilts.tilted(t, w, 0.1)[0, 0] - t.base[0]
+    assert made.exp().tolist() == pytest.approx([1.5, 0.75, 0.75])
     assert found["accuracy"].item() == 1.0 and found["accuracy, without reference"].item() == 0.0
     assert tilts.ordered(r, r * 0).isnan().all(), "a prompt without a pair says nothing"
+    assert tilts.ordered(r * 0, r).item() == 0, "a tie orders nothing"
 
 
 def test_the_complementary_reference_learned_the_oracle(texts, tilt_cfg):
