@@ -19,7 +19,8 @@ METHOD, VARIANT, BAND = (
 )  # the paper's method, what is made from it, what is not worth it
 SIZE = (7.0, 3.6)
 METHODS = {paper: module.METHOD for paper, module in claims.PAPERS.items()}
-ARMS = {  # the rivals that claims name, and methods in their detail; every other arm is a shade of grey
+ARMS = {  # the methods, the rivals that claims name, and methods in their detail; every other arm is a shade of grey
+    **dict.fromkeys(METHODS.values(), METHOD),
     "kd": BLUE, "tskd": SKY, "sft": GREEN, "fp": INK, "rtn": GREY,
     "phased": PURPLE, "stacked": BLUE, "reversed": GREEN, "leaf": METHOD, "quota": VARIANT,
     "pool": BLUE, "teacher": METHOD, "rl": BLUE, "filtering": PURPLE, "nado-sft": GREEN,
@@ -41,8 +42,6 @@ VERDICTS = {  # colour, marker, whether it is filled: told apart without colour 
 
 def colour(arm: str) -> str:
     """The colour of an arm everywhere: its own; orange for a variant of a paper's method; else a grey."""
-    if arm in METHODS.values():
-        return METHOD
     if arm in ARMS:
         return ARMS[arm]
     made = any(arm.startswith((f"{m}-", f"{m},")) or arm.endswith(f"-{m}") for m in METHODS.values())

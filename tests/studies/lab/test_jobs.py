@@ -109,14 +109,20 @@ def test_one_phase_is_scored_on_its_exam(bench):
     )
 
 
-def test_rows_are_packed_without_changing_what_is_learnt(bench):
+def test_rows_are_packed_without_changing_what_is_learnt(bench, monkeypatch):
     """Two rows of a sequence or one: the same weights but for rounding, whatever is asked for, as long as the longest
     row fits."""
-    with_capacity = [bench._replace(tuning=bench.tuning._replace(capacity=n)) for n in (1, 400)]
-    alone, packed = (jobs.unexamined(b, [phase(b)], 0) for b in with_capacity)
-    assert all(torch.allclose(alone[n], packed[n], atol=1e-5) for n in alone) and any(
-        not torch.equal(alone[n], packed[n]) for n in alone
-    )
+    sequences, bins = [], phases.bins
+    monkeypatch.setattr(phases, "bins", lambda *a: sequences.append(bins(*a)) or sequences[-1])
+
+    def taught(capacity):
+        sequences.clear()
+        b = bench._replace(tuning=bench.tuning._replace(capacity=capacity))
+        weights, (_, *steps) = jobs.unexamined(b, [phase(b)], 0), sequences  # the first asks whether all rows fit
+        return weights, max(len(s) for s in steps)
+
+    (alone, most), (packed, fewest) = taught(1), taught(400)
+    assert fewest == 1 < most and all(torch.allclose(alone[n], packed[n], atol=1e-5) for n in alone)
 
 
 def test_failures_are_shares_wrong_by_leaf_of_the_weights_given(bench, monkeypatch):
